@@ -1,0 +1,105 @@
+package gitlab
+
+import "time"
+
+// Runner is one row of a runner list (API notes 1.2). It is lean on purpose:
+// what the exporter does not use is skipped while streaming.
+type Runner struct {
+	ID          int64
+	Description string
+	Type        string // runner_type; derived from is_shared where the key is missing
+	Status      string // the deprecated REST status (3.1): may be "paused", or a word unknown to us
+	Execution   string // job_execution_status: "active", "idle", or "" on releases without it
+	Active      *bool  // nil: key missing or null
+	Paused      *bool  // nil: key missing or null (before 14.8)
+	Online      *bool  // nil: null, which means never contacted
+}
+
+// RunnerDetails is what GET /runners/:id tells beyond the list row (1.3).
+type RunnerDetails struct {
+	Runner
+
+	Tags        []string
+	RunUntagged bool
+	Protected   bool // access_level is ref_protected
+	Version     string
+	Platform    string
+	Arch        string
+	ContactedAt time.Time // zero: never
+	Owner       string    // path_with_namespace of the first project, or web_url's path of the first group
+}
+
+// Manager is one machine behind a runner (1.4).
+type Manager struct {
+	ID          int64
+	SystemID    string
+	Version     string
+	Platform    string
+	Arch        string
+	Status      string
+	ContactedAt time.Time
+}
+
+// Job is one row of a runner's job list, or GET /projects/:id/jobs/:job_id
+// (1.5). Times that are null, missing or not a time are zero.
+type Job struct {
+	ID            int64
+	Status        string
+	CreatedAt     time.Time
+	StartedAt     time.Time
+	FinishedAt    time.Time
+	Duration      float64 // seconds; negative: null or missing
+	Queued        float64 // queued_duration, seconds; negative: null or missing
+	FailureReason string
+	ProjectID     int64
+}
+
+// RunnersPage is one page of a runner list, read by number (section 2).
+type RunnersPage struct {
+	Runners []Runner
+	Next    int // number of the next page; 0: this was the last
+	Total   int // X-Total; -1 where GitLab withholds it (beyond 10,000 rows)
+}
+
+// JobsPage is one page of a runner's jobs.
+type JobsPage struct {
+	Jobs   []Job
+	Next   int    // next page when read by number; 0: none
+	Cursor string // next cursor when read by keyset; "": none
+	Total  int    // X-Total; -1: absent
+	Keyset bool   // the server really answered by keyset: it ignores the parameter where it cannot
+}
+
+// JobsQuery says which of a runner's jobs to read.
+type JobsQuery struct {
+	RunnerID int64
+	Status   string // "": any. With a status the order is GitLab's default
+	Page     int    // by number, from 1; 0 with Keyset
+	Keyset   bool   // newest first by keyset (Cursor "" for the first page)
+	Cursor   string
+}
+
+// Scope is where a runner list is read from.
+type Scope struct {
+	Kind ScopeKind
+	ID   string // group or project: id or full path
+}
+
+// ScopeKind is one of the list endpoints (1.1).
+type ScopeKind uint8
+
+// The list endpoints.
+const (
+	ScopeInstance ScopeKind = iota // GET /runners/all
+	ScopeOwned                     // GET /runners
+	ScopeGroup                     // GET /groups/:id/runners
+	ScopeProject                   // GET /projects/:id/runners
+)
+
+// Token is what GET /personal_access_tokens/self tells.
+type Token struct {
+	Name      string
+	UserID    int64
+	Scopes    []string
+	ExpiresAt time.Time // 00:00 UTC of its day; zero: never
+}

@@ -1,0 +1,161 @@
+package snapshot
+
+import "time"
+
+// GitLab is everything known of one GitLab at one moment. It is immutable once
+// published: the collector reads it from many goroutines without a lock.
+type GitLab struct {
+	Name    string // the label gitlab
+	URL     string
+	Version string // "" until the server told it
+	// Generation rises with each publish of this GitLab. The collector reports
+	// the highest one that a scrape has read, so that a new counter may leave 0.
+	Generation uint64
+	// RowsGeneration is the Generation at which the runner_ families' data
+	// (Fleet.Rows, Counters.Runners) last changed: they are rebuilt only then.
+	RowsGeneration uint64
+	Time           time.Time
+
+	Up bool // the last listing was complete
+
+	// Fleet is nil before the first complete listing and when the last one is
+	// older than staleness: a withdrawn gauge cannot lie.
+	Fleet *Fleet
+	// Counters are never withdrawn. nil before the first answer of this GitLab.
+	Counters *Counters
+
+	Expected []Expected // the configured floors, sorted by tag
+	Self     Self
+}
+
+// Expected is a configured floor: how many available runners a tag must have.
+type Expected struct {
+	Tag     string
+	Runners int
+}
+
+// Fleet holds the gauges. Sums are over runners of this process's shard.
+type Fleet struct {
+	Runners       [NumRunnerTypes][NumStatuses][2]int // last index: 1 is paused
+	Busy          [NumRunnerTypes]int
+	JobsExecuting [NumRunnerTypes][2]int // last index: 0 running, 1 canceling
+
+	// Detailed is true once the details of every listed runner were read, or
+	// failed three times, or stand in the saved state. Until then Managers,
+	// Versions and Tags are incomplete sums and must not be exported.
+	Detailed bool
+	Managers [NumRunnerTypes][NumStatuses]int
+	Versions []Version // sorted by version
+	Tags     []Tag     // sorted by name
+
+	// Rows are the runners, sorted by id.
+	Rows []Runner
+}
+
+// Version counts runners by gitlab-runner version.
+type Version struct {
+	Version string
+	Runners int
+	Behind  int // minor releases behind the newest of fleet and GitLab; -1: not a version we can compare
+}
+
+// Tag is what stands under one value of the label tag.
+type Tag struct {
+	Name string
+	// Runners is nil for a type that never had a runner under this tag; else
+	// all 8 combinations are exported.
+	Runners       [NumRunnerTypes]*[NumStatuses][2]int
+	JobsExecuting [NumRunnerTypes]int // exported where Runners is not nil
+	Busy          int
+	Available     int
+	LastAvailable time.Time // zero: never seen
+}
+
+// Runner is one runner of the fleet.
+type Runner struct {
+	ID     int64
+	Type   RunnerType
+	Status Status
+	Paused bool
+
+	Description string
+	Owner       string // full path of the owning group or project; "" for instance runners
+	Version     string
+	Platform    string
+	Arch        string
+	RunUntagged bool
+	Protected   bool
+	Tags        []string // label values, the special ones included; sorted, unique
+
+	ContactedAt time.Time // zero: never, or not read
+	DetailsAt   time.Time // zero: details never read
+
+	ManagersOnline int // -1: not known
+	ManagersKnown  int // -1: not known
+
+	JobsExecuting   int       // -1: not read yet
+	OldestJobStart  time.Time // zero: none executing
+	LastJobFinished time.Time // zero: none known
+
+	// Listed by metrics.runners.include and .exclude: whether it has runner_ series.
+	Exported bool
+}
+
+// Counters are the durable sums, as of the last commit.
+type Counters struct {
+	JobsFinished    []Counter       // runner_type, status, failure_class, failure_reason
+	TagJobsFinished []Counter       // tag, status, failure_class
+	Runners         []RunnerCounter // runner_id, status, failure_class; only runners with Exported
+	JobDuration     []Histogram     // runner_type, status
+	JobQueued       []Histogram     // runner_type
+	TagJobQueued    []Histogram     // tag
+}
+
+// Counter is one counter series. Value is what may be shown: 0 until a scrape
+// has read the new series, so that increase() sees its first event.
+type Counter struct {
+	Labels  []string
+	Value   float64
+	Created time.Time
+}
+
+// RunnerCounter is one series of runner_jobs_finished_total.
+type RunnerCounter struct {
+	ID      int64
+	Status  JobStatus
+	Class   FailureClass
+	Value   float64
+	Created time.Time
+}
+
+// Histogram is one histogram series.
+type Histogram struct {
+	Labels  []string
+	Buckets []uint64 // not cumulative; one more than the bounds, the last is +Inf
+	Sum     float64
+	Created time.Time
+}
+
+// Self is what the exporter says about its own reading of this GitLab, where
+// the monitor knows it better than a counter in the collector would.
+type Self struct {
+	Stages [NumStages]StageState
+
+	RateLimit     float64 // Observed + Remaining; -1: no throttle seen, or its window is over
+	RateRemaining float64 // -1: likewise
+
+	JobsVisible   int // 1 the token may see all jobs, 0 it may not, -1 not known
+	TagsOverLimit int
+	TokenExpiry   time.Time // zero: none
+
+	JobsRecovered  uint64
+	JobsUnresolved [NumUnresolvedReasons]uint64
+}
+
+// StageState is the state of one stage of reading.
+type StageState struct {
+	LastSuccess time.Time     // zero: never
+	Interval    time.Duration // in force now
+	Lag         time.Duration // lateness of the most overdue reading
+	Unread      map[string]int
+}
