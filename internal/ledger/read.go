@@ -1,0 +1,291 @@
+package ledger
+
+import (
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Poll is one reading of one runner's jobs: what executes now, then the newest
+// rows, then each watched job that was met in neither. There is one poll or
+// walk a runner at a time. What was folded stays even if the poll fails; the
+// marks move only in Done.
+type Poll struct {
+	l        *Ledger
+	r        *runner
+	start    int64
+	bound    int64
+	high     int64 // highest id met
+	page     int
+	bottomed bool // the read reached the bound or the end of the list
+	overdue  uint64
+	total    int
+}
+
+// Poll begins a reading at now (the ledger's time, from Advance). It returns
+// nil for a runner that was never listed.
+func (l *Ledger) Poll(id int64, now time.Time) *Poll {
+	r := l.runners[id]
+	if r == nil || l.t0 == 0 {
+		return nil
+	}
+	r.reads++
+	return &Poll{l: l, r: r, start: ms(now), bound: l.bound(now), total: -1}
+}
+
+// bound is the created_at below which rows can hold nothing that still counts.
+func (l *Ledger) bound(now time.Time) int64 {
+	return ms(now.Add(-l.opts.Lookback - orderSlack))
+}
+
+// NeedsExecuting tells whether the running list must be read: not where the
+// list says idle and nothing is watched.
+func (p *Poll) NeedsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
+
+// ByKeyset tells whether page 1 is better read by keyset: where the total was
+// withheld last time, reading by number only costs GitLab a count.
+func (p *Poll) ByKeyset() bool { return p.r.readAt != 0 && p.r.total < 0 }
+
+// Executing folds a page of the list of running jobs.
+func (p *Poll) Executing(jobs []gitlab.Job) {
+	for i := range jobs {
+		p.high = max(p.high, jobs[i].ID)
+		if _, met := p.l.fold(p.r, &jobs[i], p.start); met {
+			p.r.meet()
+		}
+	}
+}
+
+// meet explains one more row of the list's total.
+func (r *runner) meet() {
+	if r.known >= 0 {
+		r.known++
+	}
+}
+
+// Newest folds a page of the newest rows and tells whether the next page must
+// be read: until a page brought no news and the last contiguous id is reached,
+// or the whole page is older than anything that counts, or the rows end.
+func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
+	p.page++
+	if p.page == 1 {
+		p.total = page.Total
+	}
+	news, old := false, len(page.Jobs) > 0
+	lowest := int64(-1)
+	for i := range page.Jobs {
+		j := &page.Jobs[i]
+		p.high = max(p.high, j.ID)
+		if lowest < 0 || j.ID < lowest {
+			lowest = j.ID
+		}
+		v, met := p.l.fold(p.r, j, p.start)
+		switch v {
+		case entered, counted:
+			news = true
+		case overdue:
+			p.overdue++
+		case history, known:
+		}
+		if met {
+			p.r.meet()
+		}
+		if j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound {
+			old = false
+		}
+	}
+	if old || (page.Next == 0 && page.Cursor == "") {
+		p.bottomed = true
+		return false
+	}
+	// At the very first read there is no contiguous id yet: what ended before
+	// counting began is history, and what executed then is in the running list.
+	contiguous := p.r.high == 0 || lowest <= p.r.high
+	return news || !contiguous
+}
+
+// Ask is a watched job that has to be asked for by itself.
+type Ask struct {
+	Project, Job int64
+}
+
+// Missing lists the watched jobs that this reading met nowhere. Those without
+// a known project cannot be asked for.
+func (p *Poll) Missing() []Ask {
+	var asks []Ask
+	for _, w := range p.r.watch {
+		if w.read != p.r.reads && w.project != 0 {
+			asks = append(asks, Ask{w.project, w.id})
+		}
+	}
+	return asks
+}
+
+// Asked folds the answer for one of Missing.
+func (p *Poll) Asked(j gitlab.Job) { p.l.fold(p.r, &j, p.start) }
+
+// Refused notes that GitLab answered 404 (gone) or 403 for a watched job. On
+// the third poll in a row it is given up and told in jobs_unresolved_total.
+func (p *Poll) Refused(job int64, forbidden bool) {
+	w := p.l.watch[job]
+	if w == nil {
+		return
+	}
+	w.read, w.executing = p.r.reads, false
+	w.refused++
+	p.l.watchDirty[job] = struct{}{}
+	if w.refused >= askLimit {
+		reason := snapshot.UnresolvedDeleted
+		if forbidden {
+			reason = snapshot.UnresolvedForbidden
+		}
+		p.l.giveUp(w, reason)
+	}
+}
+
+// RunnerGone notes that the job list itself is gone (404): its runner was
+// deleted. Watched jobs are still asked for by their project; those whose
+// project is not known cannot be.
+func (p *Poll) RunnerGone() {
+	for _, w := range p.r.watch {
+		if w.project == 0 {
+			w.refused++
+			if w.refused >= askLimit {
+				p.l.giveUp(w, snapshot.UnresolvedRunnerGone)
+			}
+		}
+	}
+}
+
+// Done ends the reading. whole says that the executing and the newest rows
+// were read without a failure; hint that the list has grown by more than was
+// met, so that a walk should come next. An X-Total can only hint: deleted
+// rows lower it.
+func (p *Poll) Done(whole bool) (hint bool) {
+	r := p.r
+	if !whole {
+		return false
+	}
+	for _, w := range r.watch {
+		if w.read != r.reads {
+			w.executing = false // seen nowhere; still watched
+		}
+	}
+	p.l.told.unresolved[snapshot.UnresolvedTooOld] += p.overdue
+	if p.overdue > 0 {
+		p.l.metaDirty = true
+	}
+	changed := r.readAt == 0
+	if p.high > r.high {
+		r.high, changed = p.high, true
+	}
+	// readAt is written with the mark it belongs to, not for itself: a record
+	// a runner a minute would be the largest part of the state's writes.
+	r.readAt = p.start
+	if p.bottomed {
+		if p.start-r.deep > deepSlack.Milliseconds() {
+			changed = true
+		}
+		r.deep = p.start
+		r.walk = walkState{total: -1}
+	}
+	total := int64(p.total)
+	switch {
+	case total < 0 || r.known < 0 || p.bottomed:
+		r.known = total
+	case total > r.known:
+		hint = !r.hinted
+		r.hinted = true
+	case total < r.known:
+		r.known = total
+		r.hinted = false
+	default:
+		r.hinted = false
+	}
+	r.total = total
+	if changed {
+		p.l.dirtyRunner(r)
+	}
+	return hint
+}
+
+// Walk is the deeper reading of one runner's jobs, down to lookback: what
+// makes the counting exact, because no order of ids or times does. It is read
+// page by page, and stands on disk between pages.
+type Walk struct {
+	l     *Ledger
+	r     *runner
+	now   int64
+	bound int64
+}
+
+// Walk begins or resumes a walk at now.
+func (l *Ledger) Walk(id int64, now time.Time) *Walk {
+	r := l.runners[id]
+	if r == nil || l.t0 == 0 {
+		return nil
+	}
+	if r.walk.started == 0 {
+		r.walk = walkState{started: ms(now), total: -1}
+	}
+	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(now)}
+}
+
+// Query is the page to read next. keyset says whether this GitLab offers it.
+func (w *Walk) Query(keyset bool) gitlab.JobsQuery {
+	s := &w.r.walk
+	if keyset && s.page == 0 {
+		return gitlab.JobsQuery{RunnerID: w.r.id, Keyset: true, Cursor: s.cursor}
+	}
+	return gitlab.JobsQuery{RunnerID: w.r.id, Page: max(1, s.page)}
+}
+
+// Restart begins the walk anew, where its place was refused (a cursor of
+// another release).
+func (w *Walk) Restart() {
+	w.r.walk = walkState{started: w.now, total: -1}
+	w.l.dirtyRunner(w.r)
+}
+
+// Page folds a page and tells whether the walk is whole.
+func (w *Walk) Page(page gitlab.JobsPage) (whole bool) {
+	r, s := w.r, &w.r.walk
+	old := len(page.Jobs) > 0
+	for i := range page.Jobs {
+		j := &page.Jobs[i]
+		v, met := w.l.fold(r, j, w.now)
+		if v == counted && met {
+			w.l.told.recovered++
+			w.l.metaDirty = true
+		}
+		if met {
+			r.meet()
+		}
+		if j.CreatedAt.IsZero() || ms(j.CreatedAt) >= w.bound {
+			old = false
+		}
+	}
+	w.l.dirtyRunner(r)
+	switch {
+	case old || (page.Next == 0 && page.Cursor == ""):
+		r.deep = s.started
+		r.known = max(r.known, r.total)
+		r.hinted = false
+		r.walk = walkState{total: -1}
+		return true
+	case page.Cursor != "":
+		s.keyset, s.cursor, s.page = true, page.Cursor, 0
+	default:
+		// By number, a row deleted above shifts the next one onto this page:
+		// read it again where the total fell.
+		s.keyset, s.cursor = false, ""
+		next := page.Next
+		total := int64(page.Total)
+		if total >= 0 && s.total >= 0 && total < s.total {
+			next = max(1, next-1)
+		}
+		s.page, s.total = next, total
+	}
+	return false
+}
