@@ -59,6 +59,9 @@ type RunnersPage struct {
 	Runners []Runner
 	Next    int // number of the next page; 0: this was the last
 	Total   int // X-Total; -1 where GitLab withholds it (beyond 10,000 rows)
+	// Skipped counts rows without a usable id. They are not in Runners, so a
+	// listing with one of them is not complete.
+	Skipped int
 }
 
 // JobsPage is one page of a runner's jobs.
@@ -68,6 +71,8 @@ type JobsPage struct {
 	Cursor string // next cursor when read by keyset; "": none
 	Total  int    // X-Total; -1: absent
 	Keyset bool   // the server really answered by keyset: it ignores the parameter where it cannot
+
+	Skipped int // rows without a usable id; they are not in Jobs
 }
 
 // JobsQuery says which of a runner's jobs to read.

@@ -1,0 +1,343 @@
+// Package gitlab reads one GitLab: its REST endpoints for runners, machines
+// and jobs, page by page, by hand on net/http.
+//
+// Its duty ends at facts: it asks a Gate before each request, repeats what is
+// worth repeating, decodes leniently what GitLab's releases write differently,
+// and names each failure by a Reason from a closed set. What a row means is
+// decided elsewhere (internal/inventory, internal/ledger). Section numbers in
+// comments are those of the notes on GitLab's API.
+//
+// A request is built in one place, and its method is GET. Secrets live in the
+// http.Client that is handed in and never appear in an error or a log line.
+package gitlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+// Gate is asked before each attempt, retries included. It is where the budget
+// of a GitLab is kept.
+type Gate interface {
+	// Acquire blocks until one request may be sent.
+	Acquire(ctx context.Context) error
+	// Release is called exactly once for each Acquire that succeeded, after
+	// the body was read. status 0: no answer; header may be nil.
+	Release(status int, header http.Header)
+}
+
+// openGate lets all through.
+type openGate struct{}
+
+func (openGate) Acquire(ctx context.Context) error { return ctx.Err() }
+func (openGate) Release(int, http.Header)          {}
+
+// Attempt is one HTTP request that was sent.
+type Attempt struct {
+	Route      Route
+	Code       int           // 0: no HTTP answer
+	Duration   time.Duration // until the body was read, or the failure
+	Date       time.Time     // GitLab's clock; zero if absent or unparsable
+	ReceivedAt time.Time     // our clock when the answer's header came, or the failure
+}
+
+// Hooks are told what happens on the wire. nil functions are not called; they
+// are called from the goroutine of the reading and must be safe for many.
+type Hooks struct {
+	Attempt func(Attempt)
+	Retry   func(Reason) // just before an attempt is repeated
+}
+
+// Options of New.
+type Options struct {
+	BaseURL    string        // https://host[/relative/root]; /api/v4 is added
+	HTTPClient *http.Client  // brings credentials, TLS and proxy; should not follow redirects
+	Timeout    time.Duration // of one attempt, body included; 0: 30 s
+	UserAgent  string
+	Hooks      Hooks
+	// MaxBody bounds one body in bytes, decompressed; 0: 32 MiB. That is 100
+	// jobs with commit messages of 300 kB each, or 80,000 machines of a runner
+	// (whose list has no pages), and not enough to exhaust a small container.
+	MaxBody int64
+	Logger  log.Logger // one debug line an attempt
+}
+
+const (
+	defaultTimeout = 30 * time.Second
+	defaultMaxBody = 32 << 20
+	apiRoot        = "/api/v4"
+)
+
+// Client reads one GitLab. It is immutable and safe for concurrent use.
+type Client struct {
+	base    url.URL // up to and without apiRoot
+	http    *http.Client
+	timeout time.Duration
+	agent   string
+	hooks   Hooks
+	maxBody int64
+	logger  log.Logger
+	gate    Gate
+	secrets []string // of the URL, to be kept out of texts
+
+	unpackers *sync.Pool // of *gzip.Reader, 40 kB each
+}
+
+// New checks the options. Its errors never show the URL, which may hold a password.
+func New(o Options) (*Client, error) {
+	base, err := url.Parse(strings.TrimSpace(o.BaseURL))
+	switch {
+	case err != nil:
+		return nil, errors.New("gitlab: the url cannot be parsed")
+	case base.Scheme != "https" && base.Scheme != "http":
+		return nil, errors.New("gitlab: the url must begin with https:// or http://")
+	case base.Hostname() == "":
+		return nil, errors.New("gitlab: the url names no host")
+	case base.RawQuery != "" || base.ForceQuery || base.Fragment != "":
+		return nil, errors.New("gitlab: the url must have neither a query nor a fragment")
+	case o.HTTPClient == nil:
+		return nil, errors.New("gitlab: no http client")
+	}
+	base.Path, base.RawPath = strings.TrimRight(base.Path, "/"), ""
+	base.Path = strings.TrimRight(strings.TrimSuffix(base.Path, apiRoot), "/") // pasted with the API's root
+	c := &Client{
+		base: *base, http: o.HTTPClient, timeout: o.Timeout, agent: o.UserAgent, hooks: o.Hooks,
+		maxBody: o.MaxBody, logger: o.Logger, gate: openGate{},
+		unpackers: new(sync.Pool),
+	}
+	if c.timeout <= 0 {
+		c.timeout = defaultTimeout
+	}
+	if c.maxBody <= 0 {
+		c.maxBody = defaultMaxBody
+	}
+	if c.logger == nil {
+		c.logger = log.NewNopLogger()
+	}
+	if base.User != nil {
+		password, _ := base.User.Password()
+		c.secrets = appendSecret(c.secrets, password)
+		if password == "" {
+			c.secrets = appendSecret(c.secrets, base.User.Username()) // https://token@host
+		}
+	}
+	return c, nil
+}
+
+// For returns the same client bound to a reading's gate; nil lets all through.
+func (c *Client) For(g Gate) *Client {
+	bound := *c
+	bound.gate = g
+	if g == nil {
+		bound.gate = openGate{}
+	}
+	return &bound
+}
+
+// request is what an endpoint asks for.
+type request struct {
+	route Route
+	path  string // escaped, below apiRoot
+	query url.Values
+}
+
+// newRequest is the only place where a request is made, so that this program
+// cannot but read.
+func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.Scheme+"://"+c.base.Host, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	escaped := c.base.EscapedPath() + apiRoot + r.path
+	plain, err := url.PathUnescape(escaped)
+	if err != nil {
+		return nil, err
+	}
+	req.URL.User = c.base.User
+	req.URL.Path, req.URL.RawPath = plain, escaped
+	req.URL.RawQuery = r.query.Encode()
+	req.Header.Set("Accept", "application/json")
+	// Asked for and unpacked here, because prometheus/common builds transports
+	// that do not: a page of jobs shrinks tenfold on the wire.
+	req.Header.Set("Accept-Encoding", "gzip")
+	if c.agent != "" {
+		req.Header.Set("User-Agent", c.agent)
+	}
+	return req, nil
+}
+
+// get reads one answer, repeating what may be repeated, and returns its
+// header. decode is called once for each answer with status 200 and starts
+// anew each time. The error is always an *Error.
+func (c *Client) get(ctx context.Context, r request, decode func(*json.Decoder) error) (http.Header, error) {
+	var last *Error
+	for n := 1; ; n++ {
+		header, e := c.attempt(ctx, r, n, decode)
+		if e == nil {
+			return header, nil
+		}
+		if ours := (e.Reason == ReasonTimeout || e.Reason == ReasonCanceled) && !e.retryable; ours && last != nil {
+			return nil, last // what went wrong with GitLab tells more than that our time is up
+		}
+		last = e
+		delay, again := c.retry(e, n)
+		if !again || !wait(ctx, delay) {
+			return nil, e
+		}
+		if c.hooks.Retry != nil {
+			c.hooks.Retry(e.Reason)
+		}
+	}
+}
+
+// attempt sends one request and reads its answer.
+func (c *Client) attempt(ctx context.Context, r request, n int, decode func(*json.Decoder) error) (http.Header, *Error) {
+	if err := c.gate.Acquire(ctx); err != nil {
+		e := &Error{Reason: ReasonCanceled, Route: r.route, Message: c.text(err.Error(), nil), Err: err}
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.Reason = ReasonTimeout
+		}
+		return nil, e
+	}
+	var (
+		start  = time.Now()
+		result = Attempt{Route: r.route}
+		header http.Header
+	)
+	defer func() { c.gate.Release(result.Code, header) }()
+
+	tctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	e := func() *Error {
+		req, err := c.newRequest(tctx, r)
+		if err != nil {
+			return &Error{Reason: ReasonBadRequest, Message: "the request cannot be built"}
+		}
+		resp, err := c.http.Do(req)
+		result.ReceivedAt = time.Now()
+		if err != nil {
+			if resp != nil {
+				// The client follows redirects and gave up; it closed the body.
+				_ = resp.Body.Close()
+				result.Code, header = resp.StatusCode, resp.Header
+				return c.statusError(resp, r, nil)
+			}
+			return c.transportError(ctx, err, nil)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		result.Code, header = resp.StatusCode, resp.Header
+		result.Date, _ = http.ParseTime(resp.Header.Get("Date"))
+		return c.readBody(ctx, resp, r, decode)
+	}()
+	result.Duration = time.Since(start)
+
+	if c.hooks.Attempt != nil {
+		c.hooks.Attempt(result)
+	}
+	keyvals := []any{"msg", "request", "route", r.route, "status", result.Code, "duration", result.Duration, "attempt", n}
+	if e != nil {
+		e.Route = r.route
+		e.RequestID = requestID(header)
+		keyvals = append(keyvals, "reason", e.Reason, "err", e)
+	}
+	_ = level.Debug(c.logger).Log(keyvals...)
+	if e != nil {
+		return nil, e
+	}
+	return header, nil
+}
+
+// readBody turns an answer into a decoded value or an error.
+func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, decode func(*json.Decoder) error) *Error {
+	plain := io.Reader(resp.Body)
+	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		unpacked := &gzipBody{packed: resp.Body, pool: c.unpackers}
+		defer unpacked.release()
+		plain = unpacked
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(plain, maxErrorBody))
+		drain(resp.Body)
+		return c.statusError(resp, r, text)
+	}
+	body := &cappedBody{r: plain, left: c.maxBody}
+	err := decode(json.NewDecoder(body))
+	if err == nil {
+		return nil // decode has read to the end
+	}
+	if body.err != nil {
+		e := c.transportError(ctx, body.err, secretsSent(resp.Request))
+		e.Status = resp.StatusCode
+		return e
+	}
+	drain(resp.Body)
+	e := &Error{Reason: ReasonDecode, Status: resp.StatusCode, Err: err}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		e.retryable = true
+		e.Message = "the answer ends before its JSON does"
+		return e
+	}
+	e.Message = c.text("not the expected JSON ("+resp.Header.Get("Content-Type")+"): "+err.Error(), secretsSent(resp.Request))
+	return e
+}
+
+// transportError is a failure without an answer, or in the middle of one.
+func (c *Client) transportError(ctx context.Context, err error, sent []string) *Error {
+	err = withoutURL(err)
+	e := &Error{Err: err}
+	e.Reason, e.retryable = transportReason(ctx, err)
+	plain := err.Error()
+	if scrubbed := scrub(plain, append(sent, c.secrets...)); scrubbed != plain {
+		e.Err = errors.New(scrubbed) // the cause would show what the message hides
+		plain = scrubbed
+	}
+	e.Message = clean(plain, maxMessage)
+	return e
+}
+
+// statusError is an answer other than 200.
+func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error {
+	e := &Error{Status: resp.StatusCode, retryAfter: retryAfter(resp.Header, time.Now())}
+	e.Reason, e.retryable = statusReason(resp.StatusCode)
+	sent := secretsSent(resp.Request)
+	if e.Reason == ReasonRedirect {
+		e.Message = c.text(redirectMessage(resp, r), sent)
+		return e
+	}
+	e.Message = c.text(bodyMessage(body), sent)
+	if e.Message == "" {
+		e.Message = http.StatusText(resp.StatusCode)
+	}
+	return e
+}
+
+// redirectMessage says where GitLab points and what to do about it. Redirects
+// are not followed by default: they cost a request each, and would carry the
+// token wherever they lead.
+func redirectMessage(resp *http.Response, r request) string {
+	to, err := resp.Location()
+	if err != nil {
+		return "a redirect without a target"
+	}
+	root, isAPI := strings.CutSuffix(to.EscapedPath(), apiRoot+r.path)
+	if isAPI {
+		return "redirected to " + to.Host + ": set url to " + to.Scheme + "://" + to.Host + root
+	}
+	return "redirected to " + to.Host + path.Clean("/"+to.EscapedPath()) + ", which is not the API: check url"
+}
+
+// text makes a foreign text fit for an error.
+func (c *Client) text(s string, sent []string) string {
+	return clean(scrub(s, append(sent, c.secrets...)), maxMessage)
+}

@@ -1,0 +1,240 @@
+package gitlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/go-kit/log/level"
+)
+
+// Runners reads one page (from 1) of a runner list, 100 rows, id ascending. A
+// row may be missed when a runner on an earlier page is deleted between two
+// pages (section 2): one complete listing without a runner does not prove it gone.
+func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, error) {
+	r := request{query: pageQuery(max(page, 1))}
+	switch s.Kind {
+	case ScopeInstance:
+		r.route, r.path = RouteAllRunners, "/runners/all"
+	case ScopeOwned:
+		r.route, r.path = RouteRunners, "/runners"
+	case ScopeGroup:
+		r.route, r.path = RouteGroupRunners, "/groups/"+url.PathEscape(s.ID)+"/runners"
+	case ScopeProject:
+		r.route, r.path = RouteProjectRunners, "/projects/"+url.PathEscape(s.ID)+"/runners"
+	}
+	if (s.Kind == ScopeGroup || s.Kind == ScopeProject) && strings.Trim(s.ID, "./") == "" || r.route == "" {
+		return RunnersPage{}, &Error{Reason: ReasonBadRequest, Route: r.route, Message: "the scope names no group or project"}
+	}
+	var (
+		out  RunnersPage
+		rows int
+	)
+	h, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
+		out.Runners, rows, err = decodeRunners(dec)
+		return err
+	})
+	if err != nil {
+		return RunnersPage{}, err
+	}
+	next, problem := nextPage(h, max(page, 1), rows)
+	if problem != "" {
+		return RunnersPage{}, pagingError(r.route, problem)
+	}
+	out.Next, out.Total = next, total(h)
+	out.Skipped = c.skipped(r.route, rows-len(out.Runners))
+	return out, nil
+}
+
+// Runner reads one runner (1.3). lean leaves out its projects, and with them
+// the owner of a project runner, on releases that understand the parameter
+// (19.x): a runner in thousands of projects can make the call time out.
+// A runner that is gone is ReasonNotFound.
+func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails, error) {
+	r := request{route: RouteRunner, path: "/runners/" + strconv.FormatInt(id, 10)}
+	if lean {
+		r.query = url.Values{"include_projects": {"false"}}
+	}
+	var row detailsRow
+	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+		row = detailsRow{}
+		if err := decodeObject(dec, &row); err != nil {
+			return err
+		}
+		if row.ID <= 0 {
+			return errNoID
+		}
+		return nil
+	})
+	if err != nil {
+		return RunnerDetails{}, err
+	}
+	return row.details(), nil
+}
+
+// Managers reads the machines behind a runner (1.4). GitLab gives them all at
+// once and deletes those silent for 7 days.
+func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
+	r := request{route: RouteManagers, path: "/runners/" + strconv.FormatInt(id, 10) + "/managers"}
+	var (
+		out  []Manager
+		rows int
+	)
+	_, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
+		out, rows, err = decodeManagers(dec)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.skipped(r.route, rows-len(out))
+	return out, nil
+}
+
+// RunnerJobs reads one page of a runner's jobs, 100 rows, newest id first: the
+// order must be asked for, by default GitLab begins with the oldest (section 2).
+// A token without all rights gets a silently partial list (4.3), and 403 on
+// instance runners. By keyset a release that cannot answers by number (see
+// JobsPage.Keyset) or with 405, which is ReasonBadRequest.
+func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) {
+	r := request{route: RouteRunnerJobs, path: "/runners/" + strconv.FormatInt(q.RunnerID, 10) + "/jobs"}
+	page := max(q.Page, 1)
+	if q.Keyset {
+		r.query = pageQuery(0)
+		r.query.Set("pagination", "keyset")
+		if q.Cursor != "" {
+			r.query.Set("cursor", q.Cursor)
+		}
+	} else {
+		r.query = pageQuery(page)
+	}
+	r.query.Set("order_by", "id")
+	r.query.Set("sort", "desc")
+	if q.Status != "" {
+		r.query.Set("status", q.Status)
+	}
+	var (
+		out  JobsPage
+		rows int
+	)
+	h, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
+		out.Jobs, rows, err = decodeJobs(dec)
+		return err
+	})
+	if err != nil {
+		return JobsPage{}, err
+	}
+	var problem string
+	if q.Keyset && !answeredByNumber(h) {
+		out.Keyset = true
+		out.Cursor, problem = nextCursor(h, q.Cursor, rows)
+	} else {
+		if q.Keyset { // the server chose the page
+			if n, err := strconv.Atoi(h.Get("X-Page")); err == nil {
+				page = n
+			}
+		}
+		out.Next, problem = nextPage(h, page, rows)
+	}
+	if problem != "" {
+		return JobsPage{}, pagingError(r.route, problem)
+	}
+	out.Total = total(h)
+	out.Skipped = c.skipped(r.route, rows-len(out.Jobs))
+	return out, nil
+}
+
+// Job reads one job (11, row 1.1). It works after the job's runner was deleted;
+// a job that is gone is ReasonNotFound.
+func (c *Client) Job(ctx context.Context, project, job int64) (Job, error) {
+	r := request{route: RouteJob, path: "/projects/" + strconv.FormatInt(project, 10) + "/jobs/" + strconv.FormatInt(job, 10)}
+	var row jobRow
+	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+		row = blankJob()
+		if err := decodeObject(dec, &row); err != nil {
+			return err
+		}
+		if row.ID <= 0 {
+			return errNoID
+		}
+		return nil
+	})
+	if err != nil {
+		return Job{}, err
+	}
+	out := row.job()
+	if out.ProjectID <= 0 {
+		out.ProjectID = project // the detailed entity of some releases leaves the id out
+	}
+	return out, nil
+}
+
+// Version is GitLab's own version, for example 18.4.1-ee: from /metadata, and
+// from /version on releases before 15.2, which do not have it.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	version, err := c.version(ctx, request{route: RouteMetadata, path: "/metadata"})
+	if ReasonOf(err) == ReasonNotFound {
+		version, err = c.version(ctx, request{route: RouteVersion, path: "/version"})
+	}
+	return version, err
+}
+
+func (c *Client) version(ctx context.Context, r request) (string, error) {
+	var row versionRow
+	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+		row = versionRow{}
+		if err := decodeObject(dec, &row); err != nil {
+			return err
+		}
+		if row.Version == "" {
+			return errNoVersion
+		}
+		return nil
+	})
+	return clean(row.Version, maxRequestID), err
+}
+
+// Token reads what the token says of itself. Only personal, group and project
+// access tokens have this endpoint: for others GitLab answers 403 or 404
+// (ReasonForbidden, ReasonNotFound), which says nothing against the token.
+func (c *Client) Token(ctx context.Context) (Token, error) {
+	var row tokenRow
+	_, err := c.get(ctx, request{route: RouteToken, path: "/personal_access_tokens/self"}, func(dec *json.Decoder) error {
+		row = tokenRow{}
+		if err := decodeObject(dec, &row); err != nil {
+			return err
+		}
+		if row.UserID <= 0 {
+			return errNoID
+		}
+		return nil
+	})
+	if err != nil {
+		return Token{}, err
+	}
+	return row.token(), nil
+}
+
+// pageQuery asks for the largest page; number 0 leaves it to the cursor.
+func pageQuery(number int) url.Values {
+	q := url.Values{"per_page": {strconv.Itoa(perPage)}}
+	if number > 0 {
+		q.Set("page", strconv.Itoa(number))
+	}
+	return q
+}
+
+func pagingError(route Route, problem string) *Error {
+	return &Error{Reason: ReasonDecode, Route: route, Status: 200, Message: problem, Err: errors.New(problem)}
+}
+
+// skipped reports rows that had no usable id and hands their number on.
+func (c *Client) skipped(route Route, n int) int {
+	if n > 0 {
+		_ = level.Debug(c.logger).Log("msg", "rows without a usable id were left out", "route", route, "rows", n)
+	}
+	return n
+}
