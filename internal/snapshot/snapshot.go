@@ -45,8 +45,11 @@ type Fleet struct {
 	// Versions and Tags are incomplete sums and must not be exported.
 	Detailed bool
 	Managers [NumRunnerTypes][NumStatuses]int
-	Versions []Version // sorted by version
-	Tags     []Tag     // sorted by name
+	// ManagersRead is false where no machine was ever read (a release without
+	// that endpoint): the family is absent then, since zeros would lie.
+	ManagersRead bool
+	Versions     []Version // sorted by version
+	Tags         []Tag     // sorted by name
 
 	// Rows are the runners, sorted by id.
 	Rows []Runner

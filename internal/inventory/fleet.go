@@ -1,0 +1,176 @@
+package inventory
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Jobs is what the ledger knows of a runner's jobs.
+type Jobs struct {
+	Running, Canceling int
+	Oldest             time.Time // start of the oldest one executing; zero: none
+	LastFinished       time.Time
+	ReadAt             time.Time // zero: not read yet
+}
+
+// Fleet builds the gauges as of now; nil before the first complete listing.
+// jobs tells what each runner executes. With rows the runner_ families' data
+// are filled too.
+//
+// Sums by tag, version and machine are whole or absent: they appear once the
+// details of every listed runner were read, failed three times, or stood in
+// the saved state. From then on a runner that just joined stands under
+// (unknown) for the moment until it is read.
+func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet {
+	if inv.listedAt.IsZero() {
+		return nil
+	}
+	f := &snapshot.Fleet{}
+	if !inv.detailed {
+		never, failed := inv.Unread()
+		inv.detailed = never == failed
+	}
+	f.Detailed = inv.detailed
+	tags := make(map[string]*snapshot.Tag, len(inv.tags)+3)
+	for name, t := range inv.tags {
+		st := &snapshot.Tag{Name: name, LastAvailable: t.lastAvailable}
+		for k, seen := range t.types {
+			if seen {
+				st.Runners[k] = new([snapshot.NumStatuses][2]int)
+			}
+		}
+		tags[name] = st
+	}
+	versions := map[string]int{}
+	if rows {
+		f.Rows = make([]snapshot.Runner, 0, len(inv.order))
+	}
+	for _, id := range inv.order {
+		r := inv.runners[id]
+		j := jobs(id)
+		executing := j.Running + j.Canceling
+		// The list's flag counts where it is news: the jobs may not have been
+		// read since, or not be visible to the token.
+		busy := executing > 0 || (r.active && !r.listed.Before(j.ReadAt))
+		paused := 0
+		if r.paused {
+			paused = 1
+		}
+		f.Runners[r.kind][r.status][paused]++
+		f.JobsExecuting[r.kind][0] += j.Running
+		f.JobsExecuting[r.kind][1] += j.Canceling
+		if busy {
+			f.Busy[r.kind]++
+		}
+		for s, n := range r.machines.byStatus {
+			f.Managers[r.kind][s] += n
+		}
+		f.ManagersRead = f.ManagersRead || r.machines.known
+		versions[r.version]++
+		available := r.status == snapshot.Online && !r.paused
+		for _, label := range r.labels {
+			st := tags[label]
+			if st == nil {
+				st = &snapshot.Tag{Name: label}
+				tags[label] = st
+			}
+			if st.Runners[r.kind] == nil {
+				st.Runners[r.kind] = new([snapshot.NumStatuses][2]int)
+			}
+			st.Runners[r.kind][r.status][paused]++
+			st.JobsExecuting[r.kind] += executing
+			if busy {
+				st.Busy++
+			}
+			if available {
+				st.Available++
+				if t := inv.tags[label]; t != nil && r.listed.After(t.lastAvailable) {
+					t.lastAvailable = r.listed
+					inv.dirtyTags[label] = struct{}{}
+				}
+				if r.listed.After(st.LastAvailable) {
+					st.LastAvailable = r.listed
+				}
+			}
+		}
+		if rows {
+			f.Rows = append(f.Rows, inv.row(r, j))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		f.Tags = append(f.Tags, *tags[name])
+	}
+	f.Versions = inv.versions(versions)
+	return f
+}
+
+// versionUnknown is the version of runners that never told one.
+const versionUnknown = "(unknown)"
+
+func (inv *Inventory) versions(counts map[string]int) []snapshot.Version {
+	newest := inv.version
+	for v := range counts {
+		if _, _, _, ok := parseVersion(v); ok && compareVersions(v, newest) > 0 {
+			newest = v
+		}
+	}
+	out := make([]snapshot.Version, 0, len(counts))
+	for v, n := range counts {
+		sv := snapshot.Version{Version: v, Runners: n, Behind: behind(v, newest)}
+		if v == "" {
+			sv.Version = versionUnknown
+		}
+		out = append(out, sv)
+	}
+	slices.SortFunc(out, func(a, b snapshot.Version) int { return cmp.Compare(a.Version, b.Version) })
+	return out
+}
+
+func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
+	row := snapshot.Runner{
+		ID: r.id, Type: r.kind, Status: r.status, Paused: r.paused,
+		Description: r.description, Owner: r.owner, Version: r.version, Platform: r.platform, Arch: r.arch,
+		RunUntagged: r.runUntagged, Protected: r.protected, Tags: r.labels,
+		ContactedAt: r.contactedAt, DetailsAt: r.detailsAt,
+		ManagersOnline: -1, ManagersKnown: -1,
+		JobsExecuting: -1, OldestJobStart: j.Oldest, LastJobFinished: j.LastFinished,
+		Exported: inv.exported(r),
+	}
+	if r.machines.known {
+		row.ManagersOnline, row.ManagersKnown = r.machines.byStatus[snapshot.Online], 0
+		for _, n := range r.machines.byStatus {
+			row.ManagersKnown += n
+		}
+	}
+	if !j.ReadAt.IsZero() {
+		row.JobsExecuting = j.Running + j.Canceling
+	}
+	return row
+}
+
+func (inv *Inventory) exported(r *runner) bool {
+	return inv.opts.RunnersEnabled && match(inv.opts.RunnerInclude, inv.opts.RunnerExclude, r.description)
+}
+
+// Exported tells whether a runner has runner_ series.
+func (inv *Inventory) Exported(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && inv.exported(r)
+}
+
+// TagsOverLimit counts the tags in use that have no series of their own.
+func (inv *Inventory) TagsOverLimit() int {
+	over := map[string]struct{}{}
+	for _, r := range inv.runners {
+		for _, t := range r.tags {
+			if inv.tags[t] == nil && inv.wanted(t) {
+				over[t] = struct{}{}
+			}
+		}
+	}
+	return len(over)
+}

@@ -1,0 +1,500 @@
+// Package inventory knows who is in the fleet: merged listings, the rule by
+// which a runner leaves, details, tags and machines. It is pure: no network,
+// no disk, no clock; internal/monitor hands it what was read and the time,
+// and carries its records to internal/store. It is not safe for concurrent use.
+package inventory
+
+import (
+	"cmp"
+	"maps"
+	"regexp"
+	"slices"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+const (
+	// leaveAfter is how many complete listings in a row must lack a runner:
+	// rows shift while pages are read, so one is no proof.
+	leaveAfter = 2
+	// detailsTries is how many failed readings make a runner stand under
+	// (unknown) instead of holding back all sums by tag.
+	detailsTries = 3
+)
+
+// Options of an Inventory.
+type Options struct {
+	TagInclude, TagExclude       *regexp.Regexp // anchored; nil exclude excludes nothing
+	RunnerInclude, RunnerExclude *regexp.Regexp // by description; likewise
+	RunnersEnabled               bool
+	TagLimit                     int
+	TagRetention                 time.Duration
+	Expected                     map[string]int
+}
+
+// Inventory is the fleet of one GitLab.
+type Inventory struct {
+	opts    Options
+	runners map[int64]*runner
+	order   []int64 // ids, ascending
+	tags    map[string]*tag
+
+	listedAt time.Time // start of the last complete listing, by GitLab's clock
+	version  string    // of GitLab
+	detailed bool      // latched: see Fleet
+
+	dirtyMeta    bool
+	dirtyRunners map[int64]struct{} // includes removed ones
+	dirtyTags    map[string]struct{}
+}
+
+type runner struct {
+	id          int64
+	kind        snapshot.RunnerType
+	status      snapshot.Status
+	paused      bool
+	active      bool // job_execution_status
+	listed      time.Time
+	missing     int
+	description string
+
+	detailsAt   time.Time
+	failures    int
+	tags        []string
+	runUntagged bool
+	protected   bool
+	version     string // the oldest of its online machines
+	platform    string
+	arch        string
+	owner       string
+	contactedAt time.Time
+	machines    machines
+
+	labels []string // label values of tag, derived
+}
+
+// machines sums up the managers behind a runner.
+type machines struct {
+	known    bool
+	byStatus [snapshot.NumStatuses]int
+}
+
+// tag is what is remembered of a tag that has series of its own.
+type tag struct {
+	name          string
+	types         [snapshot.NumRunnerTypes]bool // types that ever had a runner under it
+	seen          time.Time                     // last reading in which a runner had it
+	lastAvailable time.Time
+}
+
+// New returns an empty inventory.
+func New(o Options) *Inventory {
+	inv := &Inventory{
+		opts: o, runners: map[int64]*runner{}, tags: map[string]*tag{},
+		dirtyRunners: map[int64]struct{}{}, dirtyTags: map[string]struct{}{},
+	}
+	for _, t := range slices.Sorted(maps.Keys(o.Expected)) {
+		inv.admitTag(t)
+	}
+	return inv
+}
+
+// Change tells what a complete listing changed.
+type Change struct {
+	Joined []int64
+	Left   []int64
+	Active []int64 // runners that the list says execute jobs, ascending
+}
+
+// Listed takes a complete listing (merged over pages and scopes, duplicates
+// allowed) that began at start, by GitLab's clock. A partial listing must not
+// be given: it would remove runners.
+func (inv *Inventory) Listed(rows []gitlab.Runner, start time.Time) Change {
+	var c Change
+	present := make(map[int64]struct{}, len(rows))
+	for i := range rows {
+		row := &rows[i]
+		if _, dup := present[row.ID]; dup {
+			continue
+		}
+		present[row.ID] = struct{}{}
+		r := inv.runners[row.ID]
+		if r == nil {
+			r = &runner{id: row.ID}
+			inv.runners[row.ID] = r
+			inv.label(r)
+			c.Joined = append(c.Joined, row.ID)
+			inv.dirtyRunners[row.ID] = struct{}{}
+		}
+		inv.take(r, row)
+		r.listed = start
+		if r.missing != 0 {
+			r.missing = 0
+			inv.dirtyRunners[r.id] = struct{}{}
+		}
+		if r.active {
+			c.Active = append(c.Active, r.id)
+		}
+	}
+	for id, r := range inv.runners {
+		if _, ok := present[id]; ok {
+			continue
+		}
+		r.missing++
+		inv.dirtyRunners[id] = struct{}{}
+		if r.missing >= leaveAfter {
+			c.Left = append(c.Left, id)
+		}
+	}
+	for _, id := range c.Left {
+		delete(inv.runners, id)
+	}
+	if len(c.Joined)+len(c.Left) > 0 || len(inv.order) != len(inv.runners) {
+		inv.reorder()
+	}
+	slices.Sort(c.Joined)
+	slices.Sort(c.Left)
+	slices.Sort(c.Active)
+	inv.listedAt = start
+	inv.dirtyMeta = true
+	return c
+}
+
+func (inv *Inventory) reorder() { inv.order = slices.Sorted(maps.Keys(inv.runners)) }
+
+// take copies the fields that a list row and the details share.
+func (inv *Inventory) take(r *runner, row *gitlab.Runner) {
+	kind, ok := snapshot.ParseRunnerType(row.Type)
+	if !ok {
+		kind = snapshot.ProjectType // a type of a future release: least privileged
+	}
+	status, paused, active := statusOf(row), pausedOf(row), row.Execution == "active"
+	if r.kind != kind || r.status != status || r.paused != paused || r.description != row.Description {
+		r.kind, r.status, r.paused, r.description = kind, status, paused, row.Description
+		inv.dirtyRunners[r.id] = struct{}{}
+	}
+	r.active = active
+}
+
+// statusOf is the contract's promise 1: GitLab's REST status hides under
+// "paused" whether the runner is up, so only stale and never_contacted are
+// taken from it, and the rest from online.
+func statusOf(row *gitlab.Runner) snapshot.Status {
+	switch row.Status {
+	case "stale":
+		return snapshot.Stale
+	case "never_contacted", "not_connected":
+		return snapshot.NeverContacted
+	}
+	switch {
+	case row.Online == nil:
+		return snapshot.NeverContacted
+	case *row.Online:
+		return snapshot.Online
+	default:
+		return snapshot.Offline
+	}
+}
+
+// pausedOf: the field paused, else not active (before 14.8), else the status.
+func pausedOf(row *gitlab.Runner) bool {
+	switch {
+	case row.Paused != nil:
+		return *row.Paused
+	case row.Active != nil:
+		return !*row.Active
+	default:
+		return row.Status == "paused"
+	}
+}
+
+// managerStatus maps a machine's status; a word we do not know is offline.
+func managerStatus(s string) snapshot.Status {
+	switch s {
+	case "online":
+		return snapshot.Online
+	case "stale":
+		return snapshot.Stale
+	case "never_contacted":
+		return snapshot.NeverContacted
+	default:
+		return snapshot.Offline
+	}
+}
+
+// Details takes a runner's details read at at. managers is nil where they
+// could not be read or this GitLab has no such endpoint. A runner that is not
+// listed is ignored.
+func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitlab.Manager, at time.Time) {
+	r := inv.runners[id]
+	if r == nil {
+		return
+	}
+	if d.ID == id {
+		active := r.active
+		if d.Type == "" {
+			d.Type = r.kind.String()
+		}
+		inv.take(r, &d.Runner)
+		if d.Execution == "" {
+			r.active = active
+		}
+	}
+	r.detailsAt, r.failures = at, 0
+	r.tags = slices.Compact(slices.Sorted(slices.Values(d.Tags)))
+	r.runUntagged, r.protected = d.RunUntagged, d.Protected
+	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
+	r.version = d.Version
+	if d.Owner != "" {
+		r.owner = d.Owner // a lean reading does not tell it again
+	}
+	if managers != nil {
+		r.machines = machines{known: true}
+		oldest := ""
+		for _, m := range managers {
+			s := managerStatus(m.Status)
+			r.machines.byStatus[s]++
+			if s == snapshot.Online && m.Version != "" && (oldest == "" || compareVersions(m.Version, oldest) < 0) {
+				oldest = m.Version
+			}
+		}
+		if oldest != "" {
+			r.version = oldest
+		}
+	}
+	for _, t := range r.tags {
+		inv.see(t, r.kind, at)
+	}
+	inv.label(r)
+	inv.dirtyRunners[id] = struct{}{}
+}
+
+// DetailsFailed counts a failed reading of a runner's details. After three in
+// a row a runner without any stands under (unknown).
+func (inv *Inventory) DetailsFailed(id int64) {
+	if r := inv.runners[id]; r != nil {
+		r.failures++
+	}
+}
+
+// Gone removes a runner whose details answered 404.
+func (inv *Inventory) Gone(id int64) bool {
+	if inv.runners[id] == nil {
+		return false
+	}
+	delete(inv.runners, id)
+	inv.dirtyRunners[id] = struct{}{}
+	inv.reorder()
+	return true
+}
+
+// SetVersion takes GitLab's own version.
+func (inv *Inventory) SetVersion(v string) {
+	if inv.version != v {
+		inv.version = v
+		inv.dirtyMeta = true
+	}
+}
+
+// Version is GitLab's own version; "" if not known.
+func (inv *Inventory) Version() string { return inv.version }
+
+// ListedAt is the start of the last complete listing; zero: none yet.
+func (inv *Inventory) ListedAt() time.Time { return inv.listedAt }
+
+// Len is the number of runners.
+func (inv *Inventory) Len() int { return len(inv.runners) }
+
+// IDs are the runners' ids, ascending. The slice must not be changed.
+func (inv *Inventory) IDs() []int64 { return inv.order }
+
+// Has tells whether a runner is in the fleet.
+func (inv *Inventory) Has(id int64) bool { return inv.runners[id] != nil }
+
+// Type is a runner's type.
+func (inv *Inventory) Type(id int64) snapshot.RunnerType {
+	if r := inv.runners[id]; r != nil {
+		return r.kind
+	}
+	return snapshot.ProjectType
+}
+
+// Active tells whether the last listing said that a runner executes jobs;
+// told is false on releases that do not say.
+func (inv *Inventory) Active(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && r.active
+}
+
+// DetailsAt is when a runner's details were read; zero: never.
+func (inv *Inventory) DetailsAt(id int64) time.Time {
+	if r := inv.runners[id]; r != nil {
+		return r.detailsAt
+	}
+	return time.Time{}
+}
+
+// HasOwner tells whether a runner's owner is known or needs none, so that a
+// lean reading of its details is enough.
+func (inv *Inventory) HasOwner(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && (r.owner != "" || r.kind == snapshot.InstanceType)
+}
+
+// TagsKnown tells whether jobs of a runner may be counted: its tags are known,
+// or could not be learned in three tries.
+func (inv *Inventory) TagsKnown(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && (!r.detailsAt.IsZero() || r.failures >= detailsTries)
+}
+
+// Unread counts the runners whose details were never read, and those of them
+// that failed three times.
+func (inv *Inventory) Unread() (never, failed int) {
+	for _, r := range inv.runners {
+		if r.detailsAt.IsZero() {
+			never++
+			if r.failures >= detailsTries {
+				failed++
+			}
+		}
+	}
+	return never, failed
+}
+
+// TagLabels are the values of the label tag that a runner stands under.
+func (inv *Inventory) TagLabels(id int64) []string {
+	if r := inv.runners[id]; r != nil {
+		return r.labels
+	}
+	return nil
+}
+
+// label derives a runner's tag labels. Beyond the limit it stands under
+// (other), once.
+func (inv *Inventory) label(r *runner) {
+	if r.detailsAt.IsZero() {
+		r.labels = []string{snapshot.TagUnknown}
+		return
+	}
+	labels := make([]string, 0, len(r.tags)+1)
+	if r.runUntagged {
+		labels = append(labels, snapshot.TagUntagged)
+	}
+	for _, t := range r.tags {
+		switch {
+		case !inv.wanted(t):
+		case inv.tags[t] != nil:
+			labels = append(labels, t)
+		default:
+			labels = append(labels, snapshot.TagOther)
+		}
+	}
+	slices.Sort(labels)
+	r.labels = slices.Compact(labels)
+}
+
+func (inv *Inventory) wanted(t string) bool {
+	return match(inv.opts.TagInclude, inv.opts.TagExclude, t)
+}
+
+func match(include, exclude *regexp.Regexp, s string) bool {
+	if include != nil && !include.MatchString(s) {
+		return false
+	}
+	return exclude == nil || !exclude.MatchString(s)
+}
+
+// see notes that a runner of kind has a tag, and admits the tag while there
+// is room: admission is sticky, so that a series does not come and go.
+func (inv *Inventory) see(name string, kind snapshot.RunnerType, at time.Time) {
+	if !inv.wanted(name) {
+		return
+	}
+	t := inv.tags[name]
+	if t == nil {
+		if len(inv.tags) >= inv.opts.TagLimit {
+			return
+		}
+		t = inv.admitTag(name)
+	}
+	if !t.types[kind] || at.Sub(t.seen) > time.Hour {
+		inv.dirtyTags[name] = struct{}{}
+	}
+	t.types[kind] = true
+	if at.After(t.seen) {
+		t.seen = at
+	}
+}
+
+func (inv *Inventory) admitTag(name string) *tag {
+	t := inv.tags[name]
+	if t == nil {
+		t = &tag{name: name}
+		inv.tags[name] = t
+		inv.dirtyTags[name] = struct{}{}
+	}
+	return t
+}
+
+// Retire ends the tags that no runner has had for the retention, and gives
+// their places to tags that wait under (other). It returns the runners whose
+// labels changed.
+func (inv *Inventory) Retire(now time.Time) []int64 {
+	counts := map[string]int{}
+	for _, r := range inv.runners {
+		for _, t := range r.tags {
+			counts[t]++
+		}
+	}
+	for name, t := range inv.tags {
+		if counts[name] > 0 {
+			if now.After(t.seen) {
+				if now.Sub(t.seen) > time.Hour {
+					inv.dirtyTags[name] = struct{}{}
+				}
+				t.seen = now
+			}
+			continue
+		}
+		if _, floor := inv.opts.Expected[name]; !floor && now.Sub(t.seen) > inv.opts.TagRetention {
+			delete(inv.tags, name)
+			inv.dirtyTags[name] = struct{}{}
+		}
+	}
+	if len(inv.tags) < inv.opts.TagLimit {
+		waiting := make([]string, 0)
+		for name := range counts {
+			if inv.tags[name] == nil && inv.wanted(name) {
+				waiting = append(waiting, name)
+			}
+		}
+		slices.SortFunc(waiting, func(a, b string) int {
+			return cmp.Or(counts[b]-counts[a], cmp.Compare(a, b))
+		})
+		for _, name := range waiting[:min(len(waiting), inv.opts.TagLimit-len(inv.tags))] {
+			inv.admitTag(name).seen = now
+		}
+	}
+	var changed []int64
+	for _, id := range inv.order {
+		r := inv.runners[id]
+		before := r.labels
+		inv.label(r)
+		for _, t := range r.tags {
+			if tg := inv.tags[t]; tg != nil && !tg.types[r.kind] {
+				tg.types[r.kind] = true
+				inv.dirtyTags[t] = struct{}{}
+			}
+		}
+		if !slices.Equal(before, r.labels) {
+			changed = append(changed, id)
+		}
+	}
+	return changed
+}
+
+// TagNames are the tags that have series of their own, sorted.
+func (inv *Inventory) TagNames() []string { return slices.Sorted(maps.Keys(inv.tags)) }
