@@ -1,0 +1,110 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	fileExt   = ".db"
+	newExt    = ".new"
+	damagedMark = fileExt + ".damaged-"
+	longName  = 100 // bytes of an escaped name, far below the 255 a file system allows
+	hashBytes = 16
+)
+
+// fileName turns any name into one that is a file of its own on every file
+// system: no separator, no dot file, and no upper case, because some do not tell
+// "Corp" from "corp". The percent sign and the tilde stand for nothing but our
+// own escapes, so two names never meet.
+func fileName(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_', c == '.' && i > 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02x", c)
+		}
+	}
+	safe := b.String()
+	if len(safe) > longName {
+		sum := sha256.Sum256([]byte(name))
+		safe = safe[:longName/2] + "~" + hex.EncodeToString(sum[:hashBytes])
+	}
+	return safe + fileExt
+}
+
+// canonicalURL is what two addresses of one GitLab have in common: host, port
+// and root, without scheme, user, query and trailing slash. The text of an
+// address that cannot be read stays out of the error: it may hold a password.
+func canonicalURL(raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" {
+		return "", errors.New("its address is not a URL with a host")
+	}
+	host := strings.ToLower(u.Hostname())
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	port := u.Port()
+	if u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		port = ""
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	return host + strings.TrimRight(u.EscapedPath(), "/"), nil
+}
+
+// putAside renames what stands at path, whatever it is, to a name not yet taken.
+func putAside(path string, now time.Time) (string, error) {
+	base := strings.TrimSuffix(path, fileExt) + damagedMark + now.UTC().Format(stampForm)
+	for n := 1; ; n++ {
+		to := base
+		if n > 1 {
+			to = fmt.Sprintf("%s-%d", base, n)
+		}
+		_, err := os.Lstat(to)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err := os.Rename(path, to); err != nil {
+			return "", err
+		}
+		return to, syncFolder(filepath.Dir(path))
+	}
+}
+
+// putAsideAt reads the time from a name that putAside gave.
+func putAsideAt(name string) (time.Time, bool) {
+	_, stamp, ok := strings.Cut(name, damagedMark)
+	if !ok {
+		return time.Time{}, false
+	}
+	stamp, _, _ = strings.Cut(stamp, "-")
+	at, err := time.Parse(stampForm, stamp)
+	return at, err == nil
+}
+
+// syncFolder makes a created or renamed file outlive a power cut: fsync of the
+// file alone does not save its name.
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

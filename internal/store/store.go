@@ -1,0 +1,432 @@
+// Package store keeps what must outlive the process: one atomic batch of opaque
+// records at a time, one file for each GitLab, in the folder --storage.path.
+//
+// It promises four things and knows nothing of what the records mean:
+//
+//   - Commit is all or nothing, and on disk when it returns nil.
+//   - Damage is seen before a record of the file is used, never by a crash: each
+//     value carries a checksum of key and value, each file a checksum over all
+//     of its records, and the whole file is checked by plain reads (verify.go)
+//     before bbolt maps it. Mapped first, a truncated file kills the process.
+//   - A damaged file is put aside, not deleted, and harms no other GitLab.
+//   - A file of another GitLab, of a newer release, or in use by another process
+//     is refused in words, and left as it was.
+//
+// What cannot be seen: a whole file replaced by an older copy of itself.
+// The files are bbolt's (go.etcd.io/bbolt), but only this package may write
+// them: each commit names its own transaction, so that a rewrite by another tool
+// looks like the damage it might be.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+)
+
+const (
+	defaultLockTimeout = 10 * time.Second
+	defaultRetain      = 30 * 24 * time.Hour
+
+	lockPoll = 100 * time.Millisecond
+	lockName = "lock"
+
+	// stampForm stands in names of files put aside; it sorts by time.
+	stampForm = "20060102T150405Z"
+)
+
+// Record is one key with its value; both are opaque here. A key has 1 to 32768
+// bytes.
+type Record struct{ Key, Value []byte }
+
+// Batch is what one Commit changes. Deletes are applied first, then puts in
+// their order: a key in both is kept, and its last put wins.
+type Batch struct {
+	Put    []Record
+	Delete [][]byte
+}
+
+// Options of a Folder. Only Layout is required.
+type Options struct {
+	// Path of the folder, created with mode 0700; "": everything stays in memory
+	// for as long as the Folder lives.
+	Path string
+	// Layout is the version of what the caller writes into its records, at
+	// least 1. It stands in each file and each value.
+	Layout uint32
+	// LockTimeout is how long to wait for another process to leave the folder;
+	// 0: 10 s.
+	LockTimeout time.Duration
+	// Retain is how long the file of a name that is no longer configured, and a
+	// file put aside, are kept; 0: 30 days.
+	Retain time.Duration
+	Now    func() time.Time // nil: time.Now
+	Logger log.Logger       // nil: silent
+}
+
+// Folder holds the states of all GitLabs and the lock on their folder. Its
+// methods may be called from several goroutines.
+type Folder struct {
+	opts Options
+	lock *os.File // nil in memory
+
+	mu     sync.Mutex
+	open   map[string]*State // by name
+	memory map[string]*memoryState
+	closed bool
+}
+
+// Open takes the folder for this process. Another process in it makes Open wait
+// for LockTimeout, then fail with ErrLocked; ctx ends the wait earlier.
+func Open(ctx context.Context, opts Options) (*Folder, error) {
+	if opts.Layout == 0 {
+		return nil, errors.New("store: the layout version must be at least 1")
+	}
+	if opts.LockTimeout == 0 {
+		opts.LockTimeout = defaultLockTimeout
+	}
+	if opts.Retain == 0 {
+		opts.Retain = defaultRetain
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.Logger == nil {
+		opts.Logger = log.NewNopLogger()
+	}
+	f := &Folder{opts: opts, open: map[string]*State{}, memory: map[string]*memoryState{}}
+	if opts.Path == "" {
+		return f, nil
+	}
+	if err := os.MkdirAll(opts.Path, 0o700); err != nil {
+		return nil, fmt.Errorf("create storage folder: %w", err)
+	}
+	lock, err := lockFolder(ctx, opts.Path, opts.LockTimeout)
+	if err != nil {
+		return nil, err
+	}
+	f.lock = lock
+	return f, nil
+}
+
+// lockFolder waits for the lock that the kernel frees when its holder ends,
+// however it ends.
+func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.File, err error) {
+	// The probe comes first: with the lock of an earlier run in place, a folder
+	// turned read-only would be noticed only by the first commit.
+	probe, err := os.CreateTemp(path, "probe-*")
+	if err != nil {
+		return nil, fmt.Errorf("storage folder %s cannot be written; give this user write access to it or name another --storage.path: %w", path, err)
+	}
+	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+		return nil, fmt.Errorf("storage folder %s: %w", path, err)
+	}
+	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock storage folder: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+		}
+	}()
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	again := time.NewTicker(lockPoll)
+	defer again.Stop()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, fmt.Errorf("lock storage folder %s (its file system must support flock): %w", path, err)
+		}
+		select {
+		case <-again.C:
+		case <-deadline.C:
+			return nil, fmt.Errorf("%w: %s is held by %s; waited %s; stop that process, or give this one another --storage.path", ErrLocked, path, holder(file), timeout)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for storage folder %s: %w", path, context.Cause(ctx))
+		}
+	}
+	// For the words of a process that finds the folder taken; no more than a hint.
+	host, err := os.Hostname()
+	if err != nil {
+		host = "an unknown host"
+	}
+	if err := file.Truncate(0); err == nil {
+		_, _ = file.WriteAt(fmt.Appendf(nil, "pid %d on %s\n", os.Getpid(), host), 0)
+	}
+	return file, nil
+}
+
+// holder tells who wrote the lock file last.
+func holder(file *os.File) string {
+	var buf [200]byte
+	n, err := file.ReadAt(buf[:], 0)
+	if text := strings.TrimSpace(string(buf[:n])); text != "" && (err == nil || errors.Is(err, io.EOF)) {
+		return fmt.Sprintf("%q", text)
+	}
+	return "a process that did not leave its number"
+}
+
+// Open opens the state of the GitLab with this name, or begins one. A name may
+// be open once at a time. Errors to tell apart: *ForeignError, *NewerError,
+// *OlderError, ErrLocked. A damaged file is no error: it is put aside as
+// <file>.damaged-<UTC time>, logged, named by State.Quarantined, and a fresh one
+// is begun.
+func (f *Folder) Open(name, url string) (*State, error) {
+	address, err := canonicalURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("state of GitLab %q: %w", name, err)
+	}
+	if name == "" {
+		return nil, errors.New("a state needs the name of its GitLab")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil, ErrClosed
+	}
+	if f.open[name] != nil {
+		return nil, fmt.Errorf("state of GitLab %q is already open", name)
+	}
+	s := &State{folder: f, name: name}
+	if f.opts.Path == "" {
+		m := f.memory[name]
+		if m == nil {
+			m = &memoryState{url: address, records: map[string][]byte{}}
+			f.memory[name] = m
+		}
+		if m.url != address {
+			return nil, &ForeignError{Name: name, Have: m.url, Want: address}
+		}
+		s.backend = m
+	} else if s.backend, s.quarantined, err = f.openFile(name, address); err != nil {
+		return nil, err
+	}
+	f.open[name] = s
+	return s, nil
+}
+
+func (f *Folder) openFile(name, address string) (_ backend, quarantined string, err error) {
+	d := &diskState{
+		path:    filepath.Join(f.opts.Path, fileName(name)),
+		want:    identity{Program: program, Format: formatVersion, Layout: f.opts.Layout, Name: name, URL: address},
+		timeout: f.opts.LockTimeout,
+	}
+	err = d.open()
+	var damaged *DamagedError
+	if errors.As(err, &damaged) {
+		quarantined, err = putAside(d.path, f.opts.Now())
+		if err != nil {
+			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", damaged, err)
+		}
+		_ = level.Error(f.opts.Logger).Log("msg", "state file is damaged; put aside, counting begins anew",
+			"gitlab", name, "file", d.path, "kept_as", quarantined, "kept_for", f.opts.Retain, "reason", damaged.Reason)
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = d.create(); err == nil {
+			err = d.open()
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	f.touch(d.path)
+	return d, quarantined, nil
+}
+
+// touch notes that a file was in use now, from which Prune counts.
+func (f *Folder) touch(path string) {
+	now := f.opts.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
+		_ = level.Warn(f.opts.Logger).Log("msg", "cannot note the last use of a state file", "file", path, "err", err)
+	}
+}
+
+// Prune removes the files of names that are no longer configured, once Retain
+// has passed since they were last open (a name taken out by mistake finds its
+// counters again), and files put aside longer than Retain ago. It removes only
+// what this package wrote. Call it at the start, after a reload, and daily.
+func (f *Folder) Prune(configured []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return ErrClosed
+	}
+	if f.opts.Path == "" {
+		return nil // a reload must find the records again, and a process does not live long enough to care
+	}
+	keep := map[string]bool{}
+	for _, name := range configured {
+		keep[fileName(name)] = true
+	}
+	for name := range f.open {
+		keep[fileName(name)] = true
+		f.touch(filepath.Join(f.opts.Path, fileName(name)))
+	}
+	entries, err := os.ReadDir(f.opts.Path)
+	if err != nil {
+		return fmt.Errorf("prune storage folder: %w", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		path := filepath.Join(f.opts.Path, entry.Name())
+		since, ok := f.unusedSince(entry, path)
+		if !ok || keep[entry.Name()] || f.opts.Now().Sub(since) < f.opts.Retain {
+			continue
+		}
+		if err := os.Remove(path); err != nil {
+			errs = append(errs, fmt.Errorf("prune storage folder: %w", err))
+			continue
+		}
+		_ = level.Info(f.opts.Logger).Log("msg", "removed a state file that was not used any more", "file", path, "last_use", since.UTC())
+	}
+	return errors.Join(errs...)
+}
+
+// unusedSince says from when on a file was of no use; !ok: not a file of ours.
+func (f *Folder) unusedSince(entry fs.DirEntry, path string) (time.Time, bool) {
+	if !entry.Type().IsRegular() {
+		return time.Time{}, false
+	}
+	if at, ok := putAsideAt(entry.Name()); ok {
+		return at, true
+	}
+	info, err := entry.Info()
+	if err != nil || filepath.Ext(entry.Name()) != fileExt {
+		return time.Time{}, false
+	}
+	// Someone else's database in our folder is not ours to remove.
+	id, err := readIdentity(path)
+	if err != nil || fileName(id.Name) != entry.Name() {
+		return time.Time{}, false
+	}
+	return info.ModTime(), true
+}
+
+// Close closes the states that are still open and frees the folder.
+func (f *Folder) Close() error {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return nil
+	}
+	f.closed = true
+	states := make([]*State, 0, len(f.open))
+	for _, s := range f.open {
+		states = append(states, s)
+	}
+	f.mu.Unlock()
+	var errs []error
+	for _, s := range states {
+		errs = append(errs, s.Close())
+	}
+	if f.lock != nil {
+		// The file stays: removed, two processes could each lock one of their own.
+		errs = append(errs, f.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// backend is where one GitLab's records are: in memory or in a file.
+type backend interface {
+	load(fn func(key, value []byte) error) error
+	commit(b Batch) error
+	size() int64
+	close() error
+}
+
+// State is the records of one GitLab. Its methods may be called from several
+// goroutines, one at a time is served.
+type State struct {
+	folder      *Folder
+	name        string
+	quarantined string
+
+	mu      sync.Mutex
+	backend backend // nil: closed
+}
+
+// Load calls fn with each record in the order of keys, and ends at its first
+// error. The slices may be kept. fn must not call this State. A *DamagedError
+// means that the file was damaged after it was opened.
+func (s *State) Load(fn func(key, value []byte) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.backend == nil {
+		return ErrClosed
+	}
+	return s.backend.load(fn)
+}
+
+// Commit applies the batch in one transaction and returns once it is on disk.
+// After an error the records are those of the last commit that succeeded, or, if
+// only the disk's confirmation failed, those with this batch; so repeat what
+// was not acknowledged, and the next Commit works once the cause is gone. With a
+// *DamagedError it cannot: close the State, open it anew (which puts the file
+// aside) and commit everything.
+func (s *State) Commit(b Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.backend == nil {
+		return ErrClosed
+	}
+	if len(b.Put) == 0 && len(b.Delete) == 0 {
+		return nil
+	}
+	for _, r := range b.Put {
+		if len(r.Key) == 0 || len(r.Key) > maxKey || len(r.Value) > maxValue {
+			return fmt.Errorf("commit: a record of %d bytes under a key of %d bytes cannot be stored", len(r.Value), len(r.Key))
+		}
+	}
+	return s.backend.commit(b)
+}
+
+// Size is the length of the file in bytes; in memory, that of keys and values.
+func (s *State) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.backend == nil {
+		return 0
+	}
+	return s.backend.size()
+}
+
+// Quarantined is the path under which Open put a damaged file aside; "": none.
+func (s *State) Quarantined() string { return s.quarantined }
+
+// Close frees the name. It saves nothing: what was committed is on disk.
+func (s *State) Close() error {
+	s.mu.Lock()
+	b := s.backend
+	s.backend = nil
+	s.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	d, onDisk := b.(*diskState)
+	gone := onDisk && d.gone()
+	err := b.close()
+	s.folder.mu.Lock()
+	defer s.folder.mu.Unlock()
+	delete(s.folder.open, s.name)
+	if onDisk && !gone {
+		s.folder.touch(d.path)
+	}
+	return err
+}
