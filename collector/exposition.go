@@ -1,0 +1,193 @@
+package collector
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-kit/log/level"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// serve is a scrape: it negotiates as promhttp does, joins the blocks of the
+// picture it found at its start, and says afterwards what it has shown.
+func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	wire := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
+	encoding := negotiateEncoding(r.Header)
+	h := w.Header()
+	h.Set("Content-Type", string(wire))
+	h.Add("Vary", "Accept")
+	h.Add("Vary", "Accept-Encoding")
+	if encoding != identity {
+		h.Set("Content-Encoding", encoding)
+	}
+	if r.Method == http.MethodHead {
+		return
+	}
+
+	list := *e.picture.Load()
+	body, err := e.body(list, wire, encoding == encodingGzip)
+	if err != nil {
+		_ = level.Error(e.logger).Log("msg", "scrape failed", "err", err)
+		h.Del("Content-Encoding")
+		http.Error(w, "An error has occurred while serving metrics, see the log.", http.StatusInternalServerError)
+		return
+	}
+	if err := e.write(w, body, encoding); err != nil {
+		_ = level.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
+		return
+	}
+	// What still lies in a buffer has not been read by anyone. A wrapper that
+	// cannot flush says ErrNotSupported, which tells nothing about the client.
+	if err := http.NewResponseController(w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return
+	}
+	if r.Context().Err() != nil {
+		return
+	}
+	for _, en := range list {
+		raise(&en.line.served, en.snap.Generation)
+		raise(&en.line.servedRows, en.rows.view.RowsGeneration)
+	}
+}
+
+// body gathers the self metrics and lists the pieces of the answer in order.
+func (e *Exporter) body(list []*entry, wire expfmt.Format, gzipped bool) ([]chunk, error) {
+	var f format
+	switch wire.FormatType() {
+	case expfmt.TypeTextPlain:
+		f = formatText
+	case expfmt.TypeOpenMetrics:
+		f = formatOpenMetrics
+	case expfmt.TypeProtoDelim, expfmt.TypeProtoText, expfmt.TypeProtoCompact:
+		f = formatProto
+	default:
+		return nil, fmt.Errorf("negotiated a format without an encoder: %s", wire)
+	}
+	now := time.Now().UnixNano()
+	e.asked[f].Store(now)
+	if gzipped {
+		e.askedGzip[f].Store(now)
+	}
+
+	pieces := e.fleet(list, f, gzipped)
+
+	// One collector's error must not hide the rest.
+	families, err := e.registry.Gather()
+	if err != nil {
+		_ = level.Error(e.logger).Log("msg", "gathering self metrics", "err", err)
+	}
+	var self bytes.Buffer
+	var opts []expfmt.EncoderOption
+	if e.created {
+		opts = append(opts, expfmt.WithCreatedLines())
+	}
+	enc := expfmt.NewEncoder(&self, wire, opts...)
+	if t := wire.FormatType(); t == expfmt.TypeProtoText || t == expfmt.TypeProtoCompact {
+		// For people's eyes only: made from the protobuf, at any cost.
+		if pieces, err = nil, reencode(pieces, enc); err != nil {
+			return nil, err
+		}
+	}
+	for _, mf := range families {
+		if err := enc.Encode(mf); err != nil {
+			return nil, fmt.Errorf("encode %s: %w", mf.GetName(), err)
+		}
+	}
+	if c, ok := enc.(expfmt.Closer); ok { // "# EOF"
+		if err := c.Close(); err != nil {
+			return nil, fmt.Errorf("close encoder: %w", err)
+		}
+	}
+	return append(pieces, chunk{raw: self.Bytes()}), nil
+}
+
+// fleet joins the published blocks family by family, so that a family stands
+// once, with the series of all GitLabs.
+func (e *Exporter) fleet(list []*entry, f format, gzipped bool) []chunk {
+	pieces := make([]chunk, 0, len(e.families)*(len(list)+1))
+	blocks := make([][2]*block, len(list))
+	for i, en := range list {
+		blocks[i] = [2]*block{en.main.block(f), en.rows.block(f)}
+		if gzipped {
+			blocks[i][1].deflateAll()
+		}
+	}
+	for i, fam := range e.families {
+		group := 0
+		if fam.rows {
+			group = 1
+		}
+		head, size := len(pieces), 0
+		pieces = append(pieces, chunk{raw: fam.heads[f]})
+		for _, b := range blocks {
+			c := &b[group].chunks[i]
+			if len(c.raw) == 0 {
+				continue
+			}
+			piece := chunk{raw: c.raw}
+			if gzipped { // else another scrape may be compressing it just now
+				piece.deflated = c.deflated
+			}
+			pieces = append(pieces, piece)
+			size += len(c.raw)
+		}
+		switch {
+		case size == 0:
+			pieces = pieces[:head]
+		case f == formatProto:
+			h := fam.heads[f]
+			framed := make([]byte, 0, binary.MaxVarintLen64+len(h))
+			framed = protowire.AppendVarint(framed, uint64(len(h)+size))
+			framed = append(framed, h...)
+			pieces[head].raw = framed
+		}
+	}
+	return pieces
+}
+
+func reencode(pieces []chunk, enc expfmt.Encoder) error {
+	var all bytes.Buffer
+	for _, c := range pieces {
+		all.Write(c.raw)
+	}
+	for all.Len() > 0 {
+		var mf dto.MetricFamily
+		if err := (protodelim.UnmarshalOptions{MaxSize: -1}).UnmarshalFrom(&all, &mf); err != nil {
+			return fmt.Errorf("read back protobuf: %w", err)
+		}
+		if err := enc.Encode(&mf); err != nil {
+			return fmt.Errorf("encode %s: %w", mf.GetName(), err)
+		}
+	}
+	return nil
+}
+
+func (e *Exporter) write(w http.ResponseWriter, body []chunk, encoding string) error {
+	switch encoding {
+	case encodingGzip:
+		return writeGzip(w, body, &e.flates)
+	case encodingZstd:
+		return writeZstd(w, body, &e.zstds)
+	default:
+		// With a length the client notices a body that was cut short.
+		size := 0
+		for _, c := range body {
+			size += len(c.raw)
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		return writeAll(w, body)
+	}
+}

@@ -1,0 +1,392 @@
+package collector
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Collect functions, one a family, in the order of the table. Each decides when
+// its family is absent; what is told in the table's help is decided here.
+
+func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
+
+func collectGitLabInfo(v *view, s *sink) { s.gauge(1, withoutUser(v.URL), v.Version) }
+
+func collectRunners(v *view, s *sink) {
+	if v.Fleet == nil {
+		return
+	}
+	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+		statusPaused(s, &v.Fleet.Runners[t], t.String())
+	}
+}
+
+// statusPaused emits all 8 combinations, zeros included, behind the labels given.
+func statusPaused(s *sink, n *[snapshot.NumStatuses][2]int, labels ...string) {
+	// Of fixed size, so that the slice stays on the stack.
+	var lv [4]string
+	k := copy(lv[:], labels)
+	for st := range snapshot.Status(snapshot.NumStatuses) {
+		for p, paused := range [2]string{"false", "true"} {
+			lv[k], lv[k+1] = st.String(), paused
+			s.gauge(float64(n[st][p]), lv[:k+2]...)
+		}
+	}
+}
+
+// tags are the tags of the fleet; none while a sum over them would be incomplete.
+func tags(v *view) []snapshot.Tag {
+	if v.Fleet == nil || !v.Fleet.Detailed {
+		return nil
+	}
+	return v.Fleet.Tags
+}
+
+func collectTagRunners(v *view, s *sink) {
+	for i := range tags(v) {
+		tag := &v.Fleet.Tags[i]
+		for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+			if n := tag.Runners[t]; n != nil {
+				statusPaused(s, n, tag.Name, t.String())
+			}
+		}
+	}
+}
+
+func collectManagers(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.Detailed {
+		return
+	}
+	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+		for st := range snapshot.Status(snapshot.NumStatuses) {
+			s.gauge(float64(v.Fleet.Managers[t][st]), t.String(), st.String())
+		}
+	}
+}
+
+func collectBusy(v *view, s *sink) {
+	if v.Fleet == nil {
+		return
+	}
+	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+		s.gauge(float64(v.Fleet.Busy[t]), t.String())
+	}
+}
+
+func collectTagBusy(v *view, s *sink) {
+	for _, tag := range tags(v) {
+		s.gauge(float64(tag.Busy), tag.Name)
+	}
+}
+
+func versions(v *view) []snapshot.Version {
+	if v.Fleet == nil || !v.Fleet.Detailed {
+		return nil
+	}
+	return v.Fleet.Versions
+}
+
+func collectVersions(v *view, s *sink) {
+	for _, ver := range versions(v) {
+		s.gauge(float64(ver.Runners), ver.Version)
+	}
+}
+
+func collectVersionsBehind(v *view, s *sink) {
+	for _, ver := range versions(v) {
+		if ver.Behind >= 0 {
+			s.gauge(float64(ver.Behind), ver.Version)
+		}
+	}
+}
+
+func collectTagExpected(v *view, s *sink) {
+	for _, x := range v.Expected {
+		s.gauge(float64(x.Runners), x.Tag)
+	}
+}
+
+func collectTagAvailable(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.Detailed {
+		return
+	}
+	// An expected tag that no runner has is the very case to alert on: it needs
+	// a 0. Both lists are sorted by tag.
+	expected := v.Expected
+	for _, tag := range v.Fleet.Tags {
+		for len(expected) > 0 && expected[0].Tag < tag.Name {
+			s.gauge(0, expected[0].Tag)
+			expected = expected[1:]
+		}
+		if len(expected) > 0 && expected[0].Tag == tag.Name {
+			expected = expected[1:]
+		}
+		s.gauge(float64(tag.Available), tag.Name)
+	}
+	for _, x := range expected {
+		s.gauge(0, x.Tag)
+	}
+}
+
+func collectTagLastAvailable(v *view, s *sink) {
+	for _, tag := range tags(v) {
+		s.time(tag.LastAvailable, tag.Name)
+	}
+}
+
+func collectJobsExecuting(v *view, s *sink) {
+	if v.Fleet == nil {
+		return
+	}
+	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+		for i, status := range [2]string{"running", "canceling"} {
+			s.gauge(float64(v.Fleet.JobsExecuting[t][i]), t.String(), status)
+		}
+	}
+}
+
+func collectTagJobsExecuting(v *view, s *sink) {
+	for _, tag := range tags(v) {
+		for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+			if tag.Runners[t] != nil {
+				s.gauge(float64(tag.JobsExecuting[t]), tag.Name, t.String())
+			}
+		}
+	}
+}
+
+// eachRunner calls f for the runners that have runner_ series.
+func eachRunner(v *view, f func(r *snapshot.Runner, id string)) {
+	if v.Fleet == nil {
+		return
+	}
+	for i := range v.Fleet.Rows {
+		if r := &v.Fleet.Rows[i]; r.Exported {
+			f(r, strconv.FormatInt(r.ID, 10))
+		}
+	}
+}
+
+func collectRunnerInfo(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		var untagged, protected string
+		if !r.DetailsAt.IsZero() {
+			untagged, protected = strconv.FormatBool(r.RunUntagged), strconv.FormatBool(r.Protected)
+		}
+		s.gauge(1, id, r.Type.String(), cut(r.Description), r.Owner, r.Version, r.Platform, r.Arch, untagged, protected)
+	})
+}
+
+func collectRunnerStatus(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		for st := range snapshot.Status(snapshot.NumStatuses) {
+			s.gauge(bit(r.Status == st), id, st.String())
+		}
+	})
+}
+
+func collectRunnerPaused(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.gauge(bit(r.Paused), id) })
+}
+
+func collectRunnerContacted(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		if !r.DetailsAt.IsZero() {
+			s.time(r.ContactedAt, id)
+		}
+	})
+}
+
+func collectRunnerDetails(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.time(r.DetailsAt, id) })
+}
+
+func collectRunnerTags(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		for _, tag := range r.Tags {
+			s.gauge(1, id, tag)
+		}
+	})
+}
+
+func collectRunnerManagersOnline(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.known(float64(r.ManagersOnline), id) })
+}
+
+func collectRunnerManagersKnown(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.known(float64(r.ManagersKnown), id) })
+}
+
+func collectRunnerJobsExecuting(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.known(float64(r.JobsExecuting), id) })
+}
+
+func collectRunnerOldestJob(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.time(r.OldestJobStart, id) })
+}
+
+func collectRunnerLastJob(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.time(r.LastJobFinished, id) })
+}
+
+func collectRunnerJobsFinished(v *view, s *sink) {
+	if v.Counters == nil {
+		return
+	}
+	for i := range v.Counters.Runners {
+		c := &v.Counters.Runners[i]
+		s.counter(c.Value, c.Created, strconv.FormatInt(c.ID, 10), c.Status.String(), c.Class.String())
+	}
+}
+
+func counters(v *view, s *sink, of func(*snapshot.Counters) []snapshot.Counter) {
+	if v.Counters == nil {
+		return
+	}
+	for _, c := range of(v.Counters) {
+		s.counter(c.Value, c.Created, c.Labels...)
+	}
+}
+
+func histograms(v *view, s *sink, of func(*snapshot.Counters) []snapshot.Histogram) {
+	if v.Counters == nil {
+		return
+	}
+	list := of(v.Counters)
+	for i := range list {
+		s.histogram(&list[i])
+	}
+}
+
+func collectJobsFinished(v *view, s *sink) {
+	counters(v, s, func(c *snapshot.Counters) []snapshot.Counter { return c.JobsFinished })
+}
+
+func collectTagJobsFinished(v *view, s *sink) {
+	counters(v, s, func(c *snapshot.Counters) []snapshot.Counter { return c.TagJobsFinished })
+}
+
+func collectJobDuration(v *view, s *sink) {
+	histograms(v, s, func(c *snapshot.Counters) []snapshot.Histogram { return c.JobDuration })
+}
+
+func collectJobQueued(v *view, s *sink) {
+	histograms(v, s, func(c *snapshot.Counters) []snapshot.Histogram { return c.JobQueued })
+}
+
+func collectTagJobQueued(v *view, s *sink) {
+	histograms(v, s, func(c *snapshot.Counters) []snapshot.Histogram { return c.TagJobQueued })
+}
+
+func stages(v *view, f func(st *snapshot.StageState, stage string)) {
+	for i := range snapshot.Stage(snapshot.NumStages) {
+		f(&v.Self.Stages[i], i.String())
+	}
+}
+
+func collectLastSuccess(v *view, s *sink) {
+	stages(v, func(st *snapshot.StageState, stage string) { s.time(st.LastSuccess, stage) })
+}
+
+func collectInterval(v *view, s *sink) {
+	stages(v, func(st *snapshot.StageState, stage string) {
+		if st.Interval > 0 {
+			s.gauge(st.Interval.Seconds(), stage)
+		}
+	})
+}
+
+func collectLag(v *view, s *sink) {
+	stages(v, func(st *snapshot.StageState, stage string) { s.gauge(st.Lag.Seconds(), stage) })
+}
+
+func collectUnread(v *view, s *sink) {
+	stages(v, func(st *snapshot.StageState, stage string) {
+		for _, reason := range slices.Sorted(maps.Keys(st.Unread)) {
+			s.gauge(float64(st.Unread[reason]), stage, reason)
+		}
+	})
+}
+
+func collectRateLimit(v *view, s *sink)     { s.known(v.Self.RateLimit) }
+func collectRateRemaining(v *view, s *sink) { s.known(v.Self.RateRemaining) }
+func collectJobsVisible(v *view, s *sink)   { s.known(float64(v.Self.JobsVisible)) }
+
+func collectRecovered(v *view, s *sink) {
+	s.counter(float64(v.Self.JobsRecovered), time.Time{})
+}
+
+func collectUnresolved(v *view, s *sink) {
+	for r := range snapshot.UnresolvedReason(snapshot.NumUnresolvedReasons) {
+		s.counter(float64(v.Self.JobsUnresolved[r]), time.Time{}, r.String())
+	}
+}
+
+func collectTagsOverLimit(v *view, s *sink) { s.gauge(float64(v.Self.TagsOverLimit)) }
+func collectSeries(v *view, s *sink)        { s.gauge(float64(v.series)) }
+
+// collectSeriesDropped has nothing to tell yet: nothing enforces a ceiling.
+func collectSeriesDropped(*view, *sink) {}
+
+func collectTokenExpiry(v *view, s *sink) { s.time(v.Self.TokenExpiry) }
+
+// time emits a point in time as seconds since the epoch; none for the zero time.
+func (s *sink) time(t time.Time, labels ...string) {
+	if !t.IsZero() {
+		s.gauge(float64(t.UnixMicro())/1e6, labels...)
+	}
+}
+
+// known emits a number unless it is negative, which means not known.
+func (s *sink) known(n float64, labels ...string) {
+	if n >= 0 {
+		s.gauge(n, labels...)
+	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// maxDescription is the longest description in a label, in bytes.
+const maxDescription = 255
+
+// cut shortens a description at a rune's edge. Invalid bytes are replaced first,
+// since that makes it longer.
+func cut(s string) string {
+	if len(s) <= maxDescription && utf8.ValidString(s) {
+		return s
+	}
+	s = strings.ToValidUTF8(s, string(utf8.RuneError))
+	if len(s) <= maxDescription {
+		return s
+	}
+	end := maxDescription
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}
+
+// withoutUser drops credentials that someone put into the URL.
+func withoutUser(raw string) string {
+	if !strings.Contains(raw, "@") {
+		return raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	u.User = nil
+	return u.String()
+}

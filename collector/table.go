@@ -1,0 +1,380 @@
+package collector
+
+import (
+	"slices"
+	"strings"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Type is a metric type as the exposition formats write it.
+type Type string
+
+// The metric types in use.
+const (
+	Gauge     Type = "gauge"
+	Counter   Type = "counter"
+	Histogram Type = "histogram"
+)
+
+// Stability is what users may rely on.
+type Stability string
+
+// A stable family changes only as SemVer allows; an experimental one may change
+// in any release.
+const (
+	Stable       Stability = "stable"
+	Experimental Stability = "experimental"
+)
+
+// Group sorts families by what they cost and whom they serve, for selecting
+// some of them at a scrape.
+type Group string
+
+// The groups.
+const (
+	GroupFleet    Group = "fleet"    // sums over the fleet: bounded by tags and versions
+	GroupRunner   Group = "runner"   // the runner_ families: grow with the fleet
+	GroupExporter Group = "exporter" // the exporter about itself
+)
+
+// Family is one row of THE table: all that the exposition, the documentation,
+// the configuration's check and the dashboards' tests know of a metric family.
+type Family struct {
+	Name string
+	Type Type
+	// Unit is the OpenMetrics unit, the last word of the name; "" where the
+	// family counts things.
+	Unit string
+	Help string
+	// Labels of each series, gitlab first where it stands. Fleet and runner
+	// families also have the label shard where there is more than one shard.
+	Labels    []string
+	Stability Stability
+	Group     Group
+	// Series says how many series one GitLab makes, as a formula for people.
+	Series string
+	// Buckets are the upper bounds of a histogram without +Inf.
+	Buckets []float64
+}
+
+// family is a row with its machinery. Those without collect live in the
+// registry (self.go).
+type family struct {
+	Family
+	collect func(v *view, s *sink)
+	rows    bool // a runner_ family: rendered only when the rows change
+	self    bool // about the exporter: no label shard, not counted in series
+	heads   [numFormats][]byte
+}
+
+const (
+	fleetPrefix = "gitlab_runner_fleet_"
+	selfPrefix  = "gitlab_runner_fleet_exporter_"
+	buildInfo   = selfPrefix + "build_info"
+)
+
+// Families is THE table, in the order of the documentation. The caller may
+// change what it gets.
+func Families() []Family {
+	var out []Family
+	for _, f := range table() {
+		out = append(out, f.Family)
+	}
+	return out
+}
+
+// table makes the rows anew, so that nobody shares a slice.
+func table() []*family {
+	rows := slices.Concat(fleetTable(), runnerTable(), jobTable(), selfTable())
+	for _, f := range rows {
+		prefix := fleetPrefix
+		if f.self = f.Group == GroupExporter; f.self {
+			prefix = selfPrefix
+		} else {
+			f.Labels = append([]string{"gitlab"}, f.Labels...)
+		}
+		f.rows = f.Group == GroupRunner
+		f.Name = prefix + f.Name
+		if f.Stability == "" {
+			f.Stability = Stable
+		}
+		// The name tells the unit; OpenMetrics wants it last. A counter's is
+		// before _total.
+		if strings.HasSuffix(f.Name, "_seconds") {
+			f.Unit = "seconds"
+		}
+		f.Buckets = slices.Clone(f.Buckets)
+	}
+	return rows
+}
+
+const (
+	absentBeforeListing = " Absent before the first complete listing of runners and while the last one is older than the configured staleness."
+	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
+	absentRunner        = " Absent for runners that metrics.runners excludes, and while the last complete listing is older than the configured staleness."
+	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
+)
+
+// fleetTable is the state of the fleet as sums.
+func fleetTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "up", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Whether the last listing of runners was complete: 1 if so, 0 otherwise and before the first. Never absent.",
+		}, collect: collectUp},
+		{Family: Family{
+			Name: "gitlab_info", Type: Gauge, Group: GroupFleet, Labels: []string{"url", "version"}, Series: "1",
+			Help: "The monitored GitLab, always 1. version is empty until the server told it. Never absent.",
+		}, collect: collectGitLabInfo},
+		{Family: Family{
+			Name: "runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status", "paused"}, Series: "24",
+			Help: "Number of runners, each counted once." + statusSentence + absentBeforeListing,
+		}, collect: collectRunners},
+		{Family: Family{
+			Name: "tag_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type", "status", "paused"}, Series: "8 × (tag, runner_type) pairs",
+			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, and under (unknown) if its details could not be read." + statusSentence + absentUndetailed,
+		}, collect: collectTagRunners},
+		{Family: Family{
+			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
+			Help: "Number of machines (runner managers) behind the runners." + absentUndetailed,
+		}, collect: collectManagers},
+		{Family: Family{
+			Name: "busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Number of runners that execute at least one job." + absentBeforeListing,
+		}, collect: collectBusy},
+		{Family: Family{
+			Name: "tag_busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
+			Help: "Number of runners with a tag that execute at least one job." + absentUndetailed,
+		}, collect: collectTagBusy},
+		{Family: Family{
+			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines." + absentUndetailed,
+		}, collect: collectVersions},
+		{Family: Family{
+			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
+			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared." + absentUndetailed,
+		}, collect: collectVersionsBehind},
+		{Family: Family{
+			Name: "tag_expected_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags of expected",
+			Help: "Configured floor: how many available runners a tag must have. Absent for tags without one.",
+		}, collect: collectTagExpected},
+		{Family: Family{
+			Name: "tag_available_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags, those of expected included",
+			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentUndetailed,
+		}, collect: collectTagAvailable},
+		{Family: Family{
+			Name: "tag_last_available_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
+			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentUndetailed,
+		}, collect: collectTagLastAvailable},
+		{Family: Family{
+			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
+			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentBeforeListing,
+		}, collect: collectJobsExecuting},
+		{Family: Family{
+			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
+			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentUndetailed,
+		}, collect: collectTagJobsExecuting},
+	}
+}
+
+// runnerTable is what is known of each runner.
+func runnerTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "runner_info", Type: Gauge, Group: GroupRunner, Series: "runners",
+			Labels: []string{"runner_id", "runner_type", "description", "owner", "version", "platform", "architecture", "run_untagged", "protected"},
+			Help:   "Properties of a runner, always 1; those not read yet are empty. description is cut at 255 bytes, owner is the path of the group or project." + absentRunner,
+		}, collect: collectRunnerInfo},
+		{Family: Family{
+			Name: "runner_status", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "status"}, Series: "4 × runners",
+			Help: "Whether a runner has a status: 1 for the present one, 0 for the others." + statusSentence + absentRunner,
+		}, collect: collectRunnerStatus},
+		{Family: Family{
+			Name: "runner_paused", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "Whether a runner is paused: 1 if so, else 0." + absentRunner,
+		}, collect: collectRunnerPaused},
+		{Family: Family{
+			Name: "runner_contacted_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "When a runner last contacted GitLab, in seconds since the epoch; up to an hour old for a healthy idle runner. Absent if it never did or its details were not read." + absentRunner,
+		}, collect: collectRunnerContacted},
+		{Family: Family{
+			Name: "runner_details_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "When a runner's details, its last contact among them, were read, in seconds since the epoch. Absent until then." + absentRunner,
+		}, collect: collectRunnerDetails},
+		{Family: Family{
+			Name: "runner_tag_info", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "tag"}, Series: "sum of the runners' tags",
+			Help: "The tags of a runner, always 1, for joins." + absentRunner,
+		}, collect: collectRunnerTags},
+		{Family: Family{
+			Name: "runner_managers_online", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "Number of online machines (runner managers) behind a runner. Absent until they were read." + absentRunner,
+		}, collect: collectRunnerManagersOnline},
+		{Family: Family{
+			Name: "runner_managers_known", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "Number of machines (runner managers) that GitLab knows behind a runner. Absent until they were read." + absentRunner,
+		}, collect: collectRunnerManagersKnown},
+		{Family: Family{
+			Name: "runner_jobs_executing", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "Number of jobs that a runner executes now. Absent until its jobs were read." + absentRunner,
+		}, collect: collectRunnerJobsExecuting},
+		{Family: Family{
+			Name: "runner_oldest_job_start_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "busy runners",
+			Help: "When the oldest of the jobs that a runner executes now started, in seconds since the epoch. Absent if it executes none." + absentRunner,
+		}, collect: collectRunnerOldestJob},
+		{Family: Family{
+			Name: "runner_last_job_finished_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "When the last job of a runner that is known finished, in seconds since the epoch. Absent if none is known." + absentRunner,
+		}, collect: collectRunnerLastJob},
+		{Family: Family{
+			Name: "runner_jobs_finished_total", Type: Counter, Group: GroupRunner, Labels: []string{"runner_id", "status", "failure_class"}, Series: "up to 5 × runners",
+			Help: "Finished jobs of a runner, each counted once; failure_class is script, infrastructure or other for failed ones, else empty. Absent for runners that metrics.runners excludes; goes with its runner.",
+		}, collect: collectRunnerJobsFinished},
+	}
+}
+
+// jobTable is what was counted of finished jobs: never withdrawn.
+func jobTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "jobs_finished_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type", "status", "failure_class", "failure_reason"},
+			Series: "runner types × (2 + failure reasons seen)",
+			Help:   "Finished jobs, each counted once, by status success, failed or canceled. failure_class (script, infrastructure, other) and failure_reason (GitLab's, other or unknown_failure) are empty unless failed. Absent before the first answer of GitLab.",
+		}, collect: collectJobsFinished},
+		{Family: Family{
+			Name: "tag_jobs_finished_total", Type: Counter, Group: GroupFleet, Labels: []string{"tag", "status", "failure_class"}, Series: "up to 5 × tags",
+			Help: "Finished jobs, each counted once under each of the tags that its runner had when it was counted; failure_class is empty unless failed. Absent before the first answer of GitLab.",
+		}, collect: collectTagJobsFinished},
+		{Family: Family{
+			Name: "job_duration_seconds", Type: Histogram, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "up to 15 × 9",
+			Help:    "Time that finished jobs took from start to end, in seconds. Jobs without a start stand in no histogram. Absent before the first answer of GitLab.",
+			Buckets: snapshot.JobDurationBounds(),
+		}, collect: collectJobDuration},
+		{Family: Family{
+			Name: "job_queued_duration_seconds", Type: Histogram, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "up to 15 × 3",
+			Help:    "Time that jobs waited from pending until a runner picked them up, in seconds; each job once, when first seen executing or, if never, when counted. Absent before the first answer of GitLab.",
+			Buckets: snapshot.JobQueuedBounds(),
+		}, collect: collectJobQueued},
+		{Family: Family{
+			Name: "tag_job_queued_duration_seconds", Type: Histogram, Group: GroupFleet, Labels: []string{"tag"}, Series: "15 × tags",
+			Help:    "Time that jobs waited from pending until a runner with a tag picked them up, in seconds; each job once under each of its runner's tags. Absent before the first answer of GitLab.",
+			Buckets: snapshot.JobQueuedBounds(),
+		}, collect: collectTagJobQueued},
+	}
+}
+
+// selfTable is the exporter about itself. Rows with collect come from the
+// snapshot, where the monitor knows the value; the others are counted by Self.
+func selfTable() []*family {
+	rows := []*family{
+		{Family: Family{
+			Name: "build_info", Type: Gauge, Series: "1",
+			Labels: []string{"version", "revision", "branch", "goversion", "goos", "goarch", "tags"},
+			Help:   "A metric with a constant '1' value labeled by version, revision, branch, goversion from which " + strings.TrimSuffix(buildInfo, "_build_info") + " was built, and the goos and goarch for the build.",
+		}},
+		{Family: Family{
+			Name: "api_requests_total", Type: Counter, Labels: []string{"gitlab", "route", "code"}, Series: "routes × codes seen",
+			Help: "Requests to GitLab's API by route and HTTP status code; code is error for a request without an answer.",
+		}},
+		{Family: Family{
+			Name: "api_retries_total", Type: Counter, Labels: []string{"gitlab", "reason"}, Series: "reasons",
+			Help: "Requests to GitLab's API that were sent again, by the reason of the first failure.",
+		}},
+		{Family: Family{
+			Name: "api_request_duration_seconds", Type: Histogram, Labels: []string{"gitlab", "route"}, Series: "13 × routes",
+			Help: "Time of a request to GitLab's API until its answer was read, in seconds.",
+			// From a cached answer to the longest request_timeout anyone sets.
+			Buckets: []float64{0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+		}},
+		{Family: Family{
+			Name: "poll_duration_seconds", Type: Histogram, Labels: []string{"gitlab", "stage"}, Series: "16 × 4",
+			Help: "Time of one reading of a stage (runners, details, jobs, reconcile), waiting for the request budget included, in seconds.",
+			// From one request to a deeper walk at a small budget.
+			Buckets: []float64{0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
+		}},
+		{Family: Family{
+			Name: "poll_failures_total", Type: Counter, Labels: []string{"gitlab", "stage", "reason"}, Series: "4 × reasons",
+			Help: "Readings of a stage that failed, by reason.",
+		}},
+		{Family: Family{
+			Name: "poll_last_success_timestamp_seconds", Type: Gauge, Labels: []string{"gitlab", "stage"}, Series: "4",
+			Help: "When a stage last succeeded, in seconds since the epoch. Absent until it first did.",
+		}, collect: collectLastSuccess},
+		{Family: Family{
+			Name: "poll_interval_seconds", Type: Gauge, Labels: []string{"gitlab", "stage"}, Series: "4",
+			Help: "Interval at which a stage is read now, in seconds. Absent until the stage is in use.",
+		}, collect: collectInterval},
+		{Family: Family{
+			Name: "poll_lag_seconds", Type: Gauge, Labels: []string{"gitlab", "stage"}, Series: "4",
+			Help: "Lateness of a stage's most overdue reading, in seconds; 0 if all are on time.",
+		}, collect: collectLag},
+		{Family: Family{
+			Name: "runners_unread", Type: Gauge, Labels: []string{"gitlab", "stage", "reason"}, Series: "4 × reasons",
+			Help: "Number of runners that a stage could not read at its last attempt, by reason. Absent for reasons that never occurred.",
+		}, collect: collectUnread},
+		{Family: Family{
+			Name: "api_rate_limit_requests", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Requests that GitLab's rate limit allows in its window, as its answers tell. Absent without a rate limit and after its window.",
+		}, collect: collectRateLimit},
+		{Family: Family{
+			Name: "api_rate_limit_remaining", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Requests that GitLab's rate limit leaves in its present window. Absent without a rate limit and after its window.",
+		}, collect: collectRateRemaining},
+		{Family: Family{
+			Name: "jobs_visible", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Whether the token may see all jobs: 1 if so, 0 if some are hidden from it. Absent until known.",
+		}, collect: collectJobsVisible},
+		{Family: Family{
+			Name: "jobs_recovered_total", Type: Counter, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Finished jobs that only the deeper walk found. Kept over restarts.",
+		}, collect: collectRecovered},
+		{Family: Family{
+			Name: "jobs_unresolved_total", Type: Counter, Labels: []string{"gitlab", "reason"}, Series: "4",
+			Help: "Jobs that were seen and could not be counted, by reason: deleted, runner_gone, forbidden or too_old. Kept over restarts.",
+		}, collect: collectUnresolved},
+		{Family: Family{
+			Name: "job_settle_delay_seconds", Type: Histogram, Labels: []string{"gitlab"}, Series: "17",
+			Help: "Time from a job's end until it was counted, in seconds: how late the numbers are.",
+			// From one poll to a day down: beyond the default lookback nothing is read.
+			Buckets: []float64{5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 86400},
+		}},
+		{Family: Family{
+			Name: "tags_over_limit", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Number of tags beyond metrics.tags.limit, whose runners and jobs stand under the tag (other).",
+		}, collect: collectTagsOverLimit},
+		{Family: Family{
+			Name: "series", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "Number of series that a GitLab's fleet families have now.",
+		}, collect: collectSeries},
+		{Family: Family{
+			Name: "series_dropped", Type: Gauge, Labels: []string{"gitlab", "family"}, Series: "families dropped",
+			Help: "Number of series that a family gave up for metrics.series_limit. Absent for families that gave up none.",
+		}, collect: collectSeriesDropped},
+		{Family: Family{
+			Name: "token_expiry_timestamp_seconds", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "When the token expires, 00:00 UTC of its last day, in seconds since the epoch. Absent if it does not expire or this is not known.",
+		}, collect: collectTokenExpiry},
+		{Family: Family{
+			Name: "state_save_duration_seconds", Type: Histogram, Series: "16 in all",
+			Help: "Time of one commit of the durable state, in seconds.",
+			// From one write on a fast disk to a disk in distress.
+			Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
+		}},
+		{Family: Family{
+			Name: "state_save_errors_total", Type: Counter, Series: "1 in all",
+			Help: "Commits of the durable state that failed; they are tried again.",
+		}},
+		{Family: Family{
+			Name: "config_last_reload_successful", Type: Gauge, Series: "1 in all",
+			Help: "Whether the last load of the configuration succeeded: 1 if so, else 0.",
+		}},
+		{Family: Family{
+			Name: "config_last_reload_success_timestamp_seconds", Type: Gauge, Series: "1 in all",
+			Help: "When the configuration was last loaded successfully, in seconds since the epoch. 0 until then.",
+		}},
+	}
+	for _, f := range rows {
+		f.Group = GroupExporter
+	}
+	return rows
+}
