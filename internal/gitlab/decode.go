@@ -45,6 +45,23 @@ func (s *stamp) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// answer is yes, no, or nil for null and for what is neither: decoded into a
+// plain *bool, a word in place of a boolean would read as no.
+type answer struct{ v *bool }
+
+// UnmarshalJSON never fails.
+func (a *answer) UnmarshalJSON(b []byte) error {
+	switch string(b) {
+	case "true":
+		a.v = new(true)
+	case "false":
+		a.v = new(false)
+	default:
+		a.v = nil
+	}
+	return nil
+}
+
 type runnerRow struct {
 	ID          int64  `json:"id"`
 	Description string `json:"description"`
@@ -52,9 +69,9 @@ type runnerRow struct {
 	IsShared    bool   `json:"is_shared"`
 	Status      string `json:"status"`
 	Execution   string `json:"job_execution_status"`
-	Active      *bool  `json:"active"`
-	Paused      *bool  `json:"paused"`
-	Online      *bool  `json:"online"`
+	Active      answer `json:"active"`
+	Paused      answer `json:"paused"`
+	Online      answer `json:"online"`
 }
 
 func (r *runnerRow) runner() Runner {
@@ -68,7 +85,7 @@ func (r *runnerRow) runner() Runner {
 	}
 	return Runner{
 		ID: r.ID, Description: r.Description, Type: typ, Status: r.Status, Execution: r.Execution,
-		Active: r.Active, Paused: r.Paused, Online: r.Online,
+		Active: r.Active.v, Paused: r.Paused.v, Online: r.Online.v,
 	}
 }
 
