@@ -23,7 +23,7 @@ func TestBad(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yml"), func(t *testing.T) {
-			data, err := os.ReadFile(file)
+			data, err := os.ReadFile(file) //nolint:gosec // a file of testdata
 			if err != nil {
 				t.Fatal(err)
 			}

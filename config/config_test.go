@@ -338,6 +338,51 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	}
 }
 
+// TestTokenInTheWrongPlace writes a token over each key and each value of a
+// whole configuration in turn: whatever the mistake is called, the token is not
+// repeated.
+func TestTokenInTheWrongPlace(t *testing.T) {
+	const token = "glpat-" + canary + "-4x7Qm2Zk"
+	data, err := os.ReadFile("testdata/full.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	var visit func(n *yaml.Node)
+	visit = func(n *yaml.Node) {
+		for _, c := range n.Content {
+			visit(c)
+		}
+		if n.Kind == yaml.DocumentNode || n.Kind == yaml.AliasNode || n.Anchor != "" {
+			return
+		}
+		before := *n
+		*n = yaml.Node{Kind: yaml.ScalarNode, Value: token}
+		text, err := yaml.Marshal(&root)
+		*n = before
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = Parse(text, "testdata")
+		if err == nil {
+			return
+		}
+		refused++
+		// A file that cannot be read is the one error that carries a foreign cause.
+		if strings.Contains(err.Error(), canary) || strings.Contains(fmt.Sprintf("%+v", errors.Unwrap(err)), canary) {
+			t.Errorf("line %d: %v", before.Line, err)
+		}
+	}
+	visit(&root)
+	if refused < 80 {
+		t.Errorf("only %d mistakes were made", refused)
+	}
+}
+
 func TestForURL(t *testing.T) {
 	v, err := ForURL("https://gitlab.example.com/", "CANARY-token\n", "")
 	if err != nil {
@@ -566,9 +611,9 @@ func fill(v reflect.Value) {
 		v.Set(reflect.New(v.Type().Elem()))
 		fill(v.Elem())
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() {
-				fill(v.Field(i))
+		for _, f := range v.Fields() {
+			if f.CanSet() {
+				fill(f)
 			}
 		}
 	case reflect.Slice:
@@ -600,8 +645,8 @@ func scramble(v reflect.Value) {
 			scramble(v.Elem())
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			scramble(v.Field(i))
+		for _, f := range v.Fields() {
+			scramble(f)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {

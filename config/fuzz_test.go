@@ -17,7 +17,7 @@ func FuzzParse(f *testing.F) {
 			f.Fatalf("%s: %v", pattern, err)
 		}
 		for _, file := range files {
-			data, err := os.ReadFile(file)
+			data, err := os.ReadFile(file) //nolint:gosec // a file of testdata
 			if err != nil {
 				f.Fatal(err)
 			}
