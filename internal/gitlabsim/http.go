@@ -1,0 +1,545 @@
+package gitlabsim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// answer is what GitLab says to one request, before it is written to a
+// connection or handed over in process.
+type answer struct {
+	status   int
+	header   http.Header
+	body     []byte
+	drop     bool // the connection is cut instead
+	truncate bool // half the body, then the connection is cut
+}
+
+// errCut is what a client of the RoundTripper sees of a cut connection.
+var errCut = fmt.Errorf("gitlabsim: connection reset by peer: %w", io.ErrUnexpectedEOF)
+
+// Handler is GitLab's web server. A relative root is part of its paths.
+func (w *World) Handler() http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		a, err := w.serve(r)
+		if err != nil || a.drop {
+			panic(http.ErrAbortHandler) // net/http's way to cut a connection without an answer
+		}
+		h := rw.Header()
+		for k, v := range a.header {
+			h[k] = v
+		}
+		h.Set("Content-Length", strconv.Itoa(len(a.body)))
+		if a.status == http.StatusNoContent {
+			h.Del("Content-Length")
+		}
+		rw.WriteHeader(a.status)
+		if r.Method == http.MethodHead {
+			return
+		}
+		if a.truncate {
+			_, _ = rw.Write(a.body[:len(a.body)/2])
+			_ = http.NewResponseController(rw).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = rw.Write(a.body)
+	})
+}
+
+// RoundTripper answers in process, without sockets, so that it works inside
+// testing/synctest. It waits a latency out unless the request's context ends.
+func (w *World) RoundTripper() http.RoundTripper { return roundTripper{w} }
+
+type roundTripper struct{ w *World }
+
+// RoundTrip implements http.RoundTripper.
+func (t roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		defer func() { _ = r.Body.Close() }()
+	}
+	a, err := t.w.serve(r)
+	if err != nil {
+		return nil, err
+	}
+	if a.drop {
+		return nil, errCut
+	}
+	res := &http.Response{
+		Status:     strconv.Itoa(a.status) + " " + http.StatusText(a.status),
+		StatusCode: a.status,
+		Proto:      "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header:        a.header,
+		ContentLength: int64(len(a.body)),
+		Request:       r,
+	}
+	var body io.Reader = bytes.NewReader(a.body)
+	switch {
+	case r.Method == http.MethodHead:
+		body = http.NoBody
+	case a.truncate:
+		body = io.MultiReader(bytes.NewReader(a.body[:len(a.body)/2]), cutReader{})
+	}
+	res.Body = ctxBody{r.Context(), body}
+	return res, nil
+}
+
+type cutReader struct{}
+
+func (cutReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// ctxBody fails its reads once the request's context ends, as a socket's does.
+type ctxBody struct {
+	ctx context.Context //nolint:containedctx // it is the request's own, for the body's life
+	r   io.Reader
+}
+
+func (b ctxBody) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return b.r.Read(p)
+}
+func (ctxBody) Close() error { return nil }
+
+// call is one request on its way through the API.
+type call struct {
+	w     *World
+	req   *http.Request
+	route route
+	seg   []string   // path below /api/v4, unescaped
+	query url.Values // of a write: with its body
+	tok   *token
+	admin bool // in effect, Admin Mode considered
+	at    int64
+	stale bool // at is in the past: a replica that lags
+	out   http.Header
+	body  []byte
+}
+
+const maxBody = 1 << 20
+
+// serve is the whole way of a request: proxy faults, throttle, token, API.
+// Its error is the context's.
+func (w *World) serve(r *http.Request) (answer, error) {
+	c := &call{w: w, req: r, out: http.Header{}}
+	c.route, c.seg = w.match(r)
+	c.query = r.URL.Query()
+	var bodyErr error
+	if c.route.write() && r.Body != nil {
+		bodyErr = c.readBody()
+	}
+
+	w.lock()
+	w.requestSeq++
+	seq := w.requestSeq
+	hits := w.faultsFor(r, c.route)
+	tok, authErr := w.authenticate(r)
+	limited := tok != nil && w.throttle(tok.user, c.out)
+	w.mu.Unlock()
+
+	wait := hits.latency
+	if w.opt.Latency != nil {
+		wait += w.opt.Latency(c.route.String())
+	}
+	if err := sleep(r.Context(), wait); err != nil {
+		w.record(c, 0)
+		return answer{}, err
+	}
+
+	w.lock()
+	c.at = w.now
+	date := w.time(w.now).Add(hits.skew)
+	if hits.staleBy > 0 {
+		c.at, c.stale = w.now-hits.staleBy.Milliseconds(), true
+	}
+	a := answer{header: c.out, truncate: hits.truncate}
+	var gql GraphQLHandler
+	switch {
+	case hits.drop:
+		a.drop = true
+	case hits.status != 0:
+		a.status, a.body = hits.status, []byte(hits.body)
+		c.out = http.Header{}
+		a.header = c.out
+		c.out.Set("Content-Type", hits.contentType)
+		if hits.retryAfter != "" {
+			c.out.Set("Retry-After", hits.retryAfter)
+		}
+	case limited:
+		a.status, a.body = http.StatusTooManyRequests, []byte("Retry later\n")
+		c.out.Set("Content-Type", "text/plain")
+	case c.route == graphqlRoute && w.graphql != nil:
+		gql = w.graphql
+		c.tok = tok
+	default:
+		c.out.Set("Content-Type", "application/json")
+		c.out.Set("Cache-Control", "max-age=0, private, must-revalidate")
+		c.out.Set("Vary", "Origin")
+		switch {
+		case w.routes[c.route] == nil:
+			a.status, a.body = c.unknownRoute()
+		case bodyErr != nil:
+			a.status, a.body = http.StatusBadRequest, []byte(`{"error":"Problems parsing JSON"}`)
+		case authErr != nil && !c.route.ownToken():
+			a.status, a.body = authErr.status, authErr.body
+		default:
+			c.tok = tok
+			a.status, a.body = c.answer()
+		}
+	}
+	c.out.Set("X-Request-Id", fmt.Sprintf("01%024X", mix(seq)))
+	w.mu.Unlock()
+
+	if gql != nil {
+		rec := httptest.NewRecorder()
+		gql(rec, r, w.caller(c.tok))
+		a.status, a.body = rec.Code, rec.Body.Bytes()
+		for k, v := range rec.Header() {
+			c.out[k] = v
+		}
+	}
+	a.header.Set("Date", date.UTC().Format(http.TimeFormat))
+	if a.drop {
+		w.record(c, 0)
+	} else {
+		w.record(c, a.status)
+	}
+	return a, nil
+}
+
+// sleep waits d on a timer, or returns the context's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// readBody reads a write's parameters, from a form or from JSON.
+func (c *call) readBody() error {
+	raw, err := io.ReadAll(io.LimitReader(c.req.Body, maxBody))
+	if err != nil || len(raw) == 0 {
+		return err
+	}
+	kind, params, err := mime.ParseMediaType(c.req.Header.Get("Content-Type"))
+	if err != nil {
+		return err
+	}
+	add := func(v url.Values) {
+		for k, vs := range v {
+			c.query[k] = append(c.query[k], vs...)
+		}
+	}
+	switch kind {
+	case "application/json":
+		var m map[string]any
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return err
+		}
+		v := url.Values{}
+		flatten(v, "", m)
+		add(v)
+	case "application/x-www-form-urlencoded":
+		v, err := url.ParseQuery(string(raw))
+		if err != nil {
+			return err
+		}
+		add(v)
+	case "multipart/form-data":
+		r := http.Request{Header: c.req.Header, Body: io.NopCloser(bytes.NewReader(raw)), Method: c.req.Method}
+		if params["boundary"] == "" {
+			return errors.New("no boundary")
+		}
+		if err := r.ParseMultipartForm(maxBody); err != nil {
+			return err
+		}
+		add(r.MultipartForm.Value)
+	}
+	return nil
+}
+
+// flatten writes JSON the way a form would: a[b] for objects, a[] for arrays.
+func flatten(v url.Values, prefix string, x any) {
+	switch x := x.(type) {
+	case map[string]any:
+		for k, e := range x {
+			if prefix != "" {
+				k = prefix + "[" + k + "]"
+			}
+			flatten(v, k, e)
+		}
+	case []any:
+		if len(x) == 0 {
+			v[prefix+"[]"] = []string{}
+		}
+		for _, e := range x {
+			flatten(v, prefix+"[]", e)
+		}
+	case nil:
+		v.Set(prefix, "")
+	case string:
+		v.Add(prefix, x)
+	case float64:
+		v.Add(prefix, strconv.FormatFloat(x, 'f', -1, 64))
+	case bool:
+		v.Add(prefix, strconv.FormatBool(x))
+	}
+}
+
+// route is a method and a template, such as "GET /runners/:id/jobs".
+type route struct{ method, path string }
+
+// unmatched is the route of paths that the API does not have.
+const unmatched = "/(unknown)"
+
+var graphqlRoute = route{http.MethodPost, "/graphql"}
+
+func (r route) String() string { return r.method + " " + r.path }
+func (r route) write() bool    { return r.method != http.MethodGet && r.method != http.MethodHead }
+
+// ownToken tells the routes that a runner's or a registration token opens,
+// not a user's.
+func (r route) ownToken() bool {
+	switch r {
+	case route{"POST", "/runners"}, route{"DELETE", "/runners"}, route{"POST", "/runners/verify"}, route{"POST", "/runners/reset_authentication_token"}:
+		return true
+	}
+	return false
+}
+
+// match finds the route of a request. The path is taken escaped, so that a
+// group's path "a%2Fb" stays one segment.
+func (w *World) match(r *http.Request) (route, []string) {
+	method := r.Method
+	if method == http.MethodHead || method == "" {
+		method = http.MethodGet
+	}
+	none := route{method, unmatched}
+	p, ok := strings.CutPrefix(r.URL.EscapedPath(), w.opt.Root)
+	if !ok {
+		return none, nil
+	}
+	if p == "/api/graphql" {
+		return route{method, "/graphql"}, nil
+	}
+	if p, ok = strings.CutPrefix(p, "/api/v4/"); !ok {
+		return none, nil
+	}
+	seg := strings.Split(strings.TrimSuffix(p, "/"), "/")
+	for i, s := range seg {
+		u, err := url.PathUnescape(s)
+		if err != nil {
+			return none, nil
+		}
+		seg[i] = u
+	}
+	for _, t := range templates {
+		if t.fits(seg) {
+			return route{method, t.path}, seg
+		}
+	}
+	return none, seg
+}
+
+type template struct {
+	path  string
+	parts []string
+}
+
+func (t template) fits(seg []string) bool {
+	if len(seg) != len(t.parts) {
+		return false
+	}
+	for i, p := range t.parts {
+		switch {
+		case p == seg[i]:
+		case p == ":id" && t.parts[0] == "runners", p == ":runner_id", p == ":job_id":
+			// GitLab's own routes ask for digits here and 404 otherwise.
+			if _, err := strconv.ParseInt(seg[i], 10, 64); err != nil {
+				return false
+			}
+		case p[0] == ':' && seg[i] != "":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// templates in the order of matching: fixed words before ids.
+var templates = makeTemplates(
+	"/runners", "/runners/all", "/runners/verify", "/runners/reset_registration_token", "/runners/reset_authentication_token",
+	"/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects", "/runners/:id/reset_authentication_token",
+	"/groups/:id/runners", "/groups/:id/runners/reset_registration_token",
+	"/projects/:id/runners", "/projects/:id/runners/reset_registration_token", "/projects/:id/runners/:runner_id", "/projects/:id/jobs/:job_id",
+	"/version", "/metadata", "/personal_access_tokens/self", "/user", "/user/runners",
+)
+
+func makeTemplates(paths ...string) []template {
+	var ts []template
+	for _, p := range paths {
+		ts = append(ts, template{p, strings.Split(p[1:], "/")})
+	}
+	return ts
+}
+
+func (c *call) unknownRoute() (int, []byte) {
+	for r := range c.w.routes {
+		if r.path == c.route.path {
+			return http.StatusMethodNotAllowed, []byte(`{"error":"405 Not Allowed"}`)
+		}
+	}
+	return http.StatusNotFound, []byte(`{"error":"404 Not Found"}`)
+}
+
+// failure is an error answer, as JSON.
+type failure struct {
+	status int
+	body   []byte
+}
+
+func message(status int, text string) *failure {
+	return &failure{status, append(kStr([]byte{'{'}, "message", text), '}')}
+}
+
+func errorBody(status int, text string) *failure {
+	return &failure{status, append(kStr([]byte{'{'}, "error", text), '}')}
+}
+
+func forbidden() *failure { return message(http.StatusForbidden, "403 Forbidden") }
+
+func noAccess() *failure { return message(http.StatusForbidden, "403 Forbidden - No access granted") }
+
+func (w *World) notFound(what string) *failure {
+	if w.f.runnerNotFound || what == "" || what != "Runner" {
+		if what != "" {
+			what += " "
+		}
+		return message(http.StatusNotFound, "404 "+what+"Not Found")
+	}
+	return message(http.StatusNotFound, "404 Not found")
+}
+
+// answer checks the token's scope and runs the route.
+func (c *call) answer() (int, []byte) {
+	h := c.w.routes[c.route]
+	if !c.route.ownToken() {
+		if c.tok == nil {
+			f := message(http.StatusUnauthorized, "401 Unauthorized")
+			return f.status, f.body
+		}
+		if f := c.checkScope(); f != nil {
+			return f.status, f.body
+		}
+		c.admin = c.w.effectiveAdmin(c.tok)
+	}
+	status := http.StatusOK
+	if c.route.method == http.MethodPost {
+		status = http.StatusCreated
+	}
+	if f := h(c); f != nil {
+		return f.status, f.body
+	}
+	if c.body == nil && c.route.write() {
+		c.out.Del("Content-Type")
+		return http.StatusNoContent, nil
+	}
+	if c.route == (route{"POST", "/runners/verify"}) {
+		status = http.StatusOK
+	}
+	return status, c.body
+}
+
+type handler func(*call) *failure
+
+// makeRoutes lists what this release offers; the rest is 404.
+func (w *World) makeRoutes() map[route]handler {
+	m := map[route]handler{
+		{"GET", "/runners"}:                                      (*call).listOwned,
+		{"GET", "/runners/all"}:                                  (*call).listAll,
+		{"GET", "/runners/:id"}:                                  (*call).runnerDetails,
+		{"GET", "/runners/:id/jobs"}:                             (*call).runnerJobs,
+		{"GET", "/groups/:id/runners"}:                           (*call).listGroup,
+		{"GET", "/projects/:id/runners"}:                         (*call).listProject,
+		{"GET", "/projects/:id/jobs/:job_id"}:                    (*call).projectJob,
+		{"GET", "/version"}:                                      (*call).version,
+		{"GET", "/user"}:                                         (*call).currentUser,
+		{"POST", "/runners"}:                                     (*call).register,
+		{"DELETE", "/runners"}:                                   (*call).unregister,
+		{"POST", "/runners/verify"}:                              (*call).verify,
+		{"POST", "/runners/reset_authentication_token"}:          (*call).resetOwnToken,
+		{"POST", "/runners/reset_registration_token"}:            (*call).resetInstance,
+		{"POST", "/runners/:id/reset_authentication_token"}:      (*call).resetRunner,
+		{"PUT", "/runners/:id"}:                                  (*call).updateRunner,
+		{"DELETE", "/runners/:id"}:                               (*call).deleteRunner,
+		{"POST", "/groups/:id/runners/reset_registration_token"}: (*call).resetGroup,
+		{"POST", "/projects/:id/runners"}:                        (*call).enableRunner,
+		{"DELETE", "/projects/:id/runners/:runner_id"}:           (*call).disableRunner,
+	}
+	m[route{"POST", "/projects/:id/runners/reset_registration_token"}] = (*call).resetProject
+	if w.f.managers {
+		m[route{"GET", "/runners/:id/managers"}] = (*call).runnerManagers
+		m[route{"POST", "/user/runners"}] = (*call).createRunner
+	}
+	if w.f.projects {
+		m[route{"GET", "/runners/:id/projects"}] = (*call).runnerProjects
+	}
+	if w.f.metadata {
+		m[route{"GET", "/metadata"}] = (*call).metadata
+	}
+	if w.f.tokenSelf {
+		m[route{"GET", "/personal_access_tokens/self"}] = (*call).tokenSelf
+	}
+	return m
+}
+
+// LogEntry is one request as GitLab's access log would have it.
+type LogEntry struct {
+	At     time.Time
+	Method string
+	Path   string // with its query; the value of a token parameter is left out
+	Route  string
+	Status int // 0: no answer, the connection was cut or the client gave up
+}
+
+// logSize bounds the log: a demonstration runs for weeks.
+const logSize = 1 << 16
+
+func (w *World) record(c *call, status int) {
+	u := *c.req.URL
+	if q := u.Query(); q.Has("token") || q.Has("private_token") {
+		q.Del("token")
+		q.Del("private_token")
+		u.RawQuery = q.Encode()
+	}
+	e := LogEntry{Method: c.req.Method, Path: u.RequestURI(), Route: c.route.String(), Status: status}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e.At = w.time(w.now)
+	w.counts[e.Route]++
+	w.byStatus[status]++
+	if len(w.log) < logSize {
+		w.log = append(w.log, e)
+	} else {
+		w.log[w.logNext] = e
+		w.logNext = (w.logNext + 1) % logSize
+	}
+}

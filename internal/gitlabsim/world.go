@@ -1,0 +1,280 @@
+// Package gitlabsim is a simulated GitLab with ground truth: a world of
+// runners, machines and jobs that lives by GitLab's rules, GitLab's REST API on
+// top of it (an http.Handler and an in-process RoundTripper), an
+// administrator's hand to change it, scripted faults, and the truth that a
+// monitor of that GitLab has to find out through the API. Tests of every other
+// room and --demo stand on it. Numbers such as "notes 3.3" are sections of the
+// project's notes on GitLab's Runner API.
+//
+// Everything the API shows is a function of the world and of a time; the world
+// moves by events (a pipeline is created, a job is picked, a machine dies),
+// which are worked off up to the clock's reading whenever someone looks.
+package gitlabsim
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Times inside the world are milliseconds since the Unix epoch, GitLab's own
+// resolution in JSON; 0 means "not yet" or "never".
+const (
+	second int64 = 1000
+	minute       = 60 * second
+	hour         = 60 * minute
+	day          = 24 * hour
+)
+
+// World is a simulated GitLab. All its methods may be called from any
+// goroutine; each first brings the world up to the clock.
+type World struct {
+	mu  sync.Mutex
+	opt Options
+	f   features
+	rng *rand.Rand // used by events only, so that requests do not change the world's course
+	now int64
+
+	events []event
+	seq    uint64
+
+	runners    map[int64]*runner
+	order      []*runner // living ones, by id
+	graveyard  []*runner // deleted ones
+	all        []*runner // by idx, deleted ones included
+	machines   []*manager
+	lastRunner int64
+
+	pickDirty bool
+	pickable  []*runner
+	pickSum   []float64 // running sum of the weights of pickable
+	byTag     map[string][]*runner
+
+	groups   []*group
+	projects []*project
+	paths    map[string]any
+
+	jobs       jobStore
+	lastJob    int64
+	pipelines  []pipeline
+	lastPipe   int64
+	finished   []int32 // jobs in the order of their end, unattributed ones excluded
+	names      []jobName
+	nameIndex  map[jobName]uint16
+	tagsets    [][]string
+	tagIndex   map[string]uint16
+	reasons    []string
+	reasonIdx  map[string]uint8
+	reasonName []string
+	reasonSum  []float64
+	noRunner   int // jobs that no runner ever picked
+
+	users      []*user
+	tokens     map[string]*token
+	lastToken  int64
+	instToken  string // the instance's registration token
+	tokenSeq   uint64
+	flushedAt  int64 // when the Redis cache was last lost
+	adminMode  bool
+	graphql    GraphQLHandler
+	routes     map[route]handler
+	faults     []*fault
+	faultRng   *rand.Rand
+	counts     map[string]int
+	byStatus   map[int]int
+	log        []LogEntry
+	logNext    int
+	requestSeq uint64
+
+	dailyOff    []*runner
+	dailyPaused []*runner
+	flapper     *runner
+}
+
+// New makes a world as the options say and lives through Options.History.
+func New(o Options) *World {
+	o = o.withDefaults()
+	w := &World{
+		opt:       o,
+		f:         parseFeatures(o.Version),
+		rng:       rand.New(rand.NewPCG(o.Seed, 0x5eed)), //nolint:gosec // a simulation wants repeatable numbers
+		faultRng:  rand.New(rand.NewPCG(o.Seed, 0xfa17)), //nolint:gosec // likewise
+		runners:   map[int64]*runner{},
+		paths:     map[string]any{},
+		nameIndex: map[jobName]uint16{},
+		tagIndex:  map[string]uint16{},
+		reasonIdx: map[string]uint8{},
+		tokens:    map[string]*token{},
+		counts:    map[string]int{},
+		byStatus:  map[int]int{},
+		adminMode: o.AdminMode,
+		lastJob:   1_000_000,
+		lastPipe:  200_000,
+	}
+	end := o.Now().UnixMilli()
+	w.now = end - o.History.Milliseconds()
+	w.routes = w.makeRoutes()
+	w.reason("")
+	w.tagset(nil)
+	w.instToken = w.newToken("GR1348941")
+	w.addUsers()
+	if o.Token != "" {
+		w.addToken(TokenSpec{Token: o.Token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
+	}
+	w.shapeReasons()
+	w.addFleet()
+	w.push(w.now+hour, evCleanup, 0)
+	if o.JobsPerHour > 0 {
+		w.push(w.now+w.nextPipelineIn(), evPipeline, 0)
+	}
+	if o.Daily {
+		w.startDaily()
+	}
+	w.catchUp(end)
+	return w
+}
+
+// lock takes the world for one look or change and brings it up to the clock.
+func (w *World) lock() {
+	w.mu.Lock()
+	w.catchUp(w.opt.Now().UnixMilli())
+}
+
+func (w *World) catchUp(to int64) {
+	for len(w.events) > 0 && w.events[0].at <= to {
+		e := w.pop()
+		w.now = max(w.now, e.at)
+		w.happen(e)
+	}
+	w.now = max(w.now, to)
+}
+
+type eventKind uint8
+
+const (
+	evPipeline eventKind = iota // the next pipeline is created
+	evPick                      // a runner may pick the job
+	evCancel                    // someone cancels the job
+	evEnd                       // the job ends as planned
+	evRetry                     // the job is run again
+	evDelete                    // the pipeline is deleted
+	evCleanup                   // GitLab's hourly worker removes stale managers
+	evDaily                     // something happens in the fleet's daily life
+	evFlap                      // the flapping runner turns
+)
+
+type event struct {
+	at  int64
+	seq uint64 // events of one moment happen in the order they were planned
+	arg int64
+	knd eventKind
+}
+
+func (e event) before(o event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
+
+func (w *World) push(at int64, k eventKind, arg int64) {
+	w.seq++
+	w.events = append(w.events, event{at: at, seq: w.seq, arg: arg, knd: k})
+	i := len(w.events) - 1
+	for i > 0 {
+		p := (i - 1) / 2
+		if !w.events[i].before(w.events[p]) {
+			break
+		}
+		w.events[i], w.events[p] = w.events[p], w.events[i]
+		i = p
+	}
+}
+
+func (w *World) pop() event {
+	top := w.events[0]
+	n := len(w.events) - 1
+	w.events[0] = w.events[n]
+	w.events = w.events[:n]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && w.events[c+1].before(w.events[c]) {
+			c++
+		}
+		if !w.events[c].before(w.events[i]) {
+			break
+		}
+		w.events[i], w.events[c] = w.events[c], w.events[i]
+		i = c
+	}
+	return top
+}
+
+func (w *World) happen(e event) {
+	switch e.knd {
+	case evPipeline:
+		w.generate(e.at)
+		w.push(e.at+w.nextPipelineIn(), evPipeline, 0)
+	case evPick:
+		w.tryPick(int32(e.arg), e.at)
+	case evCancel:
+		w.cancel(int32(e.arg), e.at)
+	case evEnd:
+		if j := w.jobs.at(int32(e.arg)); j.executing() && j.finished == e.at {
+			w.end(int32(e.arg), e.at)
+		}
+	case evRetry:
+		w.retry(int32(e.arg), e.at)
+	case evDelete:
+		w.deletePipeline(e.arg, e.at)
+	case evCleanup:
+		w.cleanManagers(e.at)
+		w.push(e.at+hour, evCleanup, 0)
+	case evDaily:
+		w.daily(e.at)
+	case evFlap:
+		w.flap(e.at)
+	}
+}
+
+// Now is the world's time: the clock's reading, never going back.
+func (w *World) Now() time.Time {
+	w.lock()
+	defer w.mu.Unlock()
+	return w.time(w.now)
+}
+
+func (w *World) time(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).In(w.opt.Location)
+}
+
+// GraphQLHandler answers POST /api/graphql; token is the caller's, "" if the
+// request carries none. It is called without the world's lock.
+type GraphQLHandler func(rw http.ResponseWriter, r *http.Request, caller Caller)
+
+// SetGraphQL mounts GraphQL, which answers 404 until then: it is a package of
+// its own so that whoever needs only REST does not carry it.
+func (w *World) SetGraphQL(h GraphQLHandler) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.graphql = h
+}
+
+// FlushRedis loses GitLab's cache: contact times jump back to the database
+// column, up to 55 minutes, until the next contact (notes 3.3).
+func (w *World) FlushRedis() {
+	w.lock()
+	defer w.mu.Unlock()
+	w.flushedAt = w.now
+}
+
+// mix is splitmix64: a stable number for an id, where a stored one would cost
+// memory for each of a million jobs.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
