@@ -262,8 +262,8 @@ func TestNotTheExpectedBody(t *testing.T) {
 	}
 }
 
-// jobsPage is a page as GitLab writes it: n jobs with all they drag along.
-func jobsPage(tb testing.TB, n int) []byte {
+// jobsPage is a page as GitLab writes it: 100 jobs with all they drag along.
+func jobsPage(tb testing.TB) []byte {
 	tb.Helper()
 	var one []map[string]any
 	if err := json.Unmarshal([]byte(sample(tb, "doc_api_runner_jobs.json")), &one); err != nil {
@@ -272,7 +272,7 @@ func jobsPage(tb testing.TB, n int) []byte {
 	job := one[0]
 	job["commit"].(map[string]any)["message"] = strings.Repeat("a commit message of some length\n", 20)
 	job["pipeline"].(map[string]any)["web_url"] = "https://gitlab.example.com/namespace1/project1/-/pipelines/2"
-	page := make([]json.RawMessage, n)
+	page := make([]json.RawMessage, perPage)
 	for i := range page {
 		job["id"] = 1000000 - i
 		job["status"] = []string{"success", "failed", "running"}[i%3]
@@ -319,7 +319,7 @@ func unmarshalJobs(r io.Reader) ([]Job, error) {
 }
 
 func TestStreamingEqualsUnmarshal(t *testing.T) {
-	page := jobsPage(t, 100)
+	page := jobsPage(t)
 	want, err := unmarshalJobs(bytes.NewReader(page))
 	if err != nil {
 		t.Fatal(err)
@@ -343,7 +343,7 @@ func TestPageMemory(t *testing.T) {
 			}
 		})
 	}
-	page := jobsPage(t, 100)
+	page := jobsPage(t)
 	fat := bytes.ReplaceAll(page, []byte(`"commit":{`), []byte(`"commit":{"trailers":{"a":["b",{"c":1}]},"stats":[1,2,3,4,5,6,7,8,9,10],`))
 	if len(fat) == len(page) {
 		t.Fatal("nothing was added")
@@ -416,7 +416,7 @@ func FuzzRunners(f *testing.F) {
 }
 
 func BenchmarkJobsPage(b *testing.B) {
-	page := jobsPage(b, 100)
+	page := jobsPage(b)
 	b.Run("streamed", func(b *testing.B) {
 		b.SetBytes(int64(len(page)))
 		b.ReportAllocs()
@@ -439,7 +439,7 @@ func BenchmarkJobsPage(b *testing.B) {
 
 // BenchmarkRunnerJobs is a whole reading over loopback, packed as GitLab packs it.
 func BenchmarkRunnerJobs(b *testing.B) {
-	page := jobsPage(b, 100)
+	page := jobsPage(b)
 	packed := pack(b, page)
 	for _, zip := range []bool{false, true} {
 		b.Run(fmt.Sprintf("gzip=%v", zip), func(b *testing.B) {

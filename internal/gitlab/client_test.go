@@ -1,0 +1,695 @@
+package gitlab
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log" //nolint:depguard // net/http wants it
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/go-kit/log"
+)
+
+func TestNewRefuses(t *testing.T) {
+	for _, base := range []string{
+		"", "gitlab.example.com", "ftp://gitlab.example.com", "https://", "https:///gitlab", "https://h/?a=b", "https://h/?", "https://h/#x",
+		"https://user:s3cr3t-%zz@h/", "https://user:s3cr3t@h:port/", "https://us er:s3cr3t@h/\x7f",
+	} {
+		_, err := New(Options{BaseURL: base, HTTPClient: &http.Client{}})
+		if err == nil {
+			t.Errorf("%q was accepted", base)
+		} else if strings.Contains(err.Error(), "s3cr3t") {
+			t.Errorf("%q: %v", base, err)
+		}
+	}
+	if _, err := New(Options{BaseURL: "https://h"}); err == nil {
+		t.Error("no http client was accepted")
+	}
+}
+
+// TestRequests holds the exact requests: path, escaping and query.
+func TestRequests(t *testing.T) {
+	var got string
+	h := func(w http.ResponseWriter, r *http.Request) {
+		got = r.Method + " " + r.RequestURI
+		_, _ = w.Write([]byte(`[]`))
+	}
+	for _, root := range []string{"", "/", "/gitlab", "/gitlab/", "/gitlab/api/v4", "/gitlab/api/v4/"} {
+		c := serve(t, h, func(o *Options) { o.BaseURL += root })
+		prefix := ""
+		if strings.HasPrefix(root, "/gitlab") {
+			prefix = "/gitlab"
+		}
+		for want, call := range map[string]func(context.Context){
+			"/runners/all?page=1&per_page=100":                          func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{}, 0) },
+			"/runners?page=2&per_page=100":                              func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{Kind: ScopeOwned}, 2) },
+			"/groups/9/runners?page=1&per_page=100":                     func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "9"}, 1) },
+			"/groups/a%2Fb%20c.d/runners?page=1&per_page=100":           func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "a/b c.d"}, 1) },
+			"/projects/a%2F..%2Fb%3Fx=1%23/runners?page=3&per_page=100": func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeProject, "a/../b?x=1#"}, 3) },
+			"/runners/7":                        func(ctx context.Context) { _, _ = c.Runner(ctx, 7, false) },
+			"/runners/7?include_projects=false": func(ctx context.Context) { _, _ = c.Runner(ctx, 7, true) },
+			"/runners/7/managers":               func(ctx context.Context) { _, _ = c.Managers(ctx, 7) },
+			"/runners/7/jobs?order_by=id&page=4&per_page=100&sort=desc":                func(ctx context.Context) { _, _ = c.RunnerJobs(ctx, JobsQuery{RunnerID: 7, Page: 4}) },
+			"/runners/7/jobs?order_by=id&page=1&per_page=100&sort=desc&status=running": func(ctx context.Context) { _, _ = c.RunnerJobs(ctx, JobsQuery{RunnerID: 7, Status: "running"}) },
+			"/runners/7/jobs?order_by=id&pagination=keyset&per_page=100&sort=desc":     func(ctx context.Context) { _, _ = c.RunnerJobs(ctx, JobsQuery{RunnerID: 7, Keyset: true}) },
+			"/runners/7/jobs?cursor=e%3D%26&order_by=id&pagination=keyset&per_page=100&sort=desc": func(ctx context.Context) {
+				_, _ = c.RunnerJobs(ctx, JobsQuery{RunnerID: 7, Keyset: true, Cursor: "e=&"})
+			},
+			"/projects/3/jobs/5":           func(ctx context.Context) { _, _ = c.Job(ctx, 3, 5) },
+			"/metadata":                    func(ctx context.Context) { _, _ = c.Version(ctx) },
+			"/personal_access_tokens/self": func(ctx context.Context) { _, _ = c.Token(ctx) },
+		} {
+			call(t.Context())
+			if want = "GET " + prefix + "/api/v4" + want; got != want {
+				t.Errorf("root %q:\n got %s\nwant %s", root, got, want)
+			}
+		}
+		for _, s := range []Scope{{Kind: ScopeGroup}, {Kind: ScopeProject, ID: ".."}, {Kind: 99}} {
+			if _, err := c.Runners(t.Context(), s, 1); ReasonOf(err) != ReasonBadRequest {
+				t.Errorf("%+v: %v", s, err)
+			}
+		}
+	}
+}
+
+// TestOnlyReads calls every exported method there is, a future one included,
+// and looks at what arrives.
+func TestOnlyReads(t *testing.T) {
+	var (
+		mu       sync.Mutex
+		requests []string
+	)
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests = append(requests, r.Method+" "+r.URL.Path)
+		if r.ContentLength != 0 {
+			t.Errorf("%s %s has a body", r.Method, r.URL.Path)
+		}
+		w.WriteHeader(http.StatusNotFound)
+	})
+	v := reflect.ValueOf(c)
+	called := 0
+	for i := range v.NumMethod() {
+		m := v.Type().Method(i)
+		var args []reflect.Value
+		for in := range v.Method(i).Type().Ins() {
+			switch {
+			case in == reflect.TypeFor[context.Context]():
+				args = append(args, reflect.ValueOf(t.Context()))
+			case in.Kind() == reflect.Int64 || in.Kind() == reflect.Int:
+				args = append(args, reflect.ValueOf(1).Convert(in))
+			default:
+				args = append(args, reflect.Zero(in))
+			}
+		}
+		before := len(requests)
+		v.Method(i).Call(args)
+		if m.Name != "For" && len(requests) == before {
+			t.Errorf("%s sent nothing: this test does not see what it does", m.Name)
+		}
+		called++
+	}
+	if called < 8 {
+		t.Errorf("only %d methods were called", called)
+	}
+	for _, r := range requests {
+		if !strings.HasPrefix(r, "GET /api/v4/") {
+			t.Errorf("sent %s", r)
+		}
+	}
+}
+
+func TestJob(t *testing.T) {
+	for body, project := range map[string]int64{
+		`{"id":5,"status":"success","duration":1.5,"queued_duration":null,"project":{"id":8},"runner":{"id":7},"runner_manager":{"id":3}}`: 8,
+		`{"id":5,"status":"success","duration":1.5,"project":{"ci_job_token_scope_enabled":false}}`:                                        3,
+	} {
+		got, err := serve(t, answers(body)).Job(t.Context(), 3, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, body, got, Job{ID: 5, Status: "success", Duration: 1.5, Queued: -1, ProjectID: project})
+	}
+	_, err := serve(t, http.NotFound).Job(t.Context(), 3, 5)
+	if ReasonOf(err) != ReasonNotFound {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		metadata int
+		want     string
+		reason   Reason
+		paths    []string
+	}{
+		{"newer", 200, "18.4.1-ee", "", []string{"/api/v4/metadata"}},
+		{"before 15.2", 404, "15.1.0", "", []string{"/api/v4/metadata", "/api/v4/version"}},
+		{"bad token", 401, "", ReasonUnauthorized, []string{"/api/v4/metadata"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var paths []string
+			got, err := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				paths = append(paths, r.URL.Path)
+				if strings.HasSuffix(r.URL.Path, "/version") {
+					_, _ = w.Write([]byte(`{"version":"15.1.0","revision":"abc"}`))
+					return
+				}
+				w.WriteHeader(c.metadata)
+				_, _ = w.Write([]byte(`{"version":"18.4.1-ee","revision":"abc","kas":{"enabled":true},"enterprise":true}`))
+			}).Version(t.Context())
+			if got != c.want || ReasonOf(err) != c.reason {
+				t.Errorf("got %q, %v", got, err)
+			}
+			equal(t, "paths", paths, c.paths)
+		})
+	}
+}
+
+// TestJobsPaging: by number, by keyset, and by keyset on a release that does not know it.
+func TestJobsPaging(t *testing.T) {
+	full := "[" + strings.Repeat(`{"id":7},`, 99) + `{"id":6}]`
+	for _, c := range []struct {
+		name   string
+		q      JobsQuery
+		header http.Header
+		body   string
+		want   JobsPage // without Jobs
+		reason Reason
+	}{
+		{"by number", JobsQuery{Page: 1}, http.Header{"X-Page": {"1"}, "X-Next-Page": {"2"}, "X-Total": {"120"}}, full, JobsPage{Next: 2, Total: 120}, ""},
+		{"by number, the last", JobsQuery{Page: 2}, http.Header{"X-Page": {"2"}, "X-Next-Page": {""}, "X-Total": {"200"}}, full, JobsPage{Total: 200}, ""},
+		{"no total", JobsQuery{Page: 1}, http.Header{"X-Next-Page": {"2"}, "X-Total": {""}}, full, JobsPage{Next: 2, Total: -1}, ""},
+		{"points back", JobsQuery{Page: 5}, http.Header{"X-Next-Page": {"5"}}, full, JobsPage{}, ReasonDecode},
+		{
+			"by keyset, link to a foreign host",
+			JobsQuery{Keyset: true},
+			http.Header{"Link": {`<https://evil.example/api/v4/runners/7/jobs?cursor=abc%3D&page=9>; rel="next"`}},
+			full,
+			JobsPage{Keyset: true, Cursor: "abc=", Total: -1},
+			"",
+		},
+		{"by keyset, the last", JobsQuery{Keyset: true, Cursor: "abc"}, nil, full, JobsPage{Keyset: true, Total: -1}, ""},
+		{"by keyset, cursor stands still", JobsQuery{Keyset: true, Cursor: "abc"}, http.Header{"X-Next-Cursor": {"abc"}}, full, JobsPage{}, ReasonDecode},
+		{"keyset ignored", JobsQuery{Keyset: true}, http.Header{"X-Page": {"1"}, "X-Next-Page": {"2"}, "X-Total": {"120"}}, full, JobsPage{Next: 2, Total: 120}, ""},
+		{"keyset ignored, only page", JobsQuery{Keyset: true}, http.Header{"X-Page": {"1"}, "X-Next-Page": {""}, "X-Total": {"100"}}, full, JobsPage{Total: 100}, ""},
+		{"keyset ignored on the way", JobsQuery{Keyset: true, Cursor: "abc"}, http.Header{"X-Page": {"1"}, "X-Next-Page": {"2"}}, full, JobsPage{Next: 2, Total: -1}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				maps.Copy(w.Header(), c.header)
+				_, _ = w.Write([]byte(c.body))
+			}).RunnerJobs(t.Context(), c.q)
+			if ReasonOf(err) != c.reason {
+				t.Fatalf("%v, want reason %q", err, c.reason)
+			}
+			if c.reason == "" && len(p.Jobs) != 100 {
+				t.Errorf("%d jobs", len(p.Jobs))
+			}
+			p.Jobs = nil
+			equal(t, "page", p, c.want)
+		})
+	}
+}
+
+// TestWalkPages reads a list to its end, as its reader will.
+func TestWalkPages(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		page, err := strconv.Atoi(r.URL.Query().Get("page"))
+		if err != nil || page < 1 || page > 3 {
+			t.Errorf("asked for %s", r.URL)
+		}
+		next := ""
+		if page < 3 {
+			next = strconv.Itoa(page + 1)
+		}
+		w.Header().Set("X-Next-Page", next)
+		w.Header().Set("X-Total", "3")
+		_, _ = fmt.Fprintf(w, `[{"id":%d}]`, 10+page)
+	})
+	var ids []int64
+	for page := 1; page != 0; {
+		p, err := c.Runners(t.Context(), Scope{}, page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range p.Runners {
+			ids = append(ids, r.ID)
+		}
+		if p.Total != 3 {
+			t.Errorf("total %d", p.Total)
+		}
+		page = p.Next
+	}
+	equal(t, "ids", ids, []int64{11, 12, 13})
+}
+
+func TestRunnersPointBack(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Next-Page", "1")
+		_, _ = w.Write([]byte(`[{"id":1}]`))
+	})
+	if _, err := c.Runners(t.Context(), Scope{}, 1); ReasonOf(err) != ReasonDecode {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStatusReasons(t *testing.T) {
+	for status, want := range map[int]Reason{
+		204: ReasonDecode, 301: ReasonRedirect, 302: ReasonRedirect, 308: ReasonRedirect, 400: ReasonBadRequest, 401: ReasonUnauthorized,
+		403: ReasonForbidden, 404: ReasonNotFound, 405: ReasonBadRequest, 409: ReasonBadRequest, 410: ReasonBadRequest, 414: ReasonBadRequest,
+		422: ReasonBadRequest, 408: ReasonTimeout, 429: ReasonRateLimited, 500: ReasonServerError, 501: ReasonServerError, 502: ReasonServerError,
+		503: ReasonServerError, 504: ReasonServerError, 505: ReasonServerError, 521: ReasonServerError, 599: ReasonServerError,
+	} {
+		got, again := statusReason(status)
+		if got != want {
+			t.Errorf("%d: %s, want %s", status, got, want)
+		}
+		if wantAgain := slices.Contains([]int{408, 429, 500, 502, 503, 504, 521}, status); again != wantAgain {
+			t.Errorf("%d: repeated is %v", status, again)
+		}
+	}
+}
+
+// TestErrorBodies: GitLab's own words reach the error, whatever they stand in.
+func TestErrorBodies(t *testing.T) {
+	long := strings.Repeat("é", 300)
+	for _, c := range []struct {
+		name   string
+		status int
+		body   string
+		want   string
+	}{
+		{"message", 401, `{"message":"401 Unauthorized"}`, "401 Unauthorized"},
+		{"expired", 401, `{"error":"invalid_token","error_description":"Token is expired. You can either do re-authorization or token refresh."}`, "invalid_token: Token is expired. You can either do re-authorization or token refresh."},
+		{"scope", 403, `{"error":"insufficient_scope","error_description":"The request requires higher privileges than provided by the access token.","scope":"api read_api"}`, "insufficient_scope: The request requires higher privileges than provided by the access token. (scope: api read_api)"},
+		{"error alone", 405, `{"error":"Keyset pagination is not yet available for this type of request"}`, "Keyset pagination is not yet available for this type of request"},
+		{"object", 400, `{"message":{"tag_list":["is long","is odd"],"base":["no"]}}`, "base: no; tag_list: is long; is odd"},
+		{"array", 400, `{"message":["one","two"]}`, "one; two"},
+		{"another object", 400, `{"detail":"no","code":7}`, "code: 7; detail: no"},
+		{"text of JSON", 400, `"no"`, "no"},
+		{"number", 400, `{"message":404}`, "404"},
+		{"both the same", 400, `{"message":"no","error":"no"}`, "no"},
+		{"html", 404, "<!DOCTYPE html>\n<html><head><TITLE class=x>GitLab is\n not &amp; responding (404)</Title></head><body>long</body></html>", "GitLab is not & responding (404)"},
+		{"html without a title", 404, `<html><body>x</body></html>`, "an HTML page"},
+		{"html with half a title", 404, `<html><title`, "an HTML page"},
+		{"empty", 404, ``, "Not Found"},
+		{"null", 404, `{"message":null}`, "message"},
+		{"damaged JSON", 400, `{"message":"no`, `{"message":"no`},
+		{"control characters", 400, "a\x00b\r\n\x1b[31mred\u202eevil\xff", "a b [31mred evil"},
+		{"long", 400, long, strings.Repeat("é", 98) + "…"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("X-Request-Id", "01HX\n-é_9")
+				w.WriteHeader(c.status)
+				_, _ = w.Write([]byte(c.body))
+			}).Runner(t.Context(), 7, false)
+			e, ok := errors.AsType[*Error](err)
+			if !ok {
+				t.Fatalf("got %v", err)
+			}
+			if e.Message != c.want {
+				t.Errorf("message\n got %q\nwant %q", e.Message, c.want)
+			}
+			if len(e.Message) > maxMessage {
+				t.Errorf("%d bytes", len(e.Message))
+			}
+			if e.Status != c.status || e.Route != RouteRunner || e.RequestID != "01HX-_9" {
+				t.Errorf("got %+v", e)
+			}
+			want := fmt.Sprintf("get /runners/:id: %s (HTTP %d): %s [request 01HX-_9]", e.Reason, c.status, c.want)
+			if err.Error() != want {
+				t.Errorf("text\n got %s\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+// TestHTMLWith200 is a sign-in page or a proxy's notice in place of the answer.
+func TestHTMLWith200(t *testing.T) {
+	var requests atomic.Int64
+	_, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		requests.Add(1)
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte("<html><title>Sign in</title></html>"))
+	}).Runners(t.Context(), Scope{}, 1)
+	if ReasonOf(err) != ReasonDecode || !strings.Contains(err.Error(), "text/html") {
+		t.Errorf("got %v", err)
+	}
+	if requests.Load() != 1 {
+		t.Errorf("asked %d times for what is whole", requests.Load())
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	for _, c := range []struct{ name, to, want string }{
+		{"https", "https://gitlab.example.com:8443/api/v4/runners/7?private_token=s3cr3t", "redirected to gitlab.example.com:8443: set url to https://gitlab.example.com:8443"},
+		{"relative root", "https://u:s3cr3t@new.example.com/gitlab/api/v4/runners/7", "redirected to new.example.com: set url to https://new.example.com/gitlab"},
+		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, which is not the API: check url"},
+		{"nowhere", "", "a redirect without a target"},
+	} {
+		for _, follow := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, follow=%v", c.name, follow), func(t *testing.T) {
+				client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Location", c.to)
+					w.WriteHeader(http.StatusFound)
+				}, func(o *Options) {
+					if follow { // a client that follows, and then refuses
+						o.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return errors.New("s3cr3t: too many") }
+					}
+				})
+				_, err := client.Runner(t.Context(), 7, false)
+				e, ok := errors.AsType[*Error](err)
+				if !ok {
+					t.Fatalf("got %v", err)
+				}
+				if e.Reason != ReasonRedirect || e.Status != http.StatusFound || e.Message != c.want {
+					t.Errorf("got %+v", e)
+				}
+			})
+		}
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	body := `[{"id":1,"description":"` + strings.Repeat("x", 1000) + `"}]`
+	for _, zip := range []bool{false, true} {
+		for limit, want := range map[int]Reason{len(body): "", len(body) - 1: ReasonTooLarge, 10: ReasonTooLarge} {
+			var requests atomic.Int64
+			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				requests.Add(1)
+				if zip {
+					w.Header().Set("Content-Encoding", "gzip")
+					_, _ = w.Write(pack(t, []byte(body)))
+					return
+				}
+				_, _ = w.Write([]byte(body))
+			}, func(o *Options) { o.MaxBody = int64(limit) })
+			_, err := c.Runners(t.Context(), Scope{}, 1)
+			// One byte short, only the end of the array is missing.
+			if ReasonOf(err) != want {
+				t.Errorf("limit %d, gzip %v: %v", limit, zip, err)
+			}
+			if requests.Load() != 1 {
+				t.Errorf("limit %d: asked %d times", limit, requests.Load())
+			}
+		}
+	}
+}
+
+// TestGzip: asked for, unpacked, also in errors, also where the transport does
+// it by itself, and the pool's unpacker is good for the next answer.
+func TestGzip(t *testing.T) {
+	for _, own := range []bool{true, false} {
+		status := http.StatusOK
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Accept-Encoding") != "gzip" {
+				t.Errorf("Accept-Encoding is %q", r.Header.Get("Accept-Encoding"))
+			}
+			w.Header().Set("Content-Encoding", "gzip")
+			w.WriteHeader(status)
+			if status == http.StatusOK {
+				_, _ = w.Write(pack(t, []byte(`[{"id":5}]`)))
+			} else {
+				_, _ = w.Write(pack(t, []byte(`{"message":"403 Forbidden"}`)))
+			}
+		}, func(o *Options) { o.HTTPClient.Transport.(*http.Transport).DisableCompression = own })
+		for range 3 {
+			status = http.StatusOK
+			if m, err := c.Managers(t.Context(), 1); err != nil || len(m) != 1 || m[0].ID != 5 {
+				t.Errorf("got %+v, %v", m, err)
+			}
+			status = http.StatusForbidden
+			if _, err := c.Managers(t.Context(), 1); ReasonOf(err) != ReasonForbidden || !strings.Contains(err.Error(), "403 Forbidden") {
+				t.Errorf("got %v", err)
+			}
+		}
+	}
+}
+
+// TestConnectionIsReused: answers and errors are read to their end.
+func TestConnectionIsReused(t *testing.T) {
+	var connections, requests atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		switch requests.Add(1) % 3 {
+		case 0:
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = w.Write(bytes.Repeat([]byte("long "), 1000))
+		case 1:
+			_, _ = w.Write([]byte(`[{"id":1}]` + strings.Repeat(" \n", 5000)))
+		default:
+			_, _ = w.Write([]byte(`{"this is":"not the list"}` + strings.Repeat(" ", 5000)))
+		}
+	}))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	c := newClient(t, Options{BaseURL: srv.URL, HTTPClient: srv.Client()})
+	for range 9 {
+		_, _ = c.Managers(t.Context(), 1)
+	}
+	if requests.Load() != 9 || connections.Load() != 1 {
+		t.Errorf("%d requests over %d connections", requests.Load(), connections.Load())
+	}
+}
+
+// TestLyingContentLength: a whole value is taken, whatever was announced.
+func TestLyingContentLength(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "5000")
+		_, _ = w.Write([]byte(`[{"id":5}]`))
+	})
+	m, err := c.Managers(t.Context(), 1)
+	if err != nil || len(m) != 1 {
+		t.Errorf("got %+v, %v", m, err)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	srv := httptest.NewUnstartedServer(answers(`[]`))
+	srv.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // it would tell of each refused handshake
+	srv.StartTLS()
+	defer srv.Close()
+	plain := httptest.NewServer(answers(`[]`))
+	defer plain.Close()
+	hc := &http.Client{Transport: &http.Transport{}} // does not know the certificate's authority
+	defer hc.CloseIdleConnections()
+	for _, base := range []string{srv.URL, "https" + strings.TrimPrefix(plain.URL, "http")} {
+		var attempts, retries int
+		c := newClient(t, Options{BaseURL: base, HTTPClient: hc, Hooks: Hooks{
+			Attempt: func(a Attempt) {
+				attempts++
+				if a.Code != 0 || a.Route != RouteManagers || a.ReceivedAt.IsZero() || !a.Date.IsZero() {
+					t.Errorf("attempt %+v", a)
+				}
+			},
+			Retry: func(Reason) { retries++ },
+		}})
+		_, err := c.Managers(t.Context(), 1)
+		if ReasonOf(err) != ReasonTLS {
+			t.Errorf("%s: %v", base, err)
+		}
+		if attempts != 1 || retries != 0 {
+			t.Errorf("%d attempts, %d retries", attempts, retries)
+		}
+	}
+}
+
+func TestTransportReasons(t *testing.T) {
+	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}
+	for _, c := range []struct {
+		err   error
+		want  Reason
+		again bool
+	}{
+		{&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, ReasonConnection, true},
+		{&net.DNSError{Err: "no such host", IsNotFound: true}, ReasonConnection, true},
+		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, ReasonTimeout, true},
+		{os.ErrDeadlineExceeded, ReasonTimeout, true},
+		{fmt.Errorf("reading: %w", context.DeadlineExceeded), ReasonTimeout, true}, // of the attempt
+		{context.Canceled, ReasonCanceled, false},                                  // by the transport itself
+		{fmt.Errorf("reading: %w", errTooLarge), ReasonTooLarge, false},
+		{alert, ReasonTLS, false},
+		{fmt.Errorf("x: %w", x509.HostnameError{Certificate: &x509.Certificate{}}), ReasonTLS, false},
+		{x509.CertificateInvalidError{}, ReasonTLS, false},
+		{x509.SystemRootsError{}, ReasonTLS, false},
+		{tls.RecordHeaderError{}, ReasonTLS, false},
+		{http.ErrSchemeMismatch, ReasonTLS, false},
+		{io.ErrUnexpectedEOF, ReasonConnection, true},
+	} {
+		if got, again := transportReason(t.Context(), c.err); got != c.want || again != c.again {
+			t.Errorf("%v: %s, repeated %v", c.err, got, again)
+		}
+	}
+}
+
+func TestReasonOf(t *testing.T) {
+	for want, err := range map[Reason]error{
+		"":               nil,
+		ReasonCanceled:   fmt.Errorf("waiting: %w", context.Canceled),
+		ReasonTimeout:    context.DeadlineExceeded,
+		ReasonConnection: errors.New("else"),
+		ReasonForbidden:  fmt.Errorf("reading: %w", &Error{Reason: ReasonForbidden, Err: context.Canceled}),
+	} {
+		if got := ReasonOf(err); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
+	}
+}
+
+func TestClosedSets(t *testing.T) {
+	if got := Routes(); len(got) != 12 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 12 {
+		t.Errorf("routes %v", got)
+	}
+	if got := Reasons(); len(got) != 13 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 13 {
+		t.Errorf("reasons %v", got)
+	}
+}
+
+// TestSecrets sends a token every way it may travel to a server that shows it
+// back in every way it can, and looks for it wherever a user might.
+func TestSecrets(t *testing.T) {
+	const (
+		canary   = "c4n4ry-0123456789abcdef"
+		password = "p4ssw0rd-fedcba9876543210"
+		prefixed = "glpat-XyZ_0123456789abcdefg"
+	)
+	var seen atomic.Bool
+	echo := func(r *http.Request) string {
+		if strings.Contains(r.Header.Get("Authorization"), canary) && r.Header.Get("Private-Token") == canary {
+			seen.Store(true)
+		}
+		return fmt.Sprintf("%v https://u:%s@h/x?private_token=%s %s token=%s", r.Header, password, canary, prefixed, canary)
+	}
+	modes := map[string]http.HandlerFunc{
+		"text": func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(echo(r)))
+		},
+		"json": func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = fmt.Fprintf(w, `{"error":"insufficient_scope","error_description":%q}`, echo(r))
+		},
+		"html": func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = fmt.Fprintf(w, "<html><title>%s</title></html>", strings.NewReplacer("<", "", ">", "").Replace(echo(r)))
+		},
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			echo(r)
+			w.Header().Set("Location", "https://u:"+password+"@other/"+prefixed+"?private_token="+canary)
+			w.WriteHeader(http.StatusMovedPermanently)
+		},
+		"decode": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/"+canary)
+			_, _ = w.Write([]byte(echo(r)))
+		},
+		"object": func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"message":%q}`, echo(r))
+		},
+		"cut": func(_ http.ResponseWriter, r *http.Request) {
+			echo(r)
+			panic(http.ErrAbortHandler)
+		},
+	}
+	for name, h := range modes {
+		t.Run(name, func(t *testing.T) {
+			var logs bytes.Buffer
+			seen.Store(false)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			c := serve(t, h, func(o *Options) {
+				o.Hooks.Attempt = func(Attempt) { cancel() } // nothing is repeated
+				u, err := url.Parse(o.BaseURL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				u.User = url.UserPassword("exporter", password)
+				o.BaseURL = u.String()
+				o.Logger = log.NewLogfmtLogger(log.NewSyncWriter(&logs))
+				next := o.HTTPClient.Transport
+				o.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+					if !strings.Contains(r.Header.Get("Authorization"), "Basic ") {
+						t.Errorf("the url's password was not sent: %v", r.Header)
+					}
+					r = r.Clone(r.Context())
+					r.Header.Set("Authorization", "Bearer "+canary)
+					r.Header.Set("Private-Token", canary)
+					return next.RoundTrip(r)
+				})
+			})
+			_, err := c.RunnerJobs(ctx, JobsQuery{RunnerID: 7, Keyset: true, Cursor: prefixed})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !seen.Load() {
+				t.Fatal("the token did not arrive: this test proves nothing")
+			}
+			var shown strings.Builder
+			shown.WriteString(logs.String())
+			for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+				fmt.Fprintf(&shown, " %v %+v %#v", cause, cause, cause)
+			}
+			text := shown.String()
+			for _, secret := range []string{canary, password, prefixed, "0123456789abcdef", "private_token=" + canary[:4]} {
+				if strings.Contains(text, secret) {
+					t.Errorf("%q stands in %s", secret, text)
+				}
+			}
+			if !strings.Contains(logs.String(), `route=/runners/:id/jobs`) {
+				t.Errorf("no log line: %s", logs.String())
+			}
+		})
+	}
+}
+
+// TestTransportSecrets: errors that never met a server.
+func TestTransportSecrets(t *testing.T) {
+	const secret = "c4n4ry-0123456789abcdef"
+	for _, cause := range []error{
+		fmt.Errorf("proxyconnect: %w", &url.Error{Op: "Get", URL: "https://u:" + secret + "@h/?a=" + secret, Err: errors.New("refused")}),
+		errors.New("Get \"https://h/api/v4/x?private_token=" + secret + "\": refused"),
+		errors.New("bad password " + secret),
+		fmt.Errorf("oauth: %w", errors.New("client_secret="+secret)),
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		c := newClient(t, Options{
+			BaseURL:    "https://" + secret + "@h/",
+			HTTPClient: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, cause })},
+			Hooks:      Hooks{Attempt: func(Attempt) { cancel() }}, // nothing is repeated
+		})
+		_, err := c.Managers(ctx, 1)
+		if ReasonOf(err) != ReasonConnection {
+			t.Errorf("%v: %v", cause, err)
+		}
+		for e := err; e != nil; e = errors.Unwrap(e) {
+			if text := fmt.Sprintf("%v %+v %#v", e, e, e); strings.Contains(text, secret) {
+				t.Errorf("%q: %s", cause, text)
+			}
+		}
+	}
+}
