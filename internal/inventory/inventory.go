@@ -55,7 +55,8 @@ type runner struct {
 	kind        snapshot.RunnerType
 	status      snapshot.Status
 	paused      bool
-	active      bool // job_execution_status
+	active      bool // job_execution_status is active
+	idle        bool // job_execution_status is idle: neither on releases without it
 	listed      time.Time
 	missing     int
 	description string
@@ -175,7 +176,7 @@ func (inv *Inventory) take(r *runner, row *gitlab.Runner) {
 		r.kind, r.status, r.paused, r.description = kind, status, paused, row.Description
 		inv.dirtyRunners[r.id] = struct{}{}
 	}
-	r.active = active
+	r.active, r.idle = active, row.Execution == "idle"
 }
 
 // statusOf is the contract's promise 1: GitLab's REST status hides under
@@ -233,13 +234,13 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		return
 	}
 	if d.ID == id {
-		active := r.active
+		active, idle := r.active, r.idle
 		if d.Type == "" {
 			d.Type = r.kind.String()
 		}
 		inv.take(r, &d.Runner)
 		if d.Execution == "" {
-			r.active = active
+			r.active, r.idle = active, idle
 		}
 	}
 	r.detailsAt, r.failures = at, 0
@@ -321,11 +322,17 @@ func (inv *Inventory) Type(id int64) snapshot.RunnerType {
 	return snapshot.ProjectType
 }
 
-// Active tells whether the last listing said that a runner executes jobs;
-// told is false on releases that do not say.
+// Active tells whether GitLab said last that a runner executes jobs.
 func (inv *Inventory) Active(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && r.active
+}
+
+// Idle tells whether GitLab said last that a runner executes nothing. Neither
+// Active nor Idle holds on releases that do not say.
+func (inv *Inventory) Idle(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && r.idle
 }
 
 // DetailsAt is when a runner's details were read; zero: never.

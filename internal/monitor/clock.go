@@ -1,0 +1,66 @@
+package monitor
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// clockSamples is how many answers GitLab's clock is judged by: the median of
+// several, so that one wrong Date header moves nothing.
+const clockSamples = 7
+
+// clock estimates GitLab's time from the Date headers of its answers.
+type clock struct {
+	mu      sync.Mutex
+	offsets []time.Duration
+	first   time.Time // local time of the first answer
+}
+
+func newClock() *clock { return &clock{} }
+
+// hear takes the Date of an answer (zero: it had none) received at local.
+func (c *clock) hear(date, local time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first.IsZero() {
+		c.first = local
+	}
+	if date.IsZero() {
+		return
+	}
+	c.offsets = append(c.offsets, date.Sub(local))
+	if len(c.offsets) > clockSamples {
+		c.offsets = c.offsets[1:]
+	}
+}
+
+// gitlab is GitLab's time at local; zero where no answer told.
+func (c *clock) gitlab(local time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.offsets) == 0 {
+		return time.Time{}
+	}
+	return local.Add(c.median())
+}
+
+func (c *clock) median() time.Duration {
+	s := slices.Clone(c.offsets)
+	slices.Sort(s)
+	return s[(len(s)-1)/2]
+}
+
+// start is the first start: GitLab's time, in whole seconds, when its first
+// answer came. Without any Date it is the local time.
+func (c *clock) start(local time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first.IsZero() {
+		return local
+	}
+	if len(c.offsets) == 0 {
+		return c.first
+	}
+	return c.first.Add(c.median()).Truncate(time.Second)
+}

@@ -1,0 +1,282 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/budget"
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// maxPages ends a listing that a confused server would never end: 10 million runners.
+const maxPages = 100_000
+
+// listLoop lists the runners at runners_interval. A listing that takes longer
+// stretches the interval; it never overlaps the next.
+func (m *Monitor) listLoop(ctx context.Context) error {
+	// Who we are comes first: its answers set the clock that the first start
+	// is taken from.
+	m.inform(ctx)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		began := time.Now()
+		m.listOnce(ctx, began)
+		interval := m.opts.Poll.RunnersInterval
+		timer.Reset(max(time.Until(began.Add(interval+spread(interval)/4)), 0))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
+	rows, err := m.list(ctx)
+	now := time.Now()
+	if ctx.Err() != nil {
+		return
+	}
+	m.deps.Metrics.PollDuration(m.opts.Name, snapshot.StageRunners.String(), now.Sub(began))
+	if err == nil {
+		m.begin()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listDuration = now.Sub(began)
+	if err != nil {
+		m.up = false
+		m.tried = true
+		m.fresh = true
+		reason := gitlab.ReasonOf(err)
+		m.deps.Metrics.PollFailure(m.opts.Name, snapshot.StageRunners.String(), string(reason))
+		m.said.failed(snapshot.StageRunners, reason, err)
+		m.blocked = m.blocked || reason == gitlab.ReasonUnauthorized
+		return
+	}
+	m.listed(rows, began, now)
+}
+
+// list reads all pages of all scopes. A listing is whole or nothing: a part
+// of it would remove runners.
+func (m *Monitor) list(ctx context.Context) ([]gitlab.Runner, error) {
+	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
+	var rows []gitlab.Runner
+	for _, scope := range m.opts.Scopes {
+		for page := 1; page != 0; {
+			if page > maxPages {
+				return nil, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
+			}
+			p, err := client.Runners(ctx, scope, page)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range p.Runners {
+				if m.owns(r.ID) {
+					rows = append(rows, r)
+				}
+			}
+			page = p.Next
+		}
+	}
+	return rows, nil
+}
+
+// owns tells whether a runner is of this process's shard. The id is hashed:
+// ids of one kind often come in rows.
+func (m *Monitor) owns(id int64) bool {
+	if m.opts.ShardCount <= 1 {
+		return true
+	}
+	return shardOf(id, m.opts.ShardCount) == m.opts.ShardIndex
+}
+
+func shardOf(id int64, count int) int {
+	x := uint64(id) //nolint:gosec // a hash
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	x ^= x >> 33
+	return int(x % uint64(count)) //nolint:gosec // below count
+}
+
+// begin sets the first start and commits it before any jobs request: a job
+// counts when it ended after it.
+func (m *Monitor) begin() {
+	m.mu.Lock()
+	if m.led.Begun() {
+		m.mu.Unlock()
+		return
+	}
+	m.now()
+	m.led.Begin(m.clock.start(time.Now()))
+	m.mu.Unlock()
+	// A disk that cannot be written keeps back the jobs, not the gauges:
+	// dispatch waits until the first start is on disk.
+	_ = m.save(time.Now()) // told in log and metric
+}
+
+// listed folds a complete listing. The caller holds the mutex.
+func (m *Monitor) listed(rows []gitlab.Runner, began, now time.Time) {
+	at := m.now().Add(-now.Sub(began))
+	change := m.inv.Listed(rows, at)
+	members := make([]ledger.Member, 0, len(m.inv.IDs()))
+	for _, r := range rows {
+		members = append(members, ledger.Member{ID: r.ID, Type: m.inv.Type(r.ID)})
+	}
+	m.led.Listed(members, m.scopeKey(), at)
+	for _, id := range change.Joined {
+		m.led.Describe(id, m.inv.TagLabels(id))
+		m.planDetails(id, now)
+	}
+	for _, id := range change.Left {
+		m.leave(id, now)
+	}
+	for _, id := range change.Active {
+		m.planJobs(id, now)
+	}
+	for _, id := range m.inv.Retire(at) {
+		m.led.Describe(id, m.inv.TagLabels(id))
+	}
+	m.led.Tags(m.inv.TagNames())
+
+	again := m.said.well(snapshot.StageRunners)
+	if again || m.listStarted.IsZero() {
+		logUp(m.log, again, m.inv.Len())
+	}
+	if m.blocked {
+		m.blocked = false
+		m.said.well(snapshot.StageDetails)
+		m.said.well(snapshot.StageJobs)
+		m.said.well(snapshot.StageReconcile)
+	}
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
+		m.visible = 1
+	}
+	m.up, m.tried, m.fresh = true, true, true
+	m.listStarted = began
+	m.lastGood[snapshot.StageRunners] = now
+	m.wake()
+}
+
+// leave takes a runner out of the fleet. Its watched jobs are still asked for.
+func (m *Monitor) leave(id int64, now time.Time) {
+	m.forget(id)
+	m.led.Leave(id, m.now())
+	if m.led.Watched(id) > 0 {
+		m.planJobs(id, now)
+	}
+}
+
+// scopeKey names what is listed, so that the ledger sees when a reload or
+// other shards change it.
+func (m *Monitor) scopeKey() string {
+	parts := make([]string, 0, len(m.opts.Scopes)+1)
+	for _, s := range m.opts.Scopes {
+		parts = append(parts, fmt.Sprintf("%d/%s", s.Kind, s.ID))
+	}
+	slices.Sort(parts)
+	if m.opts.ShardCount > 1 {
+		parts = append(parts, fmt.Sprintf("shard %d of %d", m.opts.ShardIndex, m.opts.ShardCount))
+	}
+	return strings.Join(parts, " ")
+}
+
+// Every so often the server's version and the token are read again.
+const (
+	informInterval = time.Hour
+	tokenFileCheck = 15 * time.Second
+)
+
+// informLoop reads version and token again each hour, and when the token file
+// changed. The first reading is listLoop's.
+func (m *Monitor) informLoop(ctx context.Context) error {
+	ticker := time.NewTicker(tokenFileCheck)
+	defer ticker.Stop()
+	last, stamp := time.Now(), m.tokenStamp()
+	refused := false
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		m.mu.Lock()
+		blocked := m.blocked
+		m.mu.Unlock()
+		changed := m.tokenStamp()
+		if changed == stamp && time.Since(last) < informInterval && blocked == refused {
+			continue
+		}
+		last, stamp, refused = time.Now(), changed, blocked
+		m.inform(ctx)
+	}
+}
+
+func (m *Monitor) tokenStamp() string {
+	if m.opts.TokenFile == "" {
+		return ""
+	}
+	info, err := os.Stat(m.opts.TokenFile)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
+}
+
+// inform reads who answers and whose token it is. Neither is needed: older
+// releases have no such endpoints, and the listing tells what is wrong.
+func (m *Monitor) inform(ctx context.Context) {
+	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
+	version, verr := client.Version(ctx)
+	token, terr := client.Token(ctx)
+	visible := m.seesAll(ctx, client)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if verr == nil && version != m.version {
+		level.Info(m.log).Log("msg", "GitLab told its version", "version", version)
+		m.version = version
+		m.inv.SetVersion(version)
+		m.keyset, m.noManagers = true, 0 // ask the newer release again
+	}
+	switch {
+	case terr == nil:
+		m.token = token
+	case gitlab.ReasonOf(terr) == gitlab.ReasonUnauthorized:
+		m.token = gitlab.Token{} // it has no expiry any more that could be told
+	}
+	if visible >= 0 {
+		m.visible = visible
+	}
+	m.fresh = true
+}
+
+// seesAll tells whether the token may see the jobs of all runners (1, 0, or -1
+// where GitLab did not say): only an administrator's or auditor's does, and
+// only such may list all runners. GitLab silently leaves out of everybody
+// else's job lists what they may not see (API notes 4.3). With scope instance
+// the listing itself is the proof.
+func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
+		return -1
+	}
+	_, err := client.Runners(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, 1)
+	switch gitlab.ReasonOf(err) {
+	case "":
+		return 1
+	case gitlab.ReasonForbidden:
+		return 0
+	default:
+		return -1
+	}
+}

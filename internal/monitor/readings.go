@@ -1,0 +1,305 @@
+package monitor
+
+import (
+	"context"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/budget"
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+const (
+	// activeDetails is how often the details of a runner that executes jobs are
+	// read at the least: its contact is what tells a machine dead mid-job.
+	activeDetails = 5 * time.Minute
+	// idleFactor is how many times jobs_interval an idle runner may wait.
+	idleFactor = 5
+	// retryFirst and retryMost bound the wait after a failed reading.
+	retryFirst = 5 * time.Second
+	retryMost  = 15 * time.Minute
+	// noManagersAfter is how many 404s prove that a release has no machines endpoint.
+	noManagersAfter = 3
+)
+
+// planDetails sets when a runner's details are read next. The caller holds
+// the mutex, as for each plan.
+func (m *Monitor) planDetails(id int64, now time.Time) {
+	if !m.inv.Has(id) {
+		return
+	}
+	class, interval := budget.Details, m.opts.Poll.DetailsInterval
+	if m.busy(id) {
+		class, interval = budget.ActiveDetails, min(interval, activeDetails)
+	}
+	at := m.inv.DetailsAt(id)
+	if at.IsZero() {
+		class = budget.NewDetails
+	}
+	due := m.due(snapshot.StageDetails, id, at, interval, now)
+	m.sched.Set(class, id, due, due.Add(interval))
+}
+
+// planJobs sets when a runner's jobs are read next: busy ones at
+// jobs_interval, those that went idle the more seldom the longer ago.
+func (m *Monitor) planJobs(id int64, now time.Time) {
+	listed := m.inv.Has(id)
+	if !listed && m.led.Watched(id) == 0 {
+		m.sched.Remove(id)
+		return
+	}
+	if listed && !m.inv.TagsKnown(id) {
+		return // its tags must be known before a job is counted
+	}
+	class, interval := budget.ActiveJobs, m.opts.Poll.JobsInterval
+	if !m.busy(id) {
+		class = budget.IdleJobs
+		quiet := m.now().Sub(m.led.LastFinished(id))
+		interval = min(max(quiet/4, interval), idleFactor*interval)
+	}
+	due := m.due(snapshot.StageJobs, id, m.led.ReadAt(id), interval, now)
+	m.sched.Set(class, id, due, due.Add(m.opts.Poll.JobsInterval))
+}
+
+// planWalk sets when a runner's jobs are walked next. A walk must end before
+// lookback/4 has passed since the last whole one: later, jobs would be lost.
+func (m *Monitor) planWalk(id int64, now time.Time) {
+	if !m.inv.Has(id) || !m.inv.TagsKnown(id) {
+		return
+	}
+	deep := m.local(m.led.Deep(id))
+	due := deep.Add(m.opts.Poll.ReconcileInterval)
+	if fails := m.fails[readingKey{snapshot.StageReconcile, id}]; fails > 0 {
+		due = m.due(snapshot.StageReconcile, id, time.Time{}, m.opts.Poll.ReconcileInterval, now)
+	} else if m.led.WalkWanted(id) && due.After(now) {
+		due = now
+	}
+	m.sched.Set(budget.Walk, id, due, deep.Add(m.opts.Poll.Lookback/4))
+}
+
+// due is when a reading of a runner is due: an interval after the last one
+// (at, by GitLab's clock, where this process has not read it), later while it
+// fails, at once where it was never read.
+func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
+	key := readingKey{stage, id}
+	began, tried := m.began[key]
+	if fails := m.fails[key]; fails > 0 {
+		return began.Add(max(retryWait(fails), min(interval, retryMost)))
+	}
+	switch {
+	case tried:
+		return began.Add(interval + spread(interval))
+	case at.IsZero():
+		return now
+	default:
+		return m.local(at).Add(interval + spread(interval))
+	}
+}
+
+// local turns GitLab's time into ours, which the schedule runs on.
+func (m *Monitor) local(t time.Time) time.Time {
+	now := time.Now()
+	return now.Add(t.Sub(m.now()))
+}
+
+// busy tells whether a runner executes, as far as is known.
+func (m *Monitor) busy(id int64) bool { return m.inv.Active(id) || m.led.Watched(id) > 0 }
+
+// retryWait is the pause after a reading failed so many times in a row.
+func retryWait(fails int) time.Duration {
+	return min(retryFirst<<min(fails-1, 10), retryMost)
+}
+
+func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
+	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
+	m.mu.Lock()
+	fails := m.fails[readingKey{snapshot.StageDetails, item.ID}]
+	// The projects of a runner are read for its owner only; with thousands of
+	// them GitLab fails to tell them at all.
+	lean := m.inv.HasOwner(item.ID) || fails > 0
+	machines := m.noManagers < noManagersAfter
+	m.mu.Unlock()
+
+	details, err := client.Runner(ctx, item.ID, lean)
+	var managers []gitlab.Manager
+	var merr error
+	if err == nil && machines {
+		managers, merr = client.Managers(ctx, item.ID)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if gitlab.ReasonOf(err) == gitlab.ReasonNotFound {
+		// Deleted: normal, not an error.
+		if m.inv.Gone(item.ID) {
+			m.leave(item.ID, now)
+			m.fresh = true
+		}
+		return nil
+	}
+	if err == nil && merr != nil && gitlab.ReasonOf(merr) != gitlab.ReasonNotFound {
+		err = merr
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			m.inv.DetailsFailed(item.ID)
+			if m.inv.TagsKnown(item.ID) {
+				m.planJobs(item.ID, now)
+				m.planWalk(item.ID, now)
+			}
+		}
+		return err
+	}
+	switch {
+	case managers != nil:
+		m.noManagers = -1 << 30 // this release has the endpoint
+	case merr != nil:
+		m.noManagers++
+	}
+	first := !m.inv.TagsKnown(item.ID)
+	m.inv.Details(item.ID, details, managers, m.now())
+	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
+	m.led.Tags(m.inv.TagNames())
+	if first {
+		m.planJobs(item.ID, now)
+		m.planWalk(item.ID, now)
+	}
+	return nil
+}
+
+// pollJobs is one reading of a runner's jobs (docs/counting.md): what executes
+// now, the newest rows, then each watched job that was met in neither.
+func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
+	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
+	m.mu.Lock()
+	poll := m.led.Poll(item.ID, m.now())
+	if poll == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	executing := poll.NeedsExecuting(m.inv.Idle(item.ID))
+	keyset := m.keyset && poll.ByKeyset()
+	m.mu.Unlock()
+
+	gone := false
+	if executing {
+		for page := 1; page != 0 && !gone; {
+			p, err := client.RunnerJobs(ctx, gitlab.JobsQuery{RunnerID: item.ID, Status: "running", Page: page})
+			if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			m.mu.Lock()
+			poll.Executing(p.Jobs)
+			m.mu.Unlock()
+			page = p.Next
+		}
+	}
+	q := gitlab.JobsQuery{RunnerID: item.ID, Page: 1}
+	if keyset {
+		q = gitlab.JobsQuery{RunnerID: item.ID, Keyset: true}
+	}
+	for more := true; more && !gone; {
+		p, err := client.RunnerJobs(ctx, q)
+		if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		m.mu.Lock()
+		more = poll.Newest(p)
+		m.heardKeyset(q, p)
+		m.mu.Unlock()
+		q = next(q, p)
+	}
+	m.mu.Lock()
+	if gone {
+		poll.RunnerGone()
+	}
+	asks := poll.Missing()
+	m.mu.Unlock()
+	var failure error
+	for _, a := range asks {
+		job, err := client.Job(ctx, a.Project, a.Job)
+		m.mu.Lock()
+		switch reason := gitlab.ReasonOf(err); reason {
+		case "":
+			poll.Asked(job)
+		case gitlab.ReasonNotFound, gitlab.ReasonForbidden:
+			poll.Refused(a.Job, reason == gitlab.ReasonForbidden)
+		default:
+			failure = err // the others may still answer
+		}
+		m.mu.Unlock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if gone {
+		if m.inv.Has(item.ID) {
+			// Let its details say whether it was deleted.
+			m.sched.Set(budget.NewDetails, item.ID, now, now.Add(m.opts.Poll.JobsInterval))
+		}
+		return failure
+	}
+	poll.Done(true)
+	m.planWalk(item.ID, now)
+	return failure
+}
+
+// heardKeyset notes a server that answers a keyset query by number: it does
+// not know the parameter.
+func (m *Monitor) heardKeyset(q gitlab.JobsQuery, p gitlab.JobsPage) {
+	if q.Keyset && !p.Keyset {
+		m.keyset = false
+	}
+}
+
+// next is the query of the page after p.
+func next(q gitlab.JobsQuery, p gitlab.JobsPage) gitlab.JobsQuery {
+	if p.Cursor != "" {
+		return gitlab.JobsQuery{RunnerID: q.RunnerID, Keyset: true, Cursor: p.Cursor}
+	}
+	return gitlab.JobsQuery{RunnerID: q.RunnerID, Page: p.Next}
+}
+
+// walkJobs reads one page of a walk; the next one is a reading of its own, so
+// that a long walk never holds up what is more urgent.
+func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
+	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Walk))
+	m.mu.Lock()
+	walk := m.led.Walk(item.ID, m.now())
+	if walk == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	q := walk.Query(m.keyset)
+	m.mu.Unlock()
+	p, err := client.RunnerJobs(ctx, q)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch gitlab.ReasonOf(err) {
+	case "":
+		m.heardKeyset(q, p)
+		walk.Page(p)
+		return nil
+	case gitlab.ReasonNotFound:
+		if now := time.Now(); m.inv.Has(item.ID) {
+			m.sched.Set(budget.NewDetails, item.ID, now, now.Add(m.opts.Poll.JobsInterval))
+		}
+		return nil
+	case gitlab.ReasonBadRequest:
+		if q.Keyset {
+			m.keyset = false // not offered here, or the cursor is of another release
+		}
+		walk.Restart()
+	default:
+	}
+	return err
+}

@@ -1,0 +1,215 @@
+package monitor
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/budget"
+	"gitlab-runner-fleet-exporter/internal/inventory"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/internal/store"
+)
+
+const (
+	saveInterval    = time.Second
+	saveBackOffMost = 30 * time.Second
+	forgetInterval  = time.Minute
+	// publishInterval and rowsInterval are how often, at the most, a picture is
+	// published and its runner_ families are rebuilt; never seldomer than the
+	// shortest polling interval.
+	publishInterval = 5 * time.Second
+	rowsInterval    = 15 * time.Second
+	// unreadPending is the reason of runners whose turn has not come yet.
+	unreadPending = "pending"
+)
+
+// saveLoop commits, then publishes: a scrape must never show what a crash
+// could take back.
+func (m *Monitor) saveLoop(ctx context.Context) error {
+	ticker := time.NewTicker(saveInterval)
+	defer ticker.Stop()
+	var trySave, publishAt, forgetAt time.Time
+	shortest := min(m.opts.Poll.RunnersInterval, m.opts.Poll.JobsInterval, m.opts.Poll.DetailsInterval)
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		now := time.Now()
+		m.mu.Lock()
+		m.led.Served(m.deps.Publisher.Served(m.opts.Name), m.deps.Publisher.ServedRows(m.opts.Name), now)
+		if now.After(forgetAt) {
+			m.led.Forget(m.now())
+			forgetAt = now.Add(forgetInterval)
+		}
+		m.mu.Unlock()
+		if !now.Before(trySave) {
+			if err := m.save(now); err != nil {
+				trySave = now.Add(m.saveWait())
+			}
+		}
+		m.mu.Lock()
+		fresh := m.fresh
+		m.mu.Unlock()
+		if fresh || !now.Before(publishAt) {
+			m.publish(now)
+			publishAt = now.Add(min(publishInterval, shortest))
+		}
+	}
+}
+
+func (m *Monitor) saveWait() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return min(saveInterval<<min(m.saveFailures, 10), saveBackOffMost)
+}
+
+// save commits everything that a counter is derived from in one batch. Where
+// that fails nothing is lost: the changes stay, and the counters stay at what
+// was committed last.
+func (m *Monitor) save(now time.Time) error {
+	// One at a time: an older batch must not overwrite a newer one.
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	m.mu.Lock()
+	begun := m.led.Begun()
+	batch := m.led.Batch()
+	records, err := m.inv.Records()
+	m.mu.Unlock()
+	if err == nil && batch == nil && len(records) == 0 {
+		return nil
+	}
+	if err == nil {
+		var b store.Batch
+		add := func(key, value []byte) {
+			if value == nil {
+				b.Delete = append(b.Delete, key)
+			} else {
+				b.Put = append(b.Put, store.Record{Key: key, Value: value})
+			}
+		}
+		for _, r := range records {
+			add(r.Key, r.Value)
+		}
+		if batch != nil {
+			for _, r := range batch.Records {
+				add(r.Key, r.Value)
+			}
+		}
+		err = m.deps.State.Commit(b)
+	}
+	m.deps.Metrics.StateSave(time.Since(now), err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.inv.Failed(records)
+		if batch != nil {
+			m.led.Failed(batch)
+		}
+		if m.saveFailures++; m.saveFailures == 1 {
+			level.Error(m.log).Log("msg", "the state cannot be saved: counters stay at their last saved values until it can, gauges go on", "err", err, "remedy", "make room on the disk of --storage.path and check its permissions; saving is tried again by itself")
+		}
+		return err
+	}
+	if m.saveFailures > 0 {
+		m.saveFailures = 0
+		level.Info(m.log).Log("msg", "the state is saved again")
+	}
+	if batch != nil {
+		m.led.Committed(batch)
+	}
+	if begun && !m.started {
+		m.started = true
+		m.wake()
+	}
+	for _, d := range m.led.Delays() {
+		m.deps.Metrics.JobSettleDelay(m.opts.Name, d)
+	}
+	return nil
+}
+
+// publish makes the present picture visible.
+func (m *Monitor) publish(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fresh = false
+	m.published++
+	gen := m.published
+	at := m.now()
+	s := &snapshot.GitLab{
+		Name: m.opts.Name, URL: m.opts.URL, Version: m.version,
+		Generation: gen, Time: at, Up: m.up, Expected: m.opts.Expected,
+	}
+	shortest := min(m.opts.Poll.RunnersInterval, m.opts.Poll.JobsInterval, m.opts.Poll.DetailsInterval)
+	rows := m.lastRows == nil || now.Sub(m.rowsAt) >= min(rowsInterval, shortest)
+	if rows {
+		m.rowsGen, m.rowsAt = gen, now
+	}
+	s.RowsGeneration = m.rowsGen
+	s.Counters = m.led.Counters(gen, at, rows, m.inv.Exported)
+	if s.Counters != nil {
+		if rows {
+			m.lastRunners = s.Counters.Runners
+		} else {
+			s.Counters.Runners = m.lastRunners
+		}
+	}
+	if listed := m.inv.ListedAt(); !listed.IsZero() && at.Sub(listed) <= m.opts.Poll.Staleness {
+		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
+		if rows {
+			m.lastRows = s.Fleet
+		} else if m.lastRows != nil {
+			s.Fleet.Rows = m.lastRows.Rows
+		}
+	} else if m.lastRows != nil {
+		// Withdrawn: the runner_ families must go with it.
+		m.lastRows, m.rowsGen, m.rowsAt = nil, gen, time.Time{}
+		s.RowsGeneration = gen
+	}
+	s.Self = m.self(now)
+	m.deps.Publisher.Publish(s)
+}
+
+func (m *Monitor) jobsOf(id int64) inventory.Jobs {
+	var j inventory.Jobs
+	var read bool
+	j.Running, j.Canceling, j.Oldest, read = m.led.Executing(id)
+	j.LastFinished = m.led.LastFinished(id)
+	if read {
+		j.ReadAt = m.led.ReadAt(id)
+	}
+	return j
+}
+
+func (m *Monitor) self(now time.Time) snapshot.Self {
+	limits := m.deps.Budget.State()
+	s := snapshot.Self{
+		RateLimit: limits.RateLimit, RateRemaining: limits.RateRemaining,
+		JobsVisible: m.visible, TagsOverLimit: m.inv.TagsOverLimit(), TokenExpiry: m.token.ExpiresAt,
+	}
+	s.JobsRecovered, s.JobsUnresolved = m.led.Told()
+	intervals := [snapshot.NumStages]time.Duration{
+		max(m.opts.Poll.RunnersInterval, m.listDuration), m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
+	}
+	lags := [snapshot.NumStages]time.Duration{
+		0, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
+	}
+	if !m.listStarted.IsZero() {
+		lags[snapshot.StageRunners] = max(0, now.Sub(m.listStarted)-intervals[snapshot.StageRunners]-m.listDuration)
+	}
+	for stage := range s.Stages {
+		st := &s.Stages[stage]
+		st.LastSuccess, st.Interval, st.Lag = m.lastGood[stage], intervals[stage], lags[stage]
+		st.Unread = make(map[string]int, len(m.unread[stage]))
+		for _, reason := range m.unread[stage] {
+			st.Unread[reason]++
+		}
+	}
+	if never, failed := m.inv.Unread(); never > failed {
+		s.Stages[snapshot.StageDetails].Unread[unreadPending] = never - failed
+	}
+	return s
+}
