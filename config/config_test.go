@@ -135,7 +135,7 @@ func TestFull(t *testing.T) {
 		!slices.Equal(m.Disable, []string{"gitlab_runner_fleet_managers", "gitlab_runner_fleet_runner_tag_info"}) {
 		t.Errorf("%+v", m)
 	}
-	for name, want := range map[string]bool{"prod-1": true, "prod-1-test": false, "xprod-1": false, "prod": false} {
+	for name, want := range map[string]bool{"prod-1": true, "prod-1-test": false, "prod-1-test-b": true, "xprod-1": false, "prod": false} {
 		if m.Runners.Match(name) != want {
 			t.Errorf("runner %q: %v", name, !want)
 		}

@@ -25,7 +25,7 @@ type walker struct {
 	errs    Errors
 	nodes   int
 	stopped bool
-	open    map[*yaml.Node]bool // anchors being walked
+	open    map[*yaml.Node]bool // what is being merged, to notice a cycle
 }
 
 func newWalker() *walker {
@@ -59,11 +59,7 @@ func (w *walker) walk(n *yaml.Node, t reflect.Type, path string) bool {
 		w.lines[path] = n.Line
 	}
 	if n.Kind == yaml.AliasNode {
-		if w.open[n.Alias] {
-			return w.fail(n.Line, path, "an anchor that holds itself")
-		}
-		w.open[n.Alias] = true
-		defer delete(w.open, n.Alias)
+		// An anchor inside itself ends too: t gets smaller with each step.
 		return w.walk(n.Alias, t, path)
 	}
 	if n.Style&yaml.TaggedStyle != 0 && !strings.HasPrefix(n.ShortTag(), "!!") {

@@ -32,7 +32,7 @@ const (
 	maxRate           = 100_000
 	minRate           = 0.01 // a request in 100 s
 	maxNameBytes      = 128
-	maxTagBytes       = 255 // GitLab cuts no tag, it refuses a longer one
+	maxTagBytes       = 255 // the length of the column of a tag's name
 	minSeriesLimit    = 1000
 	maxSecretFile     = 64 << 10
 )
