@@ -46,8 +46,7 @@ func (d *diskState) guard(call func() error) (err error) {
 func (d *diskState) open() error {
 	sum, err := verify(d.path, d.want)
 	if err != nil {
-		var why damage
-		if errors.As(err, &why) {
+		if why, ok := errors.AsType[damage](err); ok {
 			return &DamagedError{Path: d.path, Reason: string(why)}
 		}
 		return err
@@ -73,15 +72,14 @@ func (d *diskState) openBolt(path string, flags int) (db *bbolt.DB, file *os.Fil
 			FreelistType: bbolt.FreelistArrayType,
 			NoStatistics: true,
 			OpenFile: func(name string, _ int, mode os.FileMode) (*os.File, error) {
-				f, err := os.OpenFile(name, flags, mode)
+				f, err := os.OpenFile(name, flags, mode) //nolint:gosec // within --storage.path
 				file = f
 				return f, err
 			},
 		})
 		return err
 	})
-	var panicked *DamagedError
-	if errors.As(err, &panicked) && file != nil {
+	if _, panicked := errors.AsType[*DamagedError](err); panicked && file != nil {
 		// bbolt keeps the map, which nobody can reach any more; the file and its
 		// lock must not stay with it.
 		_ = file.Close()
@@ -208,9 +206,9 @@ func (d *diskState) transaction(writable bool, fn func(tx *bbolt.Tx) error) erro
 		}
 		return tx.Rollback()
 	})
-	var panicked *DamagedError
 	if err != nil {
-		d.abandon(tx, began || !errors.As(err, &panicked))
+		_, panicked := errors.AsType[*DamagedError](err)
+		d.abandon(tx, began || !panicked)
 	}
 	return err
 }

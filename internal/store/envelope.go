@@ -11,7 +11,7 @@ import (
 // a flipped bit nor a value under another's key passes.
 const (
 	envelopeSize = 8
-	maxKey       = 32768                        // bbolt's own limit
+	maxKey       = 32768                          // bbolt's own limit
 	maxValue     = math.MaxInt32/2 - envelopeSize // half of bbolt's, so that no sum of ours overflows
 )
 

@@ -6,16 +6,16 @@ import (
 )
 
 var (
-	// ErrLocked: another process uses the folder or one of its files.
+	// ErrLocked says that another process uses the folder or one of its files.
 	ErrLocked = errors.New("another process uses this storage")
-	// ErrClosed: the State or its Folder was closed.
+	// ErrClosed says that the State or its Folder was closed.
 	ErrClosed = errors.New("state is closed")
-	// ErrGone: the file was removed or replaced while it was in use, so that a
-	// commit would go where no restart finds it.
+	// ErrGone says that the file was removed or replaced while it was in use, so
+	// that a commit would go where no restart finds it.
 	ErrGone = errors.New("state file was removed or replaced while in use; put it back, or restart to begin a new one")
 )
 
-// ForeignError: the file under this GitLab's name holds another one's records.
+// ForeignError says that the file under this GitLab's name holds another one's records.
 type ForeignError struct {
 	Name       string // as configured
 	Have, Want string // whose it is and whose it should be: addresses, or names where those differ
@@ -31,8 +31,8 @@ func (e *ForeignError) Error() string {
 		where, e.Name, e.Have, e.Want)
 }
 
-// NewerError: the file was written by a newer release, whose records this one
-// cannot read.
+// NewerError says that the file was written by a newer release, whose records
+// this one cannot read.
 type NewerError struct {
 	Name, Path string
 	Have, Want string // what the file has and what this release knows
@@ -43,8 +43,8 @@ func (e *NewerError) Error() string {
 		e.Path, e.Name, e.Have, e.Want)
 }
 
-// OlderError: the file was written by an older release and there is no way to
-// bring its records up to date.
+// OlderError says that the file was written by an older release and that there
+// is no way to bring its records up to date.
 type OlderError struct {
 	Name, Path string
 	Have, Want string
@@ -55,7 +55,7 @@ func (e *OlderError) Error() string {
 		e.Path, e.Name, e.Have, e.Want)
 }
 
-// DamagedError: the file is not as this package left it.
+// DamagedError says that the file is not as this package left it.
 type DamagedError struct{ Path, Reason string }
 
 func (e *DamagedError) Error() string {

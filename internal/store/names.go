@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	fileExt   = ".db"
-	newExt    = ".new"
+	fileExt     = ".db"
+	newExt      = ".new"
 	damagedMark = fileExt + ".damaged-"
-	longName  = 100 // bytes of an escaped name, far below the 255 a file system allows
-	hashBytes = 16
+	longName    = 100 // bytes of an escaped name, far below the 255 a file system allows
+	hashBytes   = 16
 )
 
 // fileName turns any name into one that is a file of its own on every file
@@ -102,7 +102,7 @@ func putAsideAt(name string) (time.Time, bool) {
 // syncFolder makes a created or renamed file outlive a power cut: fsync of the
 // file alone does not save its name.
 func syncFolder(path string) error {
-	dir, err := os.Open(path)
+	dir, err := os.Open(path) //nolint:gosec // --storage.path, the operator's own
 	if err != nil {
 		return err
 	}

@@ -132,7 +132,7 @@ func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return nil, fmt.Errorf("storage folder %s: %w", path, err)
 	}
-	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // --storage.path, the operator's own
 	if err != nil {
 		return nil, fmt.Errorf("lock storage folder: %w", err)
 	}
@@ -228,8 +228,7 @@ func (f *Folder) openFile(name, address string) (_ backend, quarantined string, 
 		timeout: f.opts.LockTimeout,
 	}
 	err = d.open()
-	var damaged *DamagedError
-	if errors.As(err, &damaged) {
+	if damaged, ok := errors.AsType[*DamagedError](err); ok {
 		quarantined, err = putAside(d.path, f.opts.Now())
 		if err != nil {
 			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", damaged, err)

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,77 +35,77 @@ func TestMain(m *testing.M) {
 }
 
 // open takes the folder at path ("": memory) until the test ends.
-func open(t testing.TB, path string, change ...func(*Options)) *Folder {
-	t.Helper()
+func open(tb testing.TB, path string, change ...func(*Options)) *Folder {
+	tb.Helper()
 	opts := Options{Path: path, Layout: 1}
 	for _, c := range change {
 		c(&opts)
 	}
-	f, err := Open(t.Context(), opts)
+	f, err := Open(tb.Context(), opts)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := f.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return f
 }
 
-func openState(t testing.TB, f *Folder, name string) *State {
-	t.Helper()
+func openState(tb testing.TB, f *Folder, name string) *State {
+	tb.Helper()
 	s, err := f.Open(name, "https://"+strings.ToLower("gitlab.example.com"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
 
-func closeState(t testing.TB, s *State) {
-	t.Helper()
+func closeState(tb testing.TB, s *State) {
+	tb.Helper()
 	if err := s.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func commit(t testing.TB, s *State, b Batch) {
-	t.Helper()
+func commit(tb testing.TB, s *State, b Batch) {
+	tb.Helper()
 	if err := s.Commit(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // records loads all, and holds Load to the order of keys.
-func records(t testing.TB, s *State) map[string]string {
-	t.Helper()
+func records(tb testing.TB, s *State) map[string]string {
+	tb.Helper()
 	got := map[string]string{}
 	last := ""
 	err := s.Load(func(key, value []byte) error {
 		if string(key) <= last {
-			t.Errorf("key %q after %q", key, last)
+			tb.Errorf("key %q after %q", key, last)
 		}
 		last = string(key)
 		got[last] = string(value)
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return got
 }
 
-func wantRecords(t testing.TB, s *State, want map[string]string) {
-	t.Helper()
-	if got := records(t, s); !maps.Equal(got, want) {
-		t.Fatalf("%d records, want %d, or other values", len(got), len(want))
+func wantRecords(tb testing.TB, s *State, want map[string]string) {
+	tb.Helper()
+	if got := records(tb, s); !maps.Equal(got, want) {
+		tb.Fatalf("%d records, want %d, or other values", len(got), len(want))
 	}
 }
 
 func put(kv ...string) Batch {
 	var b Batch
-	for i := 0; i < len(kv); i += 2 {
-		b.Put = append(b.Put, Record{Key: []byte(kv[i]), Value: []byte(kv[i+1])})
+	for pair := range slices.Chunk(kv, 2) {
+		b.Put = append(b.Put, Record{Key: []byte(pair[0]), Value: []byte(pair[1])})
 	}
 	return b
 }
@@ -117,6 +119,7 @@ func both(t *testing.T, test func(t *testing.T, path string)) {
 
 func TestRecordsOutliveClose(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		f := open(t, path)
 		s := openState(t, f, "corp")
 		wantRecords(t, s, map[string]string{})
@@ -157,6 +160,7 @@ func TestRecordsOutliveClose(t *testing.T) {
 // What Load hands out and what Commit was given must not be shared with the store.
 func TestSlicesAreNotShared(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		s := openState(t, open(t, path), "corp")
 		key, value := []byte("key"), []byte("value")
 		commit(t, s, Batch{Put: []Record{{Key: key, Value: value}}})
@@ -178,6 +182,7 @@ func TestSlicesAreNotShared(t *testing.T) {
 
 func TestLoadEndsAtTheCallersError(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		s := openState(t, open(t, path), "corp")
 		var b Batch
 		for i := range 2500 { // more than one part of a load
@@ -211,6 +216,7 @@ func TestLoadEndsAtTheCallersError(t *testing.T) {
 
 func TestRecordsThatCannotBeStored(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		s := openState(t, open(t, path), "corp")
 		commit(t, s, put("a", "1", strings.Repeat("k", maxKey), strings.Repeat("v", 1<<20)))
 		for _, key := range []string{"", strings.Repeat("k", maxKey+1)} {
@@ -227,8 +233,9 @@ func TestRecordsThatCannotBeStored(t *testing.T) {
 // Any history of batches, reopened now and then, must leave what a map has.
 func TestAgainstAMap(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		for seed := range uint64(4) {
-			rnd := rand.New(rand.NewPCG(seed, 1))
+			rnd := random(seed, 1)
 			f := open(t, path)
 			name := fmt.Sprintf("gitlab-%d", seed)
 			s := openState(t, f, name)
@@ -259,11 +266,7 @@ func randomBatch(rnd *rand.Rand) Batch {
 	var b Batch
 	key := func() []byte { return fmt.Appendf(nil, "%0*d", 3+rnd.IntN(2)*40, rnd.IntN(300)) }
 	for range rnd.IntN(40) {
-		value := make([]byte, rnd.IntN(1<<rnd.IntN(14)))
-		for i := range value {
-			value[i] = byte(rnd.Uint32())
-		}
-		b.Put = append(b.Put, Record{Key: key(), Value: value})
+		b.Put = append(b.Put, Record{Key: key(), Value: noise(rnd, rnd.IntN(1<<rnd.IntN(14)))})
 	}
 	for range rnd.IntN(30) {
 		b.Delete = append(b.Delete, key())
@@ -282,6 +285,7 @@ func apply(model map[string]string, b Batch) {
 
 func TestWhoseStateItIs(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		f := open(t, path)
 		s, err := f.Open("corp", "https://user:secret@GitLab.example.com/root/")
 		if err != nil {
@@ -320,8 +324,8 @@ func TestWhoseStateItIs(t *testing.T) {
 			return
 		}
 		// The password is not on disk either.
-		if data, err := os.ReadFile(filepath.Join(path, fileName("corp"))); err != nil || bytes.Contains(data, []byte("secret")) {
-			t.Error("the password is in the file", err)
+		if bytes.Contains(read(t, filepath.Join(path, fileName("corp"))), []byte("secret")) {
+			t.Error("the password is in the file")
 		}
 		// A file copied under another's name.
 		copyFile(t, filepath.Join(path, fileName("corp")), filepath.Join(path, fileName("copy")))
@@ -344,10 +348,7 @@ func TestLayouts(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	before, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := read(t, file)
 	f = open(t, path)
 	var newer *NewerError
 	if _, err := f.Open("corp", "https://gitlab.example.com"); !errors.As(err, &newer) || !strings.Contains(err.Error(), "layout 2") || !strings.Contains(err.Error(), "up to 1") {
@@ -364,8 +365,8 @@ func TestLayouts(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
-		t.Error("a refused file was changed", err)
+	if !bytes.Equal(before, read(t, file)) {
+		t.Error("a refused file was changed")
 	}
 	wantRecords(t, openState(t, open(t, path, func(o *Options) { o.Layout = 2 }), "corp"), map[string]string{"a": "1"})
 }
@@ -617,18 +618,19 @@ func TestFileVanishesInUse(t *testing.T) {
 
 func TestManyAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
+		t.Helper()
 		f := open(t, path)
 		var wg sync.WaitGroup
 		for g := range 4 {
 			wg.Go(func() {
-				name := fmt.Sprint(g)
+				name := strconv.Itoa(g)
 				for i := range 5 {
 					s, err := f.Open(name, "https://gitlab.example.com")
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					if err := s.Commit(put(fmt.Sprint(i), name)); err != nil {
+					if err := s.Commit(put(strconv.Itoa(i), name)); err != nil {
 						t.Error(err)
 					}
 					if n := len(records(t, s)); n != i+1 {
@@ -644,13 +646,36 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
-func copyFile(t testing.TB, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
+func copyFile(tb testing.TB, from, to string) {
+	tb.Helper()
+	write(tb, to, read(tb, from))
+}
+
+func read(tb testing.TB, path string) []byte {
+	tb.Helper()
+	data, err := os.ReadFile(path) //nolint:gosec // in the test's own folder
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if err := os.WriteFile(to, data, 0o600); err != nil {
-		t.Fatal(err)
+	return data
+}
+
+func write(tb testing.TB, path string, data []byte) {
+	tb.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		tb.Fatal(err)
 	}
+}
+
+// random repeats itself for the same seeds.
+func random(a, b uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(a, b)) //nolint:gosec // not for secrets
+}
+
+func noise(rnd *rand.Rand, n int) []byte {
+	out := make([]byte, 0, n+8)
+	for len(out) < n {
+		out = binary.LittleEndian.AppendUint64(out, rnd.Uint64())
+	}
+	return out[:n]
 }

@@ -146,7 +146,7 @@ func admit(path string, have, want identity) error {
 	case have.URL != want.URL:
 		return &ForeignError{Name: want.Name, Path: path, Have: have.URL, Want: want.URL}
 	case have.Format < want.Format:
-		return &OlderError{Name: want.Name, Path: path, Have: fmt.Sprintf("format %d", have.Format), Want: fmt.Sprintf("%d", want.Format)}
+		return &OlderError{Name: want.Name, Path: path, Have: fmt.Sprintf("format %d", have.Format), Want: fmt.Sprintf("format %d", want.Format)}
 	case have.Layout < want.Layout:
 		return &OlderError{Name: want.Name, Path: path, Have: fmt.Sprintf("records of layout %d", have.Layout), Want: fmt.Sprintf("layout %d", want.Layout)}
 	}
@@ -154,14 +154,14 @@ func admit(path string, have, want identity) error {
 }
 
 func newVerifier(path string) (_ *verifier, err error) {
-	info, err := os.Stat(path)
+	info, err := os.Stat(path) //nolint:gosec // within --storage.path
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() { // opening a named pipe would wait for ever
 		return nil, damagef("it is no regular file but %s", info.Mode().Type())
 	}
-	file, err := os.Open(path)
+	file, err := os.Open(path) //nolint:gosec // within --storage.path
 	if err != nil {
 		return nil, err
 	}
