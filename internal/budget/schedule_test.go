@@ -1,0 +1,339 @@
+package budget
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// model is the Schedule as its documentation tells it, with a plain list.
+type model struct {
+	items []Item
+	turns shares
+}
+
+func (m *model) set(it Item) {
+	m.remove(func(o Item) bool { return o.ID == it.ID && o.Class.Stage() == it.Class.Stage() })
+	m.items = append(m.items, it)
+}
+
+func (m *model) remove(f func(Item) bool) { m.items = slices.DeleteFunc(m.items, f) }
+
+func (m *model) due(st Stage, now time.Time) (due []Item) {
+	for _, it := range m.items {
+		if it.Class.Stage() == st && !it.Due.After(now) {
+			due = append(due, it)
+		}
+	}
+	return due
+}
+
+func (m *model) lag(st Stage, now time.Time) (lag time.Duration) {
+	for _, it := range m.due(st, now) {
+		lag = max(lag, now.Sub(it.Due))
+	}
+	return lag
+}
+
+func (m *model) wake(now time.Time) (at time.Time, ok bool) {
+	for _, it := range m.items {
+		if it.Due.After(now) && (!ok || it.Due.Before(at)) {
+			at, ok = it.Due, true
+		}
+	}
+	return at, ok
+}
+
+func (m *model) next(now time.Time) (Item, bool) {
+	order := func(a, b Item) int {
+		lateA, lateB := a.Deadline.Before(now), b.Deadline.Before(now)
+		kind := func(it Item, late bool) int {
+			switch {
+			case late && it.Class == Walk:
+				return -2
+			case late:
+				return -1
+			default:
+				return int(it.Class)
+			}
+		}
+		return cmp.Or(cmp.Compare(kind(a, lateA), kind(b, lateB)), a.Deadline.Compare(b.Deadline),
+			a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Class, b.Class))
+	}
+	var with []Stage
+	var all []Item
+	for st := range Stage(NumStages) {
+		if due := m.due(st, now); len(due) > 0 {
+			with = append(with, st)
+			all = append(all, due...)
+		}
+	}
+	if len(all) == 0 {
+		return Item{}, false
+	}
+	it := slices.MinFunc(all, order)
+	if len(with) > 1 {
+		if st := m.turns.pick(with, it.Class.Stage()); st != it.Class.Stage() {
+			it = slices.MinFunc(m.due(st, now), order)
+		}
+	}
+	m.remove(func(o Item) bool { return o == it })
+	return it, true
+}
+
+func same(a, b Item) bool {
+	return a.Class == b.Class && a.ID == b.ID && a.Due.Equal(b.Due) && a.Deadline.Equal(b.Deadline)
+}
+
+// drive runs the same steps on Schedule and model and compares all they say.
+func drive(t *testing.T, step func() (byte, bool)) {
+	t.Helper()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s, m := NewSchedule(now), &model{}
+	for {
+		op, ok := step()
+		if !ok {
+			return
+		}
+		id, _ := step()
+		a, _ := step()
+		b, _ := step()
+		switch op % 8 {
+		case 0, 1, 2:
+			due := now.Add(time.Duration(int(a)-64) * time.Second)
+			it := Item{Class: 1 + Class(op/8)%(NumClasses-1), ID: int64(id % 32), Due: due, Deadline: due.Add(time.Duration(b) * time.Second)}
+			s.Set(it.Class, it.ID, it.Due, it.Deadline)
+			m.set(it)
+		case 3:
+			s.Remove(int64(id % 32))
+			m.remove(func(o Item) bool { return o.ID == int64(id%32) })
+		case 4:
+			st := Stage(a) % NumStages
+			s.RemoveStage(st, int64(id%32))
+			m.remove(func(o Item) bool { return o.ID == int64(id%32) && o.Class.Stage() == st })
+		case 5:
+			now = now.Add(time.Duration(a) * time.Second / 4)
+		default:
+			got, ok := s.Next(now)
+			want, wantOK := m.next(now)
+			if ok != wantOK || !same(got, want) {
+				t.Fatalf("Next = %+v %v, want %+v %v", got, ok, want, wantOK)
+			}
+		}
+		for st := range Stage(NumStages) {
+			if got, want := s.Lag(st, now), m.lag(st, now); got != want {
+				t.Fatalf("Lag(%d) = %v, want %v", st, got, want)
+			}
+			n := 0
+			for _, it := range m.items {
+				if it.Class.Stage() == st {
+					n++
+				}
+			}
+			if s.Len(st) != n {
+				t.Fatalf("Len(%d) = %d, want %d", st, s.Len(st), n)
+			}
+			if b%3 == 0 { // not always: it must not matter whether somebody looked
+				if got, want := s.DueLen(st, now), len(m.due(st, now)); got != want {
+					t.Fatalf("DueLen(%d) = %d, want %d", st, got, want)
+				}
+			}
+		}
+		if b%2 == 0 {
+			at, ok := s.Wake(now)
+			want, wantOK := m.wake(now)
+			if ok != wantOK || !at.Equal(want) {
+				t.Fatalf("Wake = %v %v, want %v %v", at, ok, want, wantOK)
+			}
+		}
+		if n := len(s.items) - len(s.free); n != len(m.items) {
+			t.Fatalf("%d entries in use, want %d", n, len(m.items))
+		}
+	}
+}
+
+func TestScheduleAgainstModel(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		left := 4 * 2000
+		drive(t, func() (byte, bool) {
+			left--
+			return byte(rng.Uint32()), left >= 0
+		})
+	}
+}
+
+func FuzzSchedule(f *testing.F) {
+	f.Add([]byte{0, 1, 0, 10, 8, 1, 70, 3, 6, 0, 0, 0, 5, 0, 255, 0, 6, 0, 0, 0})
+	f.Add([]byte{41, 1, 0, 0, 17, 2, 0, 0, 6, 0, 0, 0, 3, 2, 0, 2, 4, 1, 3, 1})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 4000 {
+			return
+		}
+		drive(t, func() (byte, bool) {
+			if len(data) == 0 {
+				return 0, false
+			}
+			b := data[0]
+			data = data[1:]
+			return b, true
+		})
+	})
+}
+
+func TestScheduleOrder(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := NewSchedule(now)
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	soon := now.Add(time.Minute)
+	s.Set(Walk, 1, ago(time.Hour), ago(time.Second)) // past its deadline
+	s.Set(Details, 2, ago(time.Hour), ago(time.Minute))
+	s.Set(IdleJobs, 3, ago(time.Hour), ago(2*time.Minute))
+	s.Set(Walk, 4, ago(2*time.Hour), soon)
+	s.Set(Details, 5, ago(time.Hour), soon)
+	s.Set(IdleJobs, 6, ago(time.Hour), soon)
+	s.Set(ActiveDetails, 7, ago(time.Second), soon.Add(time.Hour))
+	s.Set(ActiveJobs, 8, ago(time.Second), soon.Add(time.Hour))
+	s.Set(NewDetails, 9, now, soon.Add(time.Hour))
+	s.Set(ActiveJobs, 10, now.Add(1), now) // not yet due
+	s.Set(IdleJobs, 11, ago(0), soon)
+	s.Set(ActiveJobs, 11, now.Add(time.Second), soon) // moved, out of the idle ones
+	if lag := s.Lag(StageReconcile, now); lag != 2*time.Hour {
+		t.Errorf("lag of the walks: %v", lag)
+	}
+	for _, want := range []int64{1, 3, 2, 9, 8, 7, 6, 5, 4} {
+		it, ok := s.Next(now)
+		if !ok || it.ID != want {
+			t.Fatalf("Next = %d %v, want %d", it.ID, ok, want)
+		}
+	}
+	if it, ok := s.Next(now); ok {
+		t.Fatalf("nothing is due, got %+v", it)
+	}
+	if at, ok := s.Wake(now); !ok || at.Sub(now) != 1 {
+		t.Errorf("Wake = %v %v", at, ok)
+	}
+	if n := s.Len(StageJobs); n != 2 {
+		t.Errorf("%d jobs left, want 2", n)
+	}
+}
+
+// The zero time must not overflow into "not yet due".
+func TestScheduleZeroTime(t *testing.T) {
+	now := time.Now()
+	s := NewSchedule(now)
+	s.Set(IdleJobs, 1, time.Time{}, time.Time{})
+	if s.Lag(StageJobs, now) <= 0 {
+		t.Error("not late")
+	}
+	if _, ok := s.Next(now); !ok {
+		t.Error("not due")
+	}
+}
+
+// A budget a tenth of the need: every runner's reading is late by the same, in
+// every stage, and each stage goes on.
+func TestScheduleStretchesEvenly(t *testing.T) {
+	const (
+		runners = 10_000
+		pace    = time.Minute / 600
+		hours   = 24
+	)
+	type stage struct {
+		interval, slack time.Duration
+		last            [runners]time.Time
+		least, most     time.Duration
+		picks           int
+	}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	rng := rand.New(rand.NewPCG(1, 1))
+	s := NewSchedule(start)
+	stages := map[Stage]*stage{
+		StageDetails:   {interval: 15 * time.Minute, slack: 15 * time.Minute},
+		StageJobs:      {interval: time.Minute, slack: time.Minute},
+		StageReconcile: {interval: time.Hour, slack: 5 * time.Hour},
+	}
+	class := func(st Stage, id int64) Class {
+		switch {
+		case st == StageReconcile:
+			return Walk
+		case st == StageJobs && id%10 == 0:
+			return ActiveJobs
+		case st == StageJobs:
+			return IdleJobs
+		case id%10 == 0:
+			return ActiveDetails
+		default:
+			return Details
+		}
+	}
+	for st, v := range stages {
+		for id := range int64(runners) {
+			due := start.Add(time.Duration(rng.Int64N(int64(v.interval))))
+			s.Set(class(st, id), id, due, due.Add(v.slack))
+			v.last[id], v.least = start, time.Duration(1<<62)
+		}
+	}
+	now, end := start, start.Add(hours*time.Hour)
+	var total int
+	warm := start.Add(8 * time.Hour)
+	for ; now.Before(end); now = now.Add(pace) {
+		it, ok := s.Next(now)
+		if !ok {
+			continue
+		}
+		st := it.Class.Stage()
+		v := stages[st]
+		if v.last[it.ID].After(warm) {
+			gap := now.Sub(v.last[it.ID])
+			v.least, v.most = min(v.least, gap), max(v.most, gap)
+		}
+		v.last[it.ID] = now
+		v.picks++
+		total++
+		due := now.Add(v.interval)
+		s.Set(it.Class, it.ID, due, due.Add(v.slack))
+	}
+	for st, v := range stages {
+		t.Logf("stage %d: %4.1f %% of the turns, between two readings of a runner %v to %v", st,
+			100*float64(v.picks)/float64(total), v.least.Round(time.Second), v.most.Round(time.Second))
+		if v.picks*tenth < total-total/100 {
+			t.Errorf("stage %d got %d of %d turns, less than a tenth", st, v.picks, total)
+		}
+		for id, last := range v.last {
+			if now.Sub(last) > v.most*11/10 {
+				t.Errorf("stage %d: runner %d starves since %v", st, id, now.Sub(last))
+				break
+			}
+		}
+		if float64(v.most) > 1.25*float64(v.least) {
+			t.Errorf("stage %d: uneven, %v to %v", st, v.least, v.most)
+		}
+	}
+}
+
+func BenchmarkSchedule(b *testing.B) {
+	const runners = 100_000
+	now := time.Now()
+	s := NewSchedule(now)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for id := range int64(runners) {
+		for _, c := range []Class{Details, IdleJobs, Walk} {
+			due := now.Add(time.Duration(rng.Int64N(int64(time.Hour))))
+			s.Set(c, id, due, due.Add(time.Hour))
+		}
+	}
+	now = now.Add(90 * time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		it, ok := s.Next(now)
+		if !ok {
+			b.Fatal("nothing due")
+		}
+		now = now.Add(10 * time.Millisecond)
+		_ = s.Lag(it.Class.Stage(), now)
+		s.Set(it.Class, it.ID, now.Add(time.Minute), now.Add(time.Hour))
+	}
+}
