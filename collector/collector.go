@@ -64,12 +64,11 @@ type Exporter struct {
 
 	// asked is when a scrape last asked for a format, in Unix nanoseconds: one
 	// nobody asks for is not worth rendering at each publish.
-	asked     [numFormats]atomic.Int64
-	askedGzip [numFormats]atomic.Int64
+	asked [numFormats]atomic.Int64
 
 	scratch sync.Pool // *[]byte, for rendering
 	zstds   sync.Pool // *zstd.Encoder
-	flates  sync.Pool // *flate.Writer
+	gzips   sync.Pool // *gzip.Writer
 }
 
 // hotFor is how long a format stays rendered ahead after a scrape asked for it.
@@ -182,9 +181,6 @@ func (e *Exporter) Publish(s *snapshot.GitLab) {
 		if now-e.asked[f].Load() < int64(hotFor) {
 			next.main.block(f)
 			next.rows.block(f)
-		}
-		if now-e.askedGzip[f].Load() < int64(hotFor) {
-			next.rows.block(f).deflateAll()
 		}
 	}
 

@@ -1,18 +1,13 @@
 package collector
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -83,102 +78,28 @@ func quality(s string) (float64, bool) {
 	return q, true
 }
 
-// deflateFrom is the size from which a chunk is worth a compressed copy: each
-// costs the compressor a fresh start.
-const deflateFrom = 64 << 10
-
-// deflateLevel: a higher one is not worth its time on text as regular as this.
-const deflateLevel = 1
-
-func getFlate(pool *sync.Pool, w io.Writer) (*flate.Writer, error) {
-	if fw, _ := pool.Get().(*flate.Writer); fw != nil {
-		fw.Reset(w)
-		return fw, nil
-	}
-	fw, err := flate.NewWriter(w, deflateLevel)
-	if err != nil {
-		return nil, fmt.Errorf("make deflate writer: %w", err)
-	}
-	return fw, nil
-}
-
-// deflateAll compresses the large chunks once for all scrapes. A chunk begins
-// with an empty history and ends at a byte's edge, so it can be spliced into any
-// deflate stream.
-func (b *block) deflateAll() {
-	b.once.Do(func() {
-		var buf bytes.Buffer
-		fw, err := getFlate(b.flates, &buf)
-		if err != nil {
-			return // writeGzip compresses what is not, or fails in its turn
+// writeGzip compresses at the fastest level: a higher one is not worth its time
+// on text as regular as this.
+func writeGzip(w io.Writer, body [][]byte, pool *sync.Pool) error {
+	enc, _ := pool.Get().(*gzip.Writer)
+	if enc == nil {
+		var err error
+		if enc, err = gzip.NewWriterLevel(nil, gzip.BestSpeed); err != nil {
+			return fmt.Errorf("make gzip writer: %w", err)
 		}
-		defer b.flates.Put(fw)
-		for i := range b.chunks {
-			c := &b.chunks[i]
-			if len(c.raw) < deflateFrom {
-				continue
-			}
-			buf.Reset()
-			fw.Reset(&buf)
-			_, werr := fw.Write(c.raw)
-			if err := errors.Join(werr, fw.Flush()); err == nil {
-				c.deflated = bytes.Clone(buf.Bytes())
-			}
-		}
-	})
-}
-
-// writeGzip writes one gzip member (some clients read no second one) in which
-// chunks compressed ahead stand between those compressed now.
-func writeGzip(w io.Writer, body []chunk, pool *sync.Pool) error {
-	bw := bufio.NewWriterSize(w, 64<<10)
-	fw, err := getFlate(pool, bw)
-	if err != nil {
+	}
+	defer pool.Put(enc)
+	enc.Reset(w)
+	if err := writeAll(enc, body); err != nil {
 		return err
 	}
-	defer pool.Put(fw)
-	if _, err := bw.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}); err != nil {
-		return fmt.Errorf("write gzip header: %w", err)
-	}
-	var crc, size uint32
-	dirty := false
-	for _, c := range body {
-		crc = crc32.Update(crc, crc32.IEEETable, c.raw)
-		size += uint32(len(c.raw)) //nolint:gosec // gzip's size is modulo 2^32
-		if c.deflated == nil {
-			if _, err := fw.Write(c.raw); err != nil {
-				return fmt.Errorf("write gzip: %w", err)
-			}
-			dirty = true
-			continue
-		}
-		if dirty {
-			if err := fw.Flush(); err != nil {
-				return fmt.Errorf("write gzip: %w", err)
-			}
-			// What comes next must not refer back over the spliced bytes.
-			fw.Reset(bw)
-			dirty = false
-		}
-		if _, err := bw.Write(c.deflated); err != nil {
-			return fmt.Errorf("write gzip: %w", err)
-		}
-	}
-	if err := fw.Close(); err != nil {
-		return fmt.Errorf("write gzip: %w", err)
-	}
-	trailer := binary.LittleEndian.AppendUint32(nil, crc)
-	trailer = binary.LittleEndian.AppendUint32(trailer, size)
-	if _, err := bw.Write(trailer); err != nil {
-		return fmt.Errorf("write gzip trailer: %w", err)
-	}
-	if err := bw.Flush(); err != nil {
+	if err := enc.Close(); err != nil {
 		return fmt.Errorf("write gzip: %w", err)
 	}
 	return nil
 }
 
-func writeZstd(w io.Writer, body []chunk, pool *sync.Pool) error {
+func writeZstd(w io.Writer, body [][]byte, pool *sync.Pool) error {
 	enc, _ := pool.Get().(*zstd.Encoder)
 	if enc == nil {
 		var err error
@@ -198,9 +119,9 @@ func writeZstd(w io.Writer, body []chunk, pool *sync.Pool) error {
 	return nil
 }
 
-func writeAll(w io.Writer, body []chunk) error {
+func writeAll(w io.Writer, body [][]byte) error {
 	for _, c := range body {
-		if _, err := w.Write(c.raw); err != nil {
+		if _, err := w.Write(c); err != nil {
 			return fmt.Errorf("write body: %w", err)
 		}
 	}

@@ -38,7 +38,7 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 	}
 
 	list := *e.picture.Load()
-	body, err := e.body(list, wire, encoding == encodingGzip)
+	body, err := e.body(list, wire)
 	if err != nil {
 		_ = level.Error(e.logger).Log("msg", "scrape failed", "err", err)
 		h.Del("Content-Encoding")
@@ -64,7 +64,7 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // body gathers the self metrics and lists the pieces of the answer in order.
-func (e *Exporter) body(list []*entry, wire expfmt.Format, gzipped bool) ([]chunk, error) {
+func (e *Exporter) body(list []*entry, wire expfmt.Format) ([][]byte, error) {
 	var f format
 	switch wire.FormatType() {
 	case expfmt.TypeTextPlain:
@@ -76,13 +76,9 @@ func (e *Exporter) body(list []*entry, wire expfmt.Format, gzipped bool) ([]chun
 	default:
 		return nil, fmt.Errorf("negotiated a format without an encoder: %s", wire)
 	}
-	now := time.Now().UnixNano()
-	e.asked[f].Store(now)
-	if gzipped {
-		e.askedGzip[f].Store(now)
-	}
+	e.asked[f].Store(time.Now().UnixNano())
 
-	pieces := e.fleet(list, f, gzipped)
+	pieces := e.fleet(list, f)
 
 	// One collector's error must not hide the rest.
 	families, err := e.registry.Gather()
@@ -111,19 +107,16 @@ func (e *Exporter) body(list []*entry, wire expfmt.Format, gzipped bool) ([]chun
 			return nil, fmt.Errorf("close encoder: %w", err)
 		}
 	}
-	return append(pieces, chunk{raw: self.Bytes()}), nil
+	return append(pieces, self.Bytes()), nil
 }
 
 // fleet joins the published blocks family by family, so that a family stands
 // once, with the series of all GitLabs.
-func (e *Exporter) fleet(list []*entry, f format, gzipped bool) []chunk {
-	pieces := make([]chunk, 0, len(e.families)*(len(list)+1))
-	blocks := make([][2]*block, len(list))
+func (e *Exporter) fleet(list []*entry, f format) [][]byte {
+	pieces := make([][]byte, 0, len(e.families)*(len(list)+1))
+	blocks := make([][2]block, len(list))
 	for i, en := range list {
-		blocks[i] = [2]*block{en.main.block(f), en.rows.block(f)}
-		if gzipped {
-			blocks[i][1].deflateAll()
-		}
+		blocks[i] = [2]block{en.main.block(f), en.rows.block(f)}
 	}
 	for i, fam := range e.families {
 		group := 0
@@ -131,18 +124,12 @@ func (e *Exporter) fleet(list []*entry, f format, gzipped bool) []chunk {
 			group = 1
 		}
 		head, size := len(pieces), 0
-		pieces = append(pieces, chunk{raw: fam.heads[f]})
+		pieces = append(pieces, fam.heads[f])
 		for _, b := range blocks {
-			c := &b[group].chunks[i]
-			if len(c.raw) == 0 {
-				continue
+			if c := b[group][i]; len(c) > 0 {
+				pieces = append(pieces, c)
+				size += len(c)
 			}
-			piece := chunk{raw: c.raw}
-			if gzipped { // else another scrape may be compressing it just now
-				piece.deflated = c.deflated
-			}
-			pieces = append(pieces, piece)
-			size += len(c.raw)
 		}
 		switch {
 		case size == 0:
@@ -152,16 +139,16 @@ func (e *Exporter) fleet(list []*entry, f format, gzipped bool) []chunk {
 			framed := make([]byte, 0, binary.MaxVarintLen64+len(h))
 			framed = protowire.AppendVarint(framed, uint64(len(h)+size))
 			framed = append(framed, h...)
-			pieces[head].raw = framed
+			pieces[head] = framed
 		}
 	}
 	return pieces
 }
 
-func reencode(pieces []chunk, enc expfmt.Encoder) error {
+func reencode(pieces [][]byte, enc expfmt.Encoder) error {
 	var all bytes.Buffer
 	for _, c := range pieces {
-		all.Write(c.raw)
+		all.Write(c)
 	}
 	for all.Len() > 0 {
 		var mf dto.MetricFamily
@@ -175,17 +162,17 @@ func reencode(pieces []chunk, enc expfmt.Encoder) error {
 	return nil
 }
 
-func (e *Exporter) write(w http.ResponseWriter, body []chunk, encoding string) error {
+func (e *Exporter) write(w http.ResponseWriter, body [][]byte, encoding string) error {
 	switch encoding {
 	case encodingGzip:
-		return writeGzip(w, body, &e.flates)
+		return writeGzip(w, body, &e.gzips)
 	case encodingZstd:
 		return writeZstd(w, body, &e.zstds)
 	default:
 		// With a length the client notices a body that was cut short.
 		size := 0
 		for _, c := range body {
-			size += len(c.raw)
+			size += len(c)
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(size))
 		return writeAll(w, body)

@@ -74,7 +74,7 @@ func TestGolden(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				want, err := os.ReadFile(file)
+				want, err := os.ReadFile(file) //nolint:gosec // of the table above
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -218,7 +218,7 @@ func TestMalformedSeries(t *testing.T) {
 	clean := newExporter(t, Options{})
 	clean.Publish(small("corp"))
 	for f := range format(numFormats) {
-		got, want := join(e.fleet(*e.picture.Load(), f, false)), join(clean.fleet(*clean.picture.Load(), f, false))
+		got, want := join(e.fleet(*e.picture.Load(), f)), join(clean.fleet(*clean.picture.Load(), f))
 		if !bytes.Equal(got, want) {
 			t.Errorf("format %d: malformed series change the exposition", f)
 		}

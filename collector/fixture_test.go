@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,16 +37,21 @@ const (
 	acceptProto = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 )
 
-// scrape is one whole GET, straight to the handler.
-func scrape(tb testing.TB, e *Exporter, accept, encoding string) *httptest.ResponseRecorder {
-	tb.Helper()
-	r := httptest.NewRequestWithContext(tb.Context(), http.MethodGet, "/metrics", nil)
+func fetch(ctx context.Context, e *Exporter, accept, encoding string) *httptest.ResponseRecorder {
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/metrics", nil)
 	r.Header.Set("Accept", accept)
 	if encoding != "" {
 		r.Header.Set("Accept-Encoding", encoding)
 	}
 	w := httptest.NewRecorder()
 	e.Handler().ServeHTTP(w, r)
+	return w
+}
+
+// scrape is one whole GET, straight to the handler.
+func scrape(tb testing.TB, e *Exporter, accept, encoding string) *httptest.ResponseRecorder {
+	tb.Helper()
+	w := fetch(tb.Context(), e, accept, encoding)
 	if w.Code != http.StatusOK {
 		tb.Fatalf("status %d: %s", w.Code, w.Body)
 	}
@@ -105,7 +111,7 @@ func small(name string) *snapshot.GitLab {
 			JobsExecuting: 3, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-time.Second), Exported: true,
 		},
 		{
-			ID: 10, Type: snapshot.GroupType, Status: snapshot.Offline, Paused: true, Owner: "a/group",
+			ID: 10, Type: snapshot.GroupType, Status: snapshot.Offline, Paused: true, Owner: "a/group", ContactedAt: t0,
 			Tags: []string{snapshot.TagUnknown}, ManagersOnline: -1, ManagersKnown: -1, JobsExecuting: -1, Exported: true,
 		},
 		{ID: 11, Type: snapshot.ProjectType, Status: snapshot.NeverContacted, Description: "excluded", DetailsAt: t0},
@@ -144,9 +150,9 @@ func withGeneration(s *snapshot.GitLab, gen, rows uint64) *snapshot.GitLab {
 	return &c
 }
 
-// large is a GitLab with n runners, about 20 series each, 500 tags.
-func large(name string, n int) *snapshot.GitLab {
-	s := small(name)
+// large is the GitLab corp with n runners, about 20 series each, 500 tags.
+func large(n int) *snapshot.GitLab {
+	s := small("corp")
 	f := &snapshot.Fleet{Detailed: true}
 	tag := func(i int) string { return fmt.Sprintf("tag-%03d", i%500) }
 	for i := range min(n, 500) {

@@ -43,13 +43,12 @@ type part struct {
 	shard    string
 	created  bool
 	scratch  *sync.Pool
-	flates   *sync.Pool
 
 	series int // of the fleet families, as Prometheus counts them
 	bad    int // series left out for a wrong number of labels or buckets
 
 	once   [numFormats]sync.Once
-	blocks [numFormats]*block
+	blocks [numFormats]block
 }
 
 // newPart counts the series, which the family series shows, and renders
@@ -57,7 +56,7 @@ type part struct {
 func (e *Exporter) newPart(s *snapshot.GitLab, rows bool, more int) *part {
 	p := &part{
 		families: e.families, rows: rows, view: view{GitLab: s}, shard: e.shard, created: e.created,
-		scratch: &e.scratch, flates: &e.flates,
+		scratch: &e.scratch,
 	}
 	for _, f := range p.families {
 		if f.rows != rows || f.self {
@@ -73,33 +72,24 @@ func (e *Exporter) newPart(s *snapshot.GitLab, rows bool, more int) *part {
 	return p
 }
 
-// block is a part in one format: one chunk for each family of the exporter,
-// empty where the family has no series or belongs to the other part.
-type block struct {
-	chunks []chunk
-	flates *sync.Pool
-	once   sync.Once
-}
+// block is a part in one format: the bytes of each family of the exporter,
+// none where the family has no series or belongs to the other part.
+type block [][]byte
 
-type chunk struct {
-	raw      []byte
-	deflated []byte // the same, compressed, to be spliced into a gzip stream; nil where not worth it
-}
-
-func (p *part) block(f format) *block {
+func (p *part) block(f format) block {
 	p.once[f].Do(func() {
 		buf, _ := p.scratch.Get().(*[]byte)
 		if buf == nil {
 			buf = new([]byte)
 		}
-		b := &block{chunks: make([]chunk, len(p.families)), flates: p.flates}
+		b := make(block, len(p.families))
 		for i, fam := range p.families {
 			if fam.rows != p.rows {
 				continue
 			}
 			*buf = p.render(fam, f, (*buf)[:0])
 			// The exact size: what append left over would stay for as long as the block.
-			b.chunks[i].raw = bytes.Clone(*buf)
+			b[i] = bytes.Clone(*buf)
 		}
 		p.scratch.Put(buf)
 		p.blocks[f] = b
