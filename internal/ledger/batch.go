@@ -159,6 +159,16 @@ func (l *Ledger) Load(key, value []byte) (handled bool, err error) {
 	if len(key) < len(keyMeta) {
 		return false, nil
 	}
+	switch string(key[:2]) {
+	case keyMeta:
+		if len(key) != len(keyMeta) {
+			return true, fmt.Errorf("ledger: malformed key %q in the state", key)
+		}
+	case prefixRun, prefixJob, prefixDone:
+		if len(key) != 10 || idOf(key) < 0 {
+			return true, fmt.Errorf("ledger: malformed key %q in the state", key)
+		}
+	}
 	d := &decoder{b: value}
 	switch string(key[:2]) {
 	case keyMeta:

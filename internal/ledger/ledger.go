@@ -45,6 +45,8 @@ const (
 	retention = 30 * 24 * time.Hour
 	// zeroFirst is how long a new series shows 0 at the most.
 	zeroFirst = 5 * time.Minute
+	// perPage is how many rows GitLab puts on a page of what we ask for.
+	perPage = 100
 	// askLimit is how many polls in a row a watched job may answer 404 or 403
 	// before it is given up.
 	askLimit = 3
@@ -139,6 +141,7 @@ type runner struct {
 	watch    map[int64]*watched
 	reads    uint64
 	hinted   bool
+	withheld bool // the last whole poll was told no total
 }
 
 // walkState is where an unfinished walk stands; it survives a restart.
@@ -199,8 +202,7 @@ func (l *Ledger) Advance(date, local time.Time) time.Time {
 	}
 	l.now = max(l.now, ms(now))
 	if f := ms(now.Add(-l.opts.Lookback)); l.t0 != 0 && f > l.floor {
-		l.floor = f
-		l.metaDirty = true
+		l.floor = f // written with the next record that rests on it: see Forget
 	}
 	return now
 }
@@ -243,7 +245,8 @@ func (l *Ledger) Listed(members []Member, scope string, start time.Time) {
 			l.topRunner = m.ID
 		}
 	}
-	l.lastListing = ms(start)
+	// One Date of the past must not give the next newcomer a day of history.
+	l.lastListing = max(l.lastListing, ms(start))
 	l.scope = scope
 	l.metaDirty = true
 }
@@ -481,6 +484,7 @@ func (l *Ledger) Forget(now time.Time) {
 			delete(l.settled, id)
 		}
 		l.gone = append(l.gone, chunkKey(c.seq))
+		l.metaDirty = true // the floor must be on disk with what it lets us forget
 	}
 	clear(l.chunks[len(kept):])
 	l.chunks = kept
@@ -491,6 +495,7 @@ func (l *Ledger) Forget(now time.Time) {
 			delete(l.left, id)
 			delete(l.runners, id)
 			delete(l.runnerDirty, id)
+			delete(l.unexposed, r.finished)
 			l.gone = append(l.gone, runnerKey(id))
 		}
 	}

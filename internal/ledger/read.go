@@ -16,7 +16,8 @@ type Poll struct {
 	r        *runner
 	start    int64
 	bound    int64
-	high     int64 // highest id met
+	high     int64 // highest id of the newest rows
+	lowest   int64 // lowest id of them so far; 0: none yet
 	page     int
 	bottomed bool // the read reached the bound or the end of the list
 	overdue  uint64
@@ -45,12 +46,14 @@ func (p *Poll) NeedsExecuting(idle bool) bool { return !idle || len(p.r.watch) >
 
 // ByKeyset tells whether page 1 is better read by keyset: where the total was
 // withheld last time, reading by number only costs GitLab a count.
-func (p *Poll) ByKeyset() bool { return p.r.readAt != 0 && p.r.total < 0 }
+// After each walk it is tried by number again, since rows are also deleted.
+func (p *Poll) ByKeyset() bool { return p.r.withheld }
 
-// Executing folds a page of the list of running jobs.
+// Executing folds a page of the list of running jobs. Their ids do not move the
+// mark: the newest rows may come from a replica that does not know them yet,
+// and what lies between was not read then.
 func (p *Poll) Executing(jobs []gitlab.Job) {
 	for i := range jobs {
-		p.high = max(p.high, jobs[i].ID)
 		if _, met := p.l.fold(p.r, &jobs[i], p.start); met {
 			p.r.meet()
 		}
@@ -80,20 +83,28 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		if lowest < 0 || j.ID < lowest {
 			lowest = j.ID
 		}
+		// New rows above push the last ones of a page onto the next: what is
+		// only told, not settled, would be told twice.
+		again := p.lowest != 0 && j.ID >= p.lowest
 		v, met := p.l.fold(p.r, j, p.start)
 		switch v {
 		case entered, counted:
 			news = true
 		case overdue:
-			p.overdue++
+			if !again {
+				p.overdue++
+			}
 		case history, known:
 		}
-		if met {
+		if met && (!again || v == entered || v == counted) {
 			p.r.meet()
 		}
 		if j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound {
 			old = false
 		}
+	}
+	if lowest > 0 && (p.lowest == 0 || lowest < p.lowest) {
+		p.lowest = lowest
 	}
 	if old || (page.Next == 0 && page.Cursor == "") {
 		p.bottomed = true
@@ -203,7 +214,7 @@ func (p *Poll) Done(whole bool) (hint bool) {
 	default:
 		r.hinted = false
 	}
-	r.total = total
+	r.total, r.withheld = total, total < 0
 	if changed {
 		p.l.dirtyRunner(r)
 	}
@@ -229,7 +240,10 @@ func (l *Ledger) Walk(id int64, now time.Time) *Walk {
 	if r.walk.started == 0 {
 		r.walk = walkState{started: ms(now), total: -1}
 	}
-	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(now)}
+	// As deep as when it began, however long it takes, but not for what ended
+	// below the floor.
+	begun := fromMS(max(r.walk.started, l.floor))
+	return &Walk{l: l, r: r, now: ms(now), bound: min(l.bound(now), l.bound(begun))}
 }
 
 // Query is the page to read next. keyset says whether this GitLab offers it.
@@ -270,20 +284,23 @@ func (w *Walk) Page(page gitlab.JobsPage) (whole bool) {
 	switch {
 	case old || (page.Next == 0 && page.Cursor == ""):
 		r.deep = s.started
-		r.known = max(r.known, r.total)
-		r.hinted = false
+		if r.known >= 0 {
+			r.known = max(r.known, r.total)
+		}
+		r.hinted, r.withheld = false, false
 		r.walk = walkState{total: -1}
 		return true
 	case page.Cursor != "":
 		s.keyset, s.cursor, s.page = true, page.Cursor, 0
 	default:
-		// By number, a row deleted above shifts the next one onto this page:
-		// read it again where the total fell.
+		// By number, rows deleted above shift the next ones onto pages that
+		// were read: go back by as many as the total fell.
 		s.keyset, s.cursor = false, ""
 		next := page.Next
 		total := int64(page.Total)
-		if total >= 0 && s.total >= 0 && total < s.total {
-			next = max(1, next-1)
+		if fell := s.total - total; total >= 0 && fell > 0 {
+			pages := min((fell+perPage-1)/perPage, int64(next))
+			next = max(1, next-int(pages))
 		}
 		s.page, s.total = next, total
 	}
