@@ -213,6 +213,7 @@ func TestJobsPaging(t *testing.T) {
 		{"keyset ignored", JobsQuery{Keyset: true}, http.Header{"X-Page": {"1"}, "X-Next-Page": {"2"}, "X-Total": {"120"}}, full, JobsPage{Next: 2, Total: 120}, ""},
 		{"keyset ignored, only page", JobsQuery{Keyset: true}, http.Header{"X-Page": {"1"}, "X-Next-Page": {""}, "X-Total": {"100"}}, full, JobsPage{Total: 100}, ""},
 		{"keyset ignored on the way", JobsQuery{Keyset: true, Cursor: "abc"}, http.Header{"X-Page": {"1"}, "X-Next-Page": {"2"}}, full, JobsPage{Next: 2, Total: -1}, ""},
+		{"keyset ignored, points back", JobsQuery{Keyset: true}, http.Header{"X-Page": {"3"}, "X-Next-Page": {"3"}}, full, JobsPage{}, ReasonDecode},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -454,7 +455,7 @@ func TestConnectionIsReused(t *testing.T) {
 		switch requests.Add(1) % 3 {
 		case 0:
 			w.WriteHeader(http.StatusForbidden)
-			_, _ = w.Write(bytes.Repeat([]byte("long "), 1000))
+			_, _ = w.Write(bytes.Repeat([]byte("long "), 20000))
 		case 1:
 			_, _ = w.Write([]byte(`[{"id":1}]` + strings.Repeat(" \n", 5000)))
 		default:
@@ -666,6 +667,39 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// TestNoURLInErrors: Go's own error prints the whole URL.
+func TestNoURLInErrors(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c := newClient(t, Options{
+		BaseURL:    "https://h",
+		HTTPClient: &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF })},
+		Hooks:      Hooks{Attempt: func(Attempt) { cancel() }},
+	})
+	_, err := c.RunnerJobs(ctx, JobsQuery{RunnerID: 7})
+	if want := "get /runners/:id/jobs: connection: EOF"; err == nil || err.Error() != want || !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestScrub(t *testing.T) {
+	for in, want := range map[string]string{
+		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
+		"postgres://u:p@h/db":                                 "postgres://h/db",
+		`Get "https://h/api/v4/x?cursor=a&b=c": EOF`:          `Get "https://h/api/v4/x": EOF`,
+		"at /api/v4/runners?page=2 of h":                      "at /api/v4/runners of h",
+		"private_token=abc&x=1 access_token=d job-token=e":    "private_token=***&x=1 access_token=*** job-token=***",
+		"client_secret=abc Password=def":                      "client_secret=*** Password=***",
+		"the token glpat-abcdefgh12.34-5 and gloas-ABCDEFGHI": "the token *** and ***",
+		"a value given":                                       "a *** given",
+		"is the token expired? ask at gitlab-org":             "is the token expired? ask at gitlab-org",
+	} {
+		if got := scrub(in, []string{"value"}); got != want {
+			t.Errorf("%q:\n got %q\nwant %q", in, got, want)
+		}
+	}
+}
+
 // TestTransportSecrets: errors that never met a server.
 func TestTransportSecrets(t *testing.T) {
 	const secret = "c4n4ry-0123456789abcdef"
@@ -685,6 +719,9 @@ func TestTransportSecrets(t *testing.T) {
 		_, err := c.Managers(ctx, 1)
 		if ReasonOf(err) != ReasonConnection {
 			t.Errorf("%v: %v", cause, err)
+		}
+		if _, ok := errors.AsType[*url.Error](err); ok {
+			t.Errorf("%v still holds the URL", err)
 		}
 		for e := err; e != nil; e = errors.Unwrap(e) {
 			if text := fmt.Sprintf("%v %+v %#v", e, e, e); strings.Contains(text, secret) {

@@ -19,6 +19,7 @@ func TestLinkTarget(t *testing.T) {
 		{"no next", []string{`<https://h/a?page=1>; rel="first"`}, ""},
 		{"comma and semicolon in the target", []string{`<https://h/a?tag_list=x,y;z&page=1>; rel=prev, <https://h/a?t=x,y&page=3>; rel=next`}, "https://h/a?t=x,y&page=3"},
 		{"comma and > in a quoted value", []string{`<u1>; title="a, <b>; rel=\"next\""; rel=prev, <u2>; rel=next`}, "u2"},
+		{"escaped quote", []string{`<u1>; title="a\"; rel=next; x=\"b"; rel=prev, <u2>; rel=next`}, "u2"},
 		{"several relations", []string{`<u1>; rel="last next"`}, "u1"},
 		{"any case, blanks", []string{`<u1> ;  REL = "NEXT"`}, "u1"},
 		{"only the first rel counts", []string{`<u1>; rel=prev; rel=next, <u2>; rel=next`}, "u2"},
