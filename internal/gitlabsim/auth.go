@@ -127,8 +127,9 @@ func (w *World) SetRateLimit(requests int, window time.Duration) {
 // authenticate finds the caller (notes 5.3). No token at all is a failure
 // too: nothing here is public.
 func (w *World) authenticate(r *http.Request) (*token, *failure) {
-	text, bearer := r.Header.Get("PRIVATE-TOKEN"), false
+	text := r.Header.Get("PRIVATE-TOKEN")
 	if text == "" {
+		var bearer bool
 		text, bearer = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !bearer {
 			text = ""
@@ -227,6 +228,7 @@ func (u *user) maintains(p *project) bool {
 // never instance runners, for administrators too (notes 1.1).
 func (u *user) available(r *runner) bool {
 	switch r.typ {
+	case instanceType:
 	case groupType:
 		return u.maintainsGroup(r.group)
 	case projectType:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/http/httptest"
@@ -37,9 +38,7 @@ func (w *World) Handler() http.Handler {
 			panic(http.ErrAbortHandler) // net/http's way to cut a connection without an answer
 		}
 		h := rw.Header()
-		for k, v := range a.header {
-			h[k] = v
-		}
+		maps.Copy(h, a.header)
 		h.Set("Content-Length", strconv.Itoa(len(a.body)))
 		if a.status == http.StatusNoContent {
 			h.Del("Content-Length")
@@ -120,9 +119,10 @@ type call struct {
 	seg   []string   // path below /api/v4, unescaped
 	query url.Values // of a write: with its body
 	tok   *token
-	admin bool // in effect, Admin Mode considered
-	at    int64
-	stale bool // at is in the past: a replica that lags
+	admin bool  // in effect, Admin Mode considered
+	now   int64 // by Rails' clock and Redis, which do not lag
+	at    int64 // as of which the database is read
+	stale bool  // at is in the past: a replica that lags
 	out   http.Header
 	body  []byte
 }
@@ -136,7 +136,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 	c.route, c.seg = w.match(r)
 	c.query = r.URL.Query()
 	var bodyErr error
-	if c.route.write() && r.Body != nil {
+	if c.route.write() && c.route != graphqlRoute && r.Body != nil {
 		bodyErr = c.readBody()
 	}
 
@@ -158,7 +158,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 	}
 
 	w.lock()
-	c.at = w.now
+	c.now, c.at = w.now, w.now
 	date := w.time(w.now).Add(hits.skew)
 	if hits.staleBy > 0 {
 		c.at, c.stale = w.now-hits.staleBy.Milliseconds(), true
@@ -205,9 +205,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 		rec := httptest.NewRecorder()
 		gql(rec, r, w.caller(c.tok))
 		a.status, a.body = rec.Code, rec.Body.Bytes()
-		for k, v := range rec.Header() {
-			c.out[k] = v
-		}
+		maps.Copy(c.out, rec.Header())
 	}
 	a.header.Set("Date", date.UTC().Format(http.TimeFormat))
 	if a.drop {

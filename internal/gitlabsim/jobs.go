@@ -93,19 +93,19 @@ func (s *jobStore) add(j job) int32 {
 	c := len(s.chunks) - 1
 	s.chunks[c] = append(s.chunks[c], j)
 	s.n++
-	return int32(s.n - 1)
+	return index(s.n - 1)
 }
 
 func (s *jobStore) find(id int64) (int32, bool) {
 	lo, hi := 0, s.n
 	for lo < hi {
-		if m := (lo + hi) / 2; s.at(int32(m)).id < id {
+		if m := (lo + hi) / 2; s.at(index(m)).id < id {
 			lo = m + 1
 		} else {
 			hi = m
 		}
 	}
-	return int32(lo), lo < s.n && s.at(int32(lo)).id == id
+	return index(lo), lo < s.n && s.at(index(lo)).id == id
 }
 
 type pipeline struct {
@@ -125,7 +125,7 @@ var generatedNames = [3][]jobName{
 func (w *World) nameID(n jobName) uint16 {
 	id, ok := w.nameIndex[n]
 	if !ok && len(w.names) < math.MaxUint16 {
-		id = uint16(len(w.names))
+		id = uint16(len(w.names)) //nolint:gosec // just compared
 		w.names = append(w.names, n)
 		w.nameIndex[n] = id
 	}
@@ -136,7 +136,7 @@ func (w *World) tagset(tags []string) uint16 {
 	key := strings.Join(tags, ",")
 	id, ok := w.tagIndex[key]
 	if !ok && len(w.tagsets) < math.MaxUint16 {
-		id = uint16(len(w.tagsets))
+		id = uint16(len(w.tagsets)) //nolint:gosec // just compared
 		w.tagsets = append(w.tagsets, slices.Clone(tags))
 		w.tagIndex[key] = id
 	}
@@ -158,7 +158,7 @@ func (w *World) reason(s string) uint8 {
 	}
 	id, ok := w.reasonIdx[s]
 	if !ok && len(w.reasons) < math.MaxUint8 {
-		id = uint8(len(w.reasons))
+		id = uint8(len(w.reasons)) //nolint:gosec // just compared
 		w.reasons = append(w.reasons, s)
 		w.reasonIdx[s] = id
 	}
@@ -200,14 +200,14 @@ func (w *World) nextPipelineIn() int64 {
 	return max(1, int64(w.rng.ExpFloat64()*float64(hour)/perHour))
 }
 
-func (w *World) randomLength() int64 {
+func (w *World) randomLength() int32 {
 	s := w.opt.Shape
 	if w.rng.Float64() < s.ShortShare {
-		return 500 + int64(w.rng.Float64()*float64(s.ShortMax.Milliseconds()))
+		return 500 + int32(w.rng.Float64()*float64(s.ShortMax.Milliseconds()))
 	}
 	const sigma = 1.0
 	d := float64(s.MeanDuration.Milliseconds()) * math.Exp(sigma*w.rng.NormFloat64()-sigma*sigma/2)
-	return int64(max(1, min(d, float64(s.MaxDuration.Milliseconds()), math.MaxInt32)))
+	return int32(max(1, min(d, float64(s.MaxDuration.Milliseconds()), math.MaxInt32)))
 }
 
 // generate creates a pipeline with all its jobs, as GitLab does: ids are given
@@ -220,7 +220,7 @@ func (w *World) generate(t int64) {
 	home := w.randomRunnerForJob()
 	proj := w.projectFor(home)
 	w.lastPipe += 1 + int64(w.rng.IntN(3))
-	p := pipeline{id: w.lastPipe, created: t, project: proj, first: int32(w.jobs.n)}
+	p := pipeline{id: w.lastPipe, created: t, project: proj, first: index(w.jobs.n)}
 	n := 1 + w.rng.IntN(6)
 	stageStart, stageEnd := t, t
 	stage := 0
@@ -229,7 +229,7 @@ func (w *World) generate(t int64) {
 			stage, stageStart = s, stageEnd
 		}
 		j := w.draw(t)
-		j.project, j.pipeline = proj, int32(len(w.pipelines))
+		j.project, j.pipeline = proj, index(len(w.pipelines))
 		j.name = w.nameID(generatedNames[stage][w.rng.IntN(len(generatedNames[stage]))])
 		j.queued = max(stageStart, j.created) + int64(w.rng.IntN(900))
 		if w.rng.Float64() < w.opt.Shape.LateShare {
@@ -247,12 +247,12 @@ func (w *World) generate(t int64) {
 		pick := j.queued + w.queueTime()
 		stageEnd = max(stageEnd, pick+int64(j.length))
 		i := w.jobs.add(j)
-		w.push(pick, evPick, int64(i))
+		w.push(pick, evPick, i)
 	}
-	p.n = int32(n)
+	p.n = index(n)
 	w.pipelines = append(w.pipelines, p)
 	if s := w.opt.Shape; s.DeletedShare > 0 && w.rng.Float64() < s.DeletedShare {
-		w.push(t+int64(w.rng.ExpFloat64()*float64(s.DeletedAfter.Milliseconds())), evDelete, p.id)
+		w.push(t+int64(w.rng.ExpFloat64()*float64(s.DeletedAfter.Milliseconds())), evDelete, index(len(w.pipelines)-1))
 	}
 }
 
@@ -272,7 +272,7 @@ func (w *World) queueTime() int64 {
 func (w *World) draw(t int64) job {
 	s := w.opt.Shape
 	w.lastJob += 1 + int64(w.rng.IntN(3))
-	j := job{id: w.lastJob, created: max(1, t-int64(w.rng.IntN(1500))), length: int32(w.randomLength()), plan: success}
+	j := job{id: w.lastJob, created: max(1, t-int64(w.rng.IntN(1500))), length: w.randomLength(), plan: success}
 	if w.rng.IntN(40) == 0 {
 		j.flags |= noCommit
 	}
@@ -297,17 +297,18 @@ func (w *World) draw(t int64) job {
 }
 
 func (w *World) projectFor(r *runner) int32 {
-	switch {
-	case r.typ == projectType:
+	switch r.typ {
+	case projectType:
 		return r.projects[w.rng.IntN(len(r.projects))].idx
-	case r.typ == groupType:
+	case instanceType:
+	case groupType:
 		for range 20 {
 			if p := w.projects[w.rng.IntN(len(w.projects))]; p.group.under(r.group) {
 				return p.idx
 			}
 		}
 	}
-	return int32(w.rng.IntN(len(w.projects)))
+	return index(w.rng.IntN(len(w.projects)))
 }
 
 // pickables brings the tables by which runners are drawn up to date.
@@ -404,7 +405,7 @@ func (w *World) tryPick(i int32, t int64) {
 		j.reason = w.reason("stuck_pending_no_matching_runners")
 		w.noRunner++
 	default:
-		w.push(t+30*second+int64(w.rng.IntN(60_000)), evPick, int64(i))
+		w.push(t+30*second+int64(w.rng.IntN(60_000)), evPick, i)
 	}
 }
 
@@ -424,7 +425,7 @@ func (w *World) pick(i int32, r *runner, t int64) {
 		}
 		for _, c := range r.managers {
 			if c.alive {
-				if alive--; m == nil || mix(uint64(j.id)+uint64(alive))%uint64(alive+2) == 0 {
+				if alive--; m == nil || hash(j.id+int64(alive), int64(alive)+2) == 0 {
 					m = c
 				}
 			}
@@ -444,7 +445,7 @@ func (w *World) pick(i int32, r *runner, t int64) {
 	at, _ := slices.BinarySearch(r.jobs, i)
 	r.jobs = slices.Insert(r.jobs, at, i)
 	if !j.has(byHand) && r.blackHole && !j.has(noStart) {
-		j.plan, j.reason, j.length = failed, w.reason("runner_system_failure"), int32(2000+w.rng.IntN(3000))
+		j.plan, j.reason, j.length = failed, w.reason("runner_system_failure"), 2000+w.rng.Int32N(3000)
 	}
 	if j.has(noStart) {
 		if !w.f.noStartFinished {
@@ -465,17 +466,17 @@ func (w *World) pick(i int32, r *runner, t int64) {
 	switch {
 	case j.has(byHand):
 		if j.cancelAt != 0 {
-			w.push(max(t, j.cancelAt), evCancel, int64(i))
+			w.push(max(t, j.cancelAt), evCancel, i)
 		} else if j.finished != 0 {
 			j.finished = max(j.finished, t)
-			w.push(j.finished, evEnd, int64(i))
+			w.push(j.finished, evEnd, i)
 		}
 	case j.plan == canceled:
 		j.finished = t + int64(j.length)
-		w.push(t+int64(w.rng.Float64()*float64(j.length)), evCancel, int64(i))
+		w.push(t+int64(w.rng.Float64()*float64(j.length)), evCancel, i)
 	default:
 		j.finished = t + int64(j.length)
-		w.push(j.finished, evEnd, int64(i))
+		w.push(j.finished, evEnd, i)
 	}
 }
 
@@ -495,12 +496,12 @@ func (w *World) cancel(i int32, t int64) {
 			return
 		}
 		length := w.opt.Shape.CancelingLength.Milliseconds()
-		length = length/2 + int64(mix(uint64(j.id))%uint64(length+1))
+		length = length/2 + hash(j.id, length+1)
 		if j.has(byHand) && j.finished > t {
 			length = j.finished - t
 		}
 		j.state, j.cancelAt, j.finished = canceling, t, t+length
-		w.push(j.finished, evEnd, int64(i))
+		w.push(j.finished, evEnd, i)
 	}
 }
 
@@ -532,7 +533,7 @@ func (w *World) settle(i int32, r *runner) {
 	}
 	w.finished = append(w.finished, i)
 	if j.has(willRetry) && j.plan == failed && r.deleted == 0 {
-		w.push(j.finished+10*second+int64(mix(uint64(j.id))%uint64(2*minute)), evRetry, int64(i))
+		w.push(j.finished+10*second+hash(j.id, 2*minute), evRetry, i)
 	}
 }
 
@@ -550,7 +551,7 @@ func (w *World) orphan(r *runner, m *manager) {
 		}
 		j.plan, j.reason, j.finished = failed, w.reason(reason), w.now+hour
 		j.flags &^= willRetry
-		w.push(j.finished, evEnd, int64(i))
+		w.push(j.finished, evEnd, i)
 	}
 }
 
@@ -564,10 +565,10 @@ func (w *World) retry(i int32, t int64) int32 {
 	if old.has(byHand) {
 		w.lastJob++
 		j = job{id: w.lastJob, created: t, plan: success, flags: byHand}
-		w.push(t+second, evPick, int64(w.jobs.n))
+		w.push(t+second, evPick, index(w.jobs.n))
 	} else {
 		j = w.draw(t)
-		w.push(t+w.queueTime(), evPick, int64(w.jobs.n))
+		w.push(t+w.queueTime(), evPick, index(w.jobs.n))
 	}
 	j.queued, j.runner, j.tags = max(t, j.created), old.runner, old.tags
 	j.project, j.pipeline, j.name = old.project, old.pipeline, old.name
@@ -593,7 +594,7 @@ func (w *World) deleteJob(i int32, t int64) {
 	}
 }
 
-func (w *World) findPipeline(id int64) int {
+func (w *World) findPipeline(id int64) int32 {
 	i, ok := slices.BinarySearchFunc(w.pipelines, id, func(p pipeline, id int64) int {
 		switch {
 		case p.id < id:
@@ -606,7 +607,7 @@ func (w *World) findPipeline(id int64) int {
 	if !ok {
 		return -1
 	}
-	return i
+	return index(i)
 }
 
 // pipelineJobs calls f with every row of a pipeline, retried ones included.
@@ -623,13 +624,8 @@ func (w *World) pipelineJobs(p *pipeline, f func(int32)) {
 	}
 }
 
-func (w *World) deletePipeline(id, t int64) bool {
-	k := w.findPipeline(id)
-	if k < 0 {
-		return false
-	}
+func (w *World) deletePipeline(k int32, t int64) {
 	w.pipelineJobs(&w.pipelines[k], func(i int32) { w.deleteJob(i, t) })
-	return true
 }
 
 // JobSpec describes a job to create by hand. What it says happens, even on a
@@ -744,19 +740,19 @@ func (w *World) CreateJob(s JobSpec) int64 {
 	j.project = p.idx
 	if s.Pipeline == 0 {
 		w.lastPipe++
-		w.pipelines = append(w.pipelines, pipeline{id: w.lastPipe, created: j.created, project: p.idx, first: int32(w.jobs.n)})
+		w.pipelines = append(w.pipelines, pipeline{id: w.lastPipe, created: j.created, project: p.idx, first: index(w.jobs.n)})
 	} else if s.Pipeline != w.lastPipe || int(w.pipelines[len(w.pipelines)-1].first+w.pipelines[len(w.pipelines)-1].n) != w.jobs.n {
 		return 0
 	}
 	last := &w.pipelines[len(w.pipelines)-1]
 	last.n++
-	j.pipeline = int32(len(w.pipelines) - 1)
+	j.pipeline = index(len(w.pipelines) - 1)
 	if j.id = s.ID; j.id == 0 {
 		j.id = w.lastJob + 1
 	}
 	w.lastJob = j.id
 	i := w.jobs.add(j)
-	w.push(pick, evPick, int64(i))
+	w.push(pick, evPick, i)
 	w.catchUp(w.now)
 	return j.id
 }
@@ -785,8 +781,15 @@ func (w *World) CancelJob(id int64) bool {
 
 // FinishJob ends an executing job now; status as in JobSpec.
 func (w *World) FinishJob(id int64, status, reason string) bool {
-	plan := slices.Index(jobStates[:], status)
-	if plan < int(success) {
+	var plan jobState
+	switch status {
+	case "success":
+		plan = success
+	case "failed":
+		plan = failed
+	case "canceled":
+		plan = canceled
+	default:
 		return false
 	}
 	return w.changeJob(id, func(i int32) bool {
@@ -794,7 +797,7 @@ func (w *World) FinishJob(id int64, status, reason string) bool {
 		if !j.executing() {
 			return false
 		}
-		j.plan, j.reason = jobState(plan), 0
+		j.plan, j.reason = plan, 0
 		if j.plan == failed {
 			j.reason = w.reason(reason)
 		}
@@ -831,5 +834,9 @@ func (w *World) DeleteJob(id int64) bool {
 func (w *World) DeletePipeline(id int64) bool {
 	w.lock()
 	defer w.mu.Unlock()
-	return w.deletePipeline(id, w.now)
+	k := w.findPipeline(id)
+	if k >= 0 {
+		w.deletePipeline(k, w.now)
+	}
+	return k >= 0
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,7 @@ func str(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// key starts a member: ,"name":
+// key starts a member of an object.
 func key(b []byte, name string) []byte {
 	if b[len(b)-1] != '{' {
 		b = append(b, ',')
@@ -87,7 +88,7 @@ func appendUTC(b []byte, ms int64) []byte {
 	t := time.UnixMilli(ms).UTC()
 	y, mo, d := t.Date()
 	h, mi, s := t.Clock()
-	two := func(v int, sep byte) { b = append(b, byte('0'+v/10), byte('0'+v%10), sep) }
+	two := func(v int, sep byte) { b = append(b, hexDigits[v/10], hexDigits[v%10], sep) }
 	b = strconv.AppendInt(b, int64(y), 10)
 	b = append(b, '-')
 	two(int(mo), '-')
@@ -99,13 +100,13 @@ func appendUTC(b []byte, ms int64) []byte {
 	if f < 0 {
 		f += 1000
 	}
-	return append(b, byte('0'+f/100), byte('0'+f/10%10), byte('0'+f%10), 'Z')
+	return append(b, hexDigits[f/100], hexDigits[f/10%10], hexDigits[f%10], 'Z')
 }
 
 // appendRunner is API::Entities::Ci::Runner, open at its end (notes 1.2).
 func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	paused := r.pausedAt(c.at)
-	contact := w.runnerContact(r, c.at)
+	contact := w.runnerContact(r, c.now)
 	b = append(b, '{')
 	b = kInt(b, "id", r.id)
 	b = kStr(b, "description", r.desc)
@@ -120,7 +121,7 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	if contact == 0 {
 		b = kNull(b, "online")
 	} else {
-		b = kBool(b, "online", c.at-contact < w.f.onlineFor)
+		b = kBool(b, "online", c.now-contact < w.f.onlineFor)
 	}
 	if w.f.created {
 		// Only users that the caller may read are shown (notes 1.2).
@@ -132,7 +133,7 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 		}
 		b = w.kTime(b, "created_at", r.created)
 	}
-	status := w.statusAt(r.created, contact, c.at)
+	status := w.statusAt(r.created, contact, c.now)
 	if paused && (status == "online" || status == "offline") {
 		status = "paused" // the deprecated REST status (notes 3.1)
 	}
@@ -195,7 +196,7 @@ func (w *World) appendDetails(b []byte, r *runner, c *call) []byte {
 	last := new(manager)
 	at := int64(-1)
 	for _, m := range r.managers {
-		if k := m.contactAt(c.at); k > at {
+		if k := m.contactAt(c.now); k > at && m.created <= c.at {
 			last, at = m, k
 		}
 	}
@@ -203,7 +204,7 @@ func (w *World) appendDetails(b []byte, r *runner, c *call) []byte {
 	b = kOpt(b, "revision", last.revision)
 	b = kOpt(b, "platform", last.platform)
 	b = kOpt(b, "architecture", last.arch)
-	b = w.kTime(b, "contacted_at", w.runnerContact(r, c.at))
+	b = w.kTime(b, "contacted_at", w.runnerContact(r, c.now))
 	if r.note == "" || !c.owns(r) {
 		b = kNull(b, "maintenance_note")
 	} else {
@@ -240,7 +241,7 @@ func accessLevel(protected bool) string {
 
 // appendManager is API::Entities::Ci::RunnerManager (notes 1.4).
 func (w *World) appendManager(b []byte, r *runner, m *manager, c *call) []byte {
-	contact := w.cached(m.contactAt(c.at), m.dbAt(c.at))
+	contact := w.cached(m.contactAt(c.now), m.dbAt(c.now))
 	b = append(b, '{')
 	b = kInt(b, "id", m.id)
 	b = kStr(b, "system_id", m.systemID)
@@ -251,7 +252,7 @@ func (w *World) appendManager(b []byte, r *runner, m *manager, c *call) []byte {
 	b = w.kTime(b, "created_at", m.created)
 	b = w.kTime(b, "contacted_at", contact)
 	b = kOpt(b, "ip_address", m.ip)
-	b = kStr(b, "status", w.statusAt(m.created, contact, c.at))
+	b = kStr(b, "status", w.statusAt(m.created, contact, c.now))
 	if w.f.created {
 		b = kStr(b, "job_execution_status", activity(w.activeAt(r, m, c)))
 	}
@@ -267,7 +268,7 @@ const hexDigits = "0123456789abcdef"
 
 func appendSHA(b []byte, seed uint64) []byte {
 	for k := range uint64(5) {
-		v := uint32(mix(seed + k<<56))
+		v := mix(seed + k<<56)
 		for s := 28; s >= 0; s -= 4 {
 			b = append(b, hexDigits[v>>s&15])
 		}
@@ -289,11 +290,11 @@ func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	}
 	p := w.projects[j.project]
 	pl := &w.pipelines[j.pipeline]
-	seed := mix(uint64(pl.id))
+	seed := mix(uint64(pl.id)) //nolint:gosec // ids are positive
 	ref := refs[seed%uint64(len(refs))]
 	tag := ref[0] == 'v'
 	name := w.names[j.name]
-	u := w.users[1+seed>>8%uint64(len(w.users)-1)]
+	u := w.users[1+seed>>8%people]
 	web := w.opt.ExternalURL + w.opt.Root + "/" + p.path
 
 	started, finished := j.picked, int64(0)
@@ -326,13 +327,13 @@ func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	case finished != 0:
 		b = kSeconds(b, "duration", finished-started)
 	default:
-		b = kSeconds(b, "duration", max(0, c.at-started)) // GitLab computes up to now
+		b = kSeconds(b, "duration", max(0, c.now-started)) // GitLab computes up to now
 	}
 	switch {
 	case started != 0:
 		b = kSeconds(b, "queued_duration", max(0, started-j.queued))
 	case j.queued <= c.at:
-		b = kSeconds(b, "queued_duration", c.at-j.queued) // likewise, without end
+		b = kSeconds(b, "queued_duration", c.now-j.queued) // likewise, without end
 	default:
 		b = kNull(b, "queued_duration")
 	}
@@ -348,7 +349,7 @@ func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	b = kInt(b, "project_id", p.id)
 	b = append(appendSHA(append(key(b, "sha"), '"'), seed), '"')
 	b = kStr(b, "ref", ref)
-	b = kStr(b, "status", w.pipelineStatus(pl))
+	b = kStr(b, "status", w.pipelineStatus(pl, c.at))
 	b = kStr(b, "source", "push")
 	b = w.kTime(b, "created_at", pl.created)
 	b = w.kTime(b, "updated_at", max(pl.created, min(c.at, j.picked)))
@@ -373,7 +374,9 @@ func (w *World) appendCommit(b []byte, pl *pipeline, p *project, seed uint64, u 
 	b = append(b, '{')
 	b = append(appendSHA(append(key(b, "id"), '"'), seed), '"')
 	b = append(key(b, "short_id"), '"')
-	b = append(appendSHA(b, seed)[:len(b)+8], '"')
+	short := len(b) + 8
+	b = appendSHA(b, seed)
+	b = append(b[:short], '"')
 	b = w.kTime(b, "created_at", at)
 	b = append(appendSHA(append(key(b, "parent_ids"), `["`...), seed+1), `"]`...)
 	b = kStr(b, "title", title)
@@ -407,12 +410,12 @@ var commitTitles = []string{
 }
 
 // pipelineStatus is what GitLab shows of a pipeline's jobs.
-func (w *World) pipelineStatus(p *pipeline) string {
+func (w *World) pipelineStatus(p *pipeline, at int64) string {
 	status := "success"
 	for i := p.first; i < p.first+p.n; i++ {
 		switch j := w.jobs.at(i); {
-		case j.deleted != 0 || j.next != 0:
-		case !j.final():
+		case j.deleted != 0 && j.deleted <= at, j.next != 0, j.created > at:
+		case !j.final() || j.finished > at:
 			return "running"
 		case j.state == failed:
 			status = "failed"
@@ -467,11 +470,9 @@ func (w *World) projectJSON(p *project) {
 	b = kStr(b, "path", p.name)
 	b = kStr(b, "path_with_namespace", p.path)
 	b = w.kTime(b, "created_at", p.created)
-	n := len(b)
-	p.identity = append([]byte(nil), append(b, '}')...)
+	p.identity = slices.Concat(b, []byte{'}'})
 	web := w.opt.ExternalURL + w.opt.Root + "/" + p.path
 	host := strings.TrimPrefix(strings.TrimPrefix(w.opt.ExternalURL, "https://"), "http://")
-	b = b[:n]
 	b = kStr(b, "default_branch", "main")
 	b = kStrings(b, "tag_list", nil)
 	b = kStrings(b, "topics", nil)
@@ -496,7 +497,8 @@ func (w *World) projectJSON(p *project) {
 	}
 	b = kNull(b, "avatar_url")
 	b = kStr(b, "web_url", w.opt.ExternalURL+w.opt.Root+"/groups/"+p.group.path)
-	p.basic = append(b, '}', '}')
+	b = append(b, '}', '}')
+	p.basic = b
 }
 
 type user struct {
@@ -516,9 +518,12 @@ type user struct {
 	requests int
 }
 
+// people is the number of users whose jobs run, beside root.
+const people = 60
+
 func (w *World) addUsers() {
 	w.addUser("root", "Administrator")
-	for i := range 60 {
+	for i := range people {
 		first := firstNames[i%len(firstNames)]
 		last := lastNames[i/3%len(lastNames)]
 		w.addUser(strings.ToLower(first)+"."+strings.ToLower(last)+strconv.Itoa(i), first+" "+last)
@@ -530,9 +535,9 @@ var (
 	lastNames  = []string{"Novak", "Tanaka", "Silva", "Weber", "Okafor", "Larsen", "Rossi", "Kim", "Dubois", "Haddad"}
 )
 
-func (w *World) addUser(username, name string) *user {
+func (w *World) addUser(username, name string) {
 	u := &user{id: int64(len(w.users) + 1), username: username, name: name, email: username + "@example.com"}
-	sum := mix(uint64(u.id))
+	sum := mix(uint64(u.id)) //nolint:gosec // likewise
 	avatar := "https://secure.gravatar.com/avatar/" + hex.EncodeToString(fmt.Appendf(nil, "%016x", sum)) + "?s=80&d=identicon"
 	b := []byte{'{'}
 	b = kInt(b, "id", u.id)
@@ -543,10 +548,8 @@ func (w *World) addUser(username, name string) *user {
 	b = kBool(b, "locked", false)
 	b = kStr(b, "avatar_url", avatar)
 	b = kStr(b, "web_url", w.opt.ExternalURL+w.opt.Root+"/"+u.username)
-	n := len(b)
-	u.basic = append([]byte(nil), append(b, '}')...)
-	b = b[:n]
-	b = w.kTime(b, "created_at", w.now-int64(sum%uint64(900*day)))
+	u.basic = slices.Concat(b, []byte{'}'})
+	b = w.kTime(b, "created_at", w.now-hash(u.id, 900*day))
 	for _, k := range []string{"bio", "location", "linkedin", "twitter", "discord", "website_url", "github", "job_title"} {
 		b = kStr(b, k, "")
 	}
@@ -557,9 +560,9 @@ func (w *World) addUser(username, name string) *user {
 	b = kInt(b, "followers", int64(sum%5))
 	b = kInt(b, "following", int64(sum%3))
 	b = kNull(b, "local_time")
-	u.full = append(b, '}')
+	b = append(b, '}')
+	u.full = b
 	w.users = append(w.users, u)
-	return u
 }
 
 // kDate writes the form of expires_at, a day.

@@ -3,8 +3,8 @@ package gitlabsim
 import (
 	"cmp"
 	"encoding/base64"
+	"maps"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -99,10 +99,7 @@ func (c *call) pageHeaders(p page, total int, count bool) {
 
 // link names GitLab's configured host, whatever address was called (notes 2).
 func (c *call) link(rel, param, value string, per int) string {
-	q := url.Values{}
-	for k, v := range c.query {
-		q[k] = v
-	}
+	q := maps.Clone(c.query)
 	if param == "cursor" {
 		q.Del("page")
 	}
@@ -181,8 +178,8 @@ func (c *call) filter(withScope bool) (f filter, err *failure) {
 		return f, err
 	}
 	if withScope {
-		words := append([]string{"specific", "shared"}, statuses...)
-		if f.scope, err = c.oneOf("scope", append(words, runnerTypes[:]...)...); err != nil {
+		words := slices.Concat([]string{"specific", "shared"}, statuses, runnerTypes[:])
+		if f.scope, err = c.oneOf("scope", words...); err != nil {
 			return f, err
 		}
 	}
@@ -309,7 +306,8 @@ func (c *call) listRunners(f filter, in func(*runner) bool) *failure {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(c.w.appendRunner(b, r, c), '}')
+		b = c.w.appendRunner(b, r, c)
+		b = append(b, '}')
 	}
 	c.body = append(b, ']')
 	return nil
@@ -391,6 +389,7 @@ func (c *call) listProject() *failure {
 	}
 	return c.listRunners(f, func(r *runner) bool {
 		switch r.typ {
+		case instanceType:
 		case groupType:
 			return p.group.under(r.group)
 		case projectType:

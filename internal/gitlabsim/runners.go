@@ -19,8 +19,12 @@ const (
 var runnerTypes = [...]string{"instance_type", "group_type", "project_type"}
 
 func parseRunnerType(s string) (runnerType, bool) {
-	i := slices.Index(runnerTypes[:], s)
-	return runnerType(max(i, 0)), i >= 0
+	for _, t := range []runnerType{instanceType, groupType, projectType} {
+		if runnerTypes[t] == s {
+			return t, true
+		}
+	}
+	return 0, false
 }
 
 type group struct {
@@ -168,7 +172,7 @@ const contactGrid = 55 * minute
 func (m *manager) gridAt(t int64) int64 {
 	phase := int64(m.seed % uint64(contactGrid))
 	for k := (t - phase) / contactGrid; ; k-- {
-		if c := phase + k*contactGrid + int64(mix(m.seed^uint64(k))%uint64(5*minute)); c <= t {
+		if c := phase + k*contactGrid + hash(k^int64(m.seed>>1), 5*minute); c <= t {
 			return c
 		}
 	}
@@ -326,7 +330,7 @@ func (w *World) addRunner(s RunnerSpec) *runner {
 		return nil
 	}
 	r := &runner{
-		id: s.ID, idx: int32(len(w.all)), typ: typ, created: w.now, desc: s.Description,
+		id: s.ID, idx: index(len(w.all)), typ: typ, created: w.now, desc: s.Description,
 		untagged: s.RunUntagged || len(s.Tags) == 0, locked: s.Locked, protected: s.Protected,
 		timeout: int64(s.Timeout / time.Second), note: s.Note, weight: 1, blackHole: s.BlackHole,
 		token: w.newToken("glrt-"),
@@ -394,6 +398,7 @@ func (w *World) place(r *runner, groupID int64, projectIDs []int64) bool {
 		}
 		r.group = w.group(groupID)
 		return r.group != nil
+	case instanceType:
 	case projectType:
 		if len(projectIDs) == 0 && len(w.projects) > 0 {
 			projectIDs = []int64{w.projects[0].id}
@@ -520,7 +525,7 @@ func (w *World) addManager(r *runner, s ManagerSpec) *manager {
 	id := int64(len(w.machines)) + 1
 	h := mix(w.opt.Seed ^ uint64(id)<<20)
 	m := &manager{
-		id: id, idx: int32(len(w.machines)), created: max(r.created, min(w.now, r.created+int64(h%uint64(day)))),
+		id: id, idx: index(len(w.machines)), created: max(r.created, min(w.now, r.created+int64(h%uint64(day)))),
 		alive: true, seed: h, systemID: s.SystemID, version: s.Version, platform: s.Platform, arch: s.Arch,
 		ip: fmt.Sprintf("10.%d.%d.%d", h>>8&255, h>>16&255, h>>24&255),
 	}
@@ -533,7 +538,7 @@ func (w *World) addManager(r *runner, s ManagerSpec) *manager {
 	if m.version == "" {
 		m.version = versions[int(h>>32%100)*len(versions)/100]
 	}
-	m.revision = fmt.Sprintf("%08x", uint32(mix(uint64(len(m.version))^uint64(m.version[len(m.version)-1])<<8)))
+	m.revision = sha(mix(uint64(len(m.version)) ^ uint64(m.version[len(m.version)-1])<<8))[:8]
 	if m.platform == "" {
 		m.platform = "linux"
 	}
@@ -594,8 +599,8 @@ func (w *World) removeManager(r *runner, m *manager, t int64) {
 // stale runners stay (notes 3.2).
 func (w *World) cleanManagers(t int64) {
 	for _, r := range w.order {
-		for i := len(r.managers) - 1; i >= 0; i-- {
-			if m := r.managers[i]; t-max(m.created, m.dbAt(t)) > w.f.staleAfter && m.exec == 0 {
+		for _, m := range slices.Clone(r.managers) {
+			if t-max(m.created, m.dbAt(t)) > w.f.staleAfter && m.exec == 0 {
 				w.removeManager(r, m, t)
 			}
 		}
@@ -655,8 +660,8 @@ func (w *World) AddProject(name string, groupID int64) int64 {
 
 func (w *World) addProject(name string, g *group) *project {
 	p := &project{
-		id: int64(len(w.projects) + 1), idx: int32(len(w.projects)), name: name, path: g.path + "/" + name, group: g,
-		created: w.now - int64(mix(uint64(len(w.projects)))%uint64(700*day)),
+		id: int64(len(w.projects) + 1), idx: index(len(w.projects)), name: name, path: g.path + "/" + name, group: g,
+		created: w.now - hash(int64(len(w.projects)), 700*day),
 	}
 	p.regToken = w.newToken("GR1348941")
 	w.projectJSON(p)
@@ -718,7 +723,7 @@ func (w *World) tagName(i int) string {
 // randomRunner draws a runner of the initial fleet, or one that joins later.
 func (w *World) randomRunner(i int) RunnerSpec {
 	rng := w.rng
-	age := int64(rng.Uint64N(uint64(600 * day)))
+	age := rng.Int64N(600 * day)
 	s := RunnerSpec{
 		Created:     time.UnixMilli(w.now - age),
 		RunUntagged: rng.IntN(100) < 30,
@@ -769,13 +774,13 @@ func (w *World) randomRunner(i int) RunnerSpec {
 			s.Paused = true
 		case x < 9:
 			s.Offline = true
-			s.LastContact = time.UnixMilli(w.now - min(age, 3*hour+int64(rng.Uint64N(uint64(6*day)))))
+			s.LastContact = time.UnixMilli(w.now - min(age, 3*hour+rng.Int64N(6*day)))
 		case x < 11:
 			s.Offline = true
-			s.LastContact = time.UnixMilli(w.now - min(age, 8*day+int64(rng.Uint64N(uint64(60*day)))))
+			s.LastContact = time.UnixMilli(w.now - min(age, 8*day+rng.Int64N(60*day)))
 		case x < 13:
 			s.Managers = -1
-			s.Created = time.UnixMilli(w.now - min(age, int64(rng.Uint64N(uint64(10*day)))))
+			s.Created = time.UnixMilli(w.now - min(age, rng.Int64N(10*day)))
 		}
 	}
 	return s

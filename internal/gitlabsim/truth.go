@@ -126,8 +126,8 @@ func (w *World) Truth() *Truth {
 		if e.knd != evPick {
 			continue
 		}
-		if j := w.jobs.at(int32(e.arg)); j.picked == 0 && !j.final() && j.deleted == 0 && j.queued <= w.now {
-			t.Pending = append(t.Pending, w.jobTruth(int32(e.arg)))
+		if j := w.jobs.at(e.arg); j.picked == 0 && !j.final() && j.deleted == 0 && j.queued <= w.now {
+			t.Pending = append(t.Pending, w.jobTruth(e.arg))
 		}
 	}
 	slices.SortFunc(t.Pending, func(a, b JobTruth) int { return int(a.ID - b.ID) })

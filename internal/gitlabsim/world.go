@@ -167,13 +167,13 @@ const (
 type event struct {
 	at  int64
 	seq uint64 // events of one moment happen in the order they were planned
-	arg int64
+	arg int32  // idx of a job, or of a pipeline
 	knd eventKind
 }
 
 func (e event) before(o event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
 
-func (w *World) push(at int64, k eventKind, arg int64) {
+func (w *World) push(at int64, k eventKind, arg int32) {
 	w.seq++
 	w.events = append(w.events, event{at: at, seq: w.seq, arg: arg, knd: k})
 	i := len(w.events) - 1
@@ -215,15 +215,15 @@ func (w *World) happen(e event) {
 		w.generate(e.at)
 		w.push(e.at+w.nextPipelineIn(), evPipeline, 0)
 	case evPick:
-		w.tryPick(int32(e.arg), e.at)
+		w.tryPick(e.arg, e.at)
 	case evCancel:
-		w.cancel(int32(e.arg), e.at)
+		w.cancel(e.arg, e.at)
 	case evEnd:
-		if j := w.jobs.at(int32(e.arg)); j.executing() && j.finished == e.at {
-			w.end(int32(e.arg), e.at)
+		if j := w.jobs.at(e.arg); j.executing() && j.finished == e.at {
+			w.end(e.arg, e.at)
 		}
 	case evRetry:
-		w.retry(int32(e.arg), e.at)
+		w.retry(e.arg, e.at)
 	case evDelete:
 		w.deletePipeline(e.arg, e.at)
 	case evCleanup:
@@ -268,6 +268,15 @@ func (w *World) FlushRedis() {
 	w.lock()
 	defer w.mu.Unlock()
 	w.flushedAt = w.now
+}
+
+// index narrows a row's number: rows are held in memory, so there are fewer
+// than 2^31.
+func index(n int) int32 { return int32(n) } //nolint:gosec // see above
+
+// hash is mix of an id, as a number in [0, n).
+func hash(id, n int64) int64 {
+	return int64(mix(uint64(id)) % uint64(max(n, 1))) //nolint:gosec // below n
 }
 
 // mix is splitmix64: a stable number for an id, where a stored one would cost

@@ -203,7 +203,7 @@ func (c *call) tokenBody(id int64, text string) {
 
 // registered makes a runner that no machine has contacted GitLab for yet.
 func (c *call) registered(s RunnerSpec, a attributes) *failure {
-	if !(a.untagged == nil || *a.untagged) && len(a.tags) == 0 {
+	if a.untagged != nil && !*a.untagged && len(a.tags) == 0 {
 		return noTags()
 	}
 	s.Managers, s.RunUntagged = -1, a.untagged == nil || *a.untagged
@@ -233,8 +233,8 @@ func (c *call) register() *failure {
 	}
 	var s RunnerSpec
 	s.Version = c.query.Get("info[version]")
-	switch {
-	case t == c.w.instToken:
+	switch t {
+	case c.w.instToken:
 		s.Type = "instance_type"
 	default:
 		for _, g := range c.w.groups {
