@@ -337,7 +337,9 @@ func redirectMessage(resp *http.Response, r request) string {
 	return "redirected to " + to.Host + path.Clean("/"+to.EscapedPath()) + ", which is not the API: check url"
 }
 
-// text makes a foreign text fit for an error.
+// text makes a foreign text fit for an error. It is bounded before it is
+// searched: a page of 64 kB in place of a message must not cost a second.
 func (c *Client) text(s string, sent []string) string {
+	s = clean(s, 20*maxMessage)
 	return clean(scrub(s, append(sent, c.secrets...)), maxMessage)
 }
