@@ -193,7 +193,8 @@ const meanJobs = 3.5
 
 func (w *World) nextPipelineIn() int64 {
 	s := w.opt.Shape
-	perHour := w.opt.JobsPerHour / meanJobs / (1 + s.FailedShare*s.RetryShare)
+	// A job that is run again may fail again: a geometric series.
+	perHour := w.opt.JobsPerHour / meanJobs * max(0.01, 1-s.FailedShare*s.RetryShare)
 	if w.opt.Daily {
 		perHour *= w.wave()
 	}

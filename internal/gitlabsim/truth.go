@@ -87,6 +87,22 @@ type JobTruth struct {
 func (w *World) Truth() *Truth {
 	w.lock()
 	defer w.mu.Unlock()
+	t := w.fleet()
+	t.Finished = make([]JobTruth, 0, len(w.finished))
+	for _, i := range w.finished {
+		t.Finished = append(t.Finished, w.jobTruth(i))
+	}
+	return t
+}
+
+// Fleet is Truth without Finished, which is what grows.
+func (w *World) Fleet() *Truth {
+	w.lock()
+	defer w.mu.Unlock()
+	return w.fleet()
+}
+
+func (w *World) fleet() *Truth {
 	t := &Truth{
 		Now: w.time(w.now), Counts: map[RunnerKind]int{}, TagCounts: map[string]map[RunnerKind]int{}, NeverPicked: w.noRunner,
 	}
@@ -117,10 +133,6 @@ func (w *World) Truth() *Truth {
 	slices.Sort(exec)
 	for _, i := range exec {
 		t.Executing = append(t.Executing, w.jobTruth(i))
-	}
-	t.Finished = make([]JobTruth, 0, len(w.finished))
-	for _, i := range w.finished {
-		t.Finished = append(t.Finished, w.jobTruth(i))
 	}
 	for _, e := range w.events {
 		if e.knd != evPick {
