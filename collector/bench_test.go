@@ -1,6 +1,8 @@
 package collector
 
 import (
+	"cmp"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -56,6 +58,34 @@ func BenchmarkScrape(b *testing.B) {
 			}
 			b.ReportMetric(float64(n), "bytes")
 			b.ReportMetric(float64((*e.picture.Load())[0].main.view.series), "series")
+		})
+	}
+}
+
+// BenchmarkScrapeLoopback: the same over a TCP connection, the body read and not unpacked.
+func BenchmarkScrapeLoopback(b *testing.B) {
+	for _, f := range benchFormats {
+		b.Run(f.name, func(b *testing.B) {
+			e := newExporter(b, Options{})
+			e.Publish(large(benchRunners))
+			srv := httptest.NewServer(e.Handler())
+			defer srv.Close()
+			for b.Loop() {
+				r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, srv.URL, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				r.Header.Set("Accept", f.accept)
+				r.Header.Set("Accept-Encoding", cmp.Or(f.encoding, "identity"))
+				resp, err := srv.Client().Do(r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+					b.Fatal(err)
+				}
+				_ = resp.Body.Close()
+			}
 		})
 	}
 }

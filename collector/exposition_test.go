@@ -227,3 +227,26 @@ func TestMalformedSeries(t *testing.T) {
 		t.Errorf("logged %q", log.lines)
 	}
 }
+
+// TestZeroIsKnown: 0 is a value where a negative number means not known.
+func TestZeroIsKnown(t *testing.T) {
+	s := small("corp")
+	r := &s.Fleet.Rows[0]
+	r.ManagersOnline, r.ManagersKnown, r.JobsExecuting = 0, 0, 0
+	s.Self.RateLimit, s.Self.RateRemaining, s.Self.JobsVisible = 0, 0, 0
+	e := newExporter(t, Options{})
+	e.Publish(s)
+	body := scrapeBody(t, e, acceptText)
+	for _, line := range []string{
+		`runner_managers_online{gitlab="corp",runner_id="9"} 0`,
+		`runner_managers_known{gitlab="corp",runner_id="9"} 0`,
+		`runner_jobs_executing{gitlab="corp",runner_id="9"} 0`,
+		`exporter_api_rate_limit_requests{gitlab="corp"} 0`,
+		`exporter_api_rate_limit_remaining{gitlab="corp"} 0`,
+		`exporter_jobs_visible{gitlab="corp"} 0`,
+	} {
+		if !strings.Contains(body, "\n"+fleetPrefix+line+"\n") {
+			t.Errorf("no %s", line)
+		}
+	}
+}

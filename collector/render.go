@@ -434,13 +434,8 @@ func (p *protoEmitter) timestamp(field protowire.Number, t time.Time) {
 	if t.IsZero() {
 		return
 	}
-	p.sub = p.sub[:0]
-	if s := t.Unix(); s != 0 {
-		p.sub = appendVarintField(p.sub, 1, uint64(s)) //nolint:gosec // int64 on the wire is its two's complement
-	}
-	if n := t.Nanosecond(); n != 0 {
-		p.sub = appendVarintField(p.sub, 2, uint64(n)) //nolint:gosec // 0 to 999,999,999
-	}
+	p.sub = appendVarintField(p.sub[:0], 1, uint64(t.Unix()))   //nolint:gosec // int64 on the wire is its two's complement
+	p.sub = appendVarintField(p.sub, 2, uint64(t.Nanosecond())) //nolint:gosec // 0 to 999,999,999
 	p.val = appendBytesField(p.val, field, p.sub)
 }
 

@@ -85,7 +85,7 @@ func TestNegotiatesAsPromhttp(t *testing.T) {
 
 func TestCompression(t *testing.T) {
 	e := newExporter(t, Options{})
-	e.Publish(large(500))
+	e.Publish(large(50))
 	for _, accept := range []string{acceptText, acceptOM, acceptProto} {
 		plain := scrape(t, e, accept, "")
 		want := plain.Body.Bytes()
@@ -325,6 +325,12 @@ func TestRowsAreKept(t *testing.T) {
 	e.Publish(withGeneration(changed, 5, 3))
 	if !strings.Contains(scrapeBody(t, e, acceptText), paused) {
 		t.Error("the rows do not come back")
+	}
+	uncounted := withGeneration(changed, 6, 3)
+	uncounted.Counters = nil
+	e.Publish(uncounted)
+	if strings.Contains(scrapeBody(t, e, acceptText), "runner_jobs_finished_total{") {
+		t.Error("counters that are not there are shown")
 	}
 }
 
