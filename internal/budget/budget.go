@@ -293,7 +293,7 @@ func (b *Budget) arm(at, now time.Time) {
 // eligible tells which stages have a waiter that may go now; if none, when to
 // look again.
 func (b *Budget) eligible(now time.Time) (may []Stage, at time.Time) {
-	for s := range Stage(NumStages) {
+	for s := range NumStages {
 		if b.waiting[s] == 0 {
 			continue
 		}
@@ -345,7 +345,7 @@ func (b *Budget) choose(may []Stage) *list.Element {
 }
 
 func (b *Budget) frontClass(s Stage) Class {
-	for c := range Class(NumClasses) {
+	for c := range NumClasses {
 		if c.Stage() == s && b.queues[c].Len() > 0 {
 			return c
 		}
@@ -355,7 +355,7 @@ func (b *Budget) frontClass(s Stage) Class {
 
 func (b *Budget) oldest(s Stage) *list.Element {
 	var oldest *list.Element
-	for c := range Class(NumClasses) {
+	for c := range NumClasses {
 		if c.Stage() != s {
 			continue
 		}

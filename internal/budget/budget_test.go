@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,11 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// seeded is chance that repeats.
+func seeded(seed uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -38,6 +44,13 @@ func (l *log) add(c Class) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.at, l.class = append(l.at, time.Since(l.start)), append(l.class, c)
+}
+
+// soFar is a copy, for a look while workers go on.
+func (l *log) soFar() *log {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &log{at: slices.Clone(l.at), class: slices.Clone(l.class), start: l.start}
 }
 
 // most is the highest number within any window of length d, both ends included.
@@ -88,7 +101,7 @@ func TestNeverMoreThanConfigured(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), d)
 				defer cancel()
 				var wg sync.WaitGroup
-				for c := range Class(NumClasses) {
+				for c := range NumClasses {
 					work(ctx, &wg, b, l, c, 2, 30*time.Millisecond)
 				}
 				wg.Wait()
@@ -120,7 +133,7 @@ func TestFirstPictureAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		work(ctx, &wg, b, l, NewDetails, 8, 50*time.Millisecond)
 		time.Sleep(20 * time.Second)
-		if n := len(l.at); n != 540 {
+		if n := len(l.soFar().at); n != 540 {
 			t.Errorf("%d requests went at once, want 600 less the listing's tenth", n)
 		}
 		// The next listing finds its tenth, and need not wait for its pace.
@@ -239,7 +252,7 @@ func TestEachStageGetsATenth(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		var wg sync.WaitGroup
-		for c := range Class(NumClasses) {
+		for c := range NumClasses {
 			work(ctx, &wg, b, l, c, 10, 20*time.Millisecond)
 		}
 		wg.Wait()
@@ -346,9 +359,9 @@ func TestOutage(t *testing.T) {
 			time.Sleep(time.Minute)
 			set(true)
 			time.Sleep(time.Second)
-			from := len(l.class)
+			from := len(l.soFar().class)
 			time.Sleep(10 * time.Minute)
-			trials := l.class[from:]
+			trials := l.soFar().class[from:]
 			if n := len(trials); n < 15 || n > 40 {
 				t.Errorf("%d trials in ten minutes", n)
 			}
@@ -364,14 +377,14 @@ func TestOutage(t *testing.T) {
 			set(false)
 			back := time.Since(l.start)
 			time.Sleep(32 * time.Second)
+			cancel()
+			wg.Wait()
 			i, _ := slices.BinarySearch(l.at, back)
 			if len(l.at) <= i+100 {
 				t.Errorf("after the outage only %d requests went", len(l.at)-i)
 			} else if d := l.at[i+50] - l.at[i]; d > 2*time.Second {
 				t.Errorf("after the outage 50 requests took %v", d)
 			}
-			cancel()
-			wg.Wait()
 		})
 	}
 }
@@ -382,11 +395,14 @@ func TestNoOutage(t *testing.T) {
 		b := New(Options{Concurrency: 8, Seed: 4})
 		var mu sync.Mutex
 		n := 0
-		rng := rand.New(rand.NewPCG(9, 9))
+		rng := seeded(9)
 		hungry(t, b, 8, 10*time.Minute, func(Class) (int, http.Header) {
 			mu.Lock()
 			defer mu.Unlock()
 			n++
+			if s := b.State(); !s.PausedUntil.IsZero() {
+				t.Errorf("paused at request %d", n)
+			}
 			if rng.IntN(9) == 0 {
 				return 500, nil
 			}
@@ -401,6 +417,53 @@ func TestNoOutage(t *testing.T) {
 		}
 		if s := b.State(); !s.PausedUntil.IsZero() {
 			t.Errorf("paused by 401: %+v", s)
+		}
+	})
+}
+
+// A trial goes out of turn, while the told window still says that nothing is
+// left. The next request must not wait as if the trial had used a far slot.
+func TestTrialDoesNotDelayTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{Concurrency: 2, Seed: 1})
+		g := b.Gate(Details)
+		for range 40 {
+			must(t, g.Acquire(t.Context()))
+			time.Sleep(20 * time.Millisecond)
+			g.Release(http.StatusOK, nil)
+		}
+		must(t, g.Acquire(t.Context()))
+		now := time.Now().UTC()
+		g.Release(http.StatusTooManyRequests, answer("Date", now.Format(http.TimeFormat), "Retry-After", "1",
+			"RateLimit-Remaining", "0", "RateLimit-Reset", strconv.FormatInt(now.Add(3*time.Second).Unix(), 10)))
+		start := time.Now()
+		for range 10 {
+			must(t, g.Acquire(t.Context()))
+			g.Release(http.StatusOK, nil)
+		}
+		if d := time.Since(start); d > 6*time.Second {
+			t.Errorf("ten requests took %v after a window that ended in 3 s", d)
+		}
+	})
+}
+
+// Others had used up the limit when we started: nothing was achieved yet, and
+// nothing must be concluded from that once the pause is over.
+func TestRefusedAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{Concurrency: 8, Seed: 1})
+		g := b.Gate(Details)
+		must(t, g.Acquire(t.Context()))
+		g.Release(http.StatusTooManyRequests, answer("Retry-After", "25"))
+		start := time.Now()
+		n := 0
+		for ; time.Since(start) < 3*time.Minute; n++ {
+			must(t, g.Acquire(t.Context()))
+			time.Sleep(20 * time.Millisecond)
+			g.Release(http.StatusOK, nil)
+		}
+		if n < 1000 {
+			t.Errorf("%d requests in three minutes, all answered", n)
 		}
 	})
 }
@@ -432,4 +495,17 @@ func TestJitter(t *testing.T) {
 			t.Errorf("%d of %d requests went within 5 ms of the other exporter's", together, total)
 		}
 	})
+}
+
+func BenchmarkGate(b *testing.B) {
+	g := New(Options{Concurrency: 8}).Gate(Details)
+	h := answer("RateLimit-Limit", "60000000", "RateLimit-Observed", "1", "RateLimit-Remaining", "1000000000",
+		"RateLimit-Reset", strconv.FormatInt(time.Now().Add(time.Minute).Unix(), 10))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := g.Acquire(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		g.Release(http.StatusOK, h)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -50,7 +51,7 @@ type throttle struct {
 }
 
 func newThrottle(window time.Duration, headers headerMode) *throttle {
-	return &throttle{window: window, perSec: 25, headers: headers, start: time.Now(), rng: rand.New(rand.NewPCG(7, 7))}
+	return &throttle{window: window, perSec: 25, headers: headers, start: time.Now(), rng: seeded(7)}
 }
 
 func (s *throttle) answer() (int, http.Header) {
@@ -110,7 +111,7 @@ func hungry(t *testing.T, b *Budget, workers int, d time.Duration, answer func(C
 	var wg sync.WaitGroup
 	for i := range workers {
 		c := Class(i % int(NumClasses))
-		rng := rand.New(rand.NewPCG(uint64(i), 1))
+		rng := seeded(uint64(i))
 		wg.Go(func() {
 			g := b.Gate(c)
 			for g.Acquire(ctx) == nil {
@@ -148,7 +149,7 @@ func TestLearnsTheServersLimit(t *testing.T) {
 				return 15
 			}
 			return 0
-		}, 0.55},
+		}, 0.5},
 	}
 	for _, window := range []time.Duration{time.Second, 10 * time.Second, time.Minute} {
 		for _, mode := range []headerMode{silent, onRefusal, always} {
@@ -157,7 +158,7 @@ func TestLearnsTheServersLimit(t *testing.T) {
 				t.Run(fmt.Sprintf("%v/%v/%s", window, mode, other.name), func(t *testing.T) {
 					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
-						const minutes = 13
+						const minutes = 9
 						time.Sleep(time.Duration(i) * 3700 * time.Millisecond) // anywhere in the server's window
 						s := newThrottle(window, mode)
 						s.others, s.skew = other.rate, -90*24*time.Hour-300*time.Millisecond
@@ -184,8 +185,8 @@ func TestLearnsTheServersLimit(t *testing.T) {
 
 func answer(kv ...string) http.Header {
 	h := http.Header{}
-	for i := 0; i < len(kv); i += 2 {
-		h.Set(kv[i], kv[i+1])
+	for pair := range slices.Chunk(kv, 2) {
+		h.Set(pair[0], pair[1])
 	}
 	return h
 }

@@ -138,6 +138,9 @@ func (p *pacer) spend(now time.Time, rate float64, burst time.Duration, jitter f
 	if earliest := now.Add(-max(burst, step)); p.slot.Before(earliest) {
 		p.slot = earliest
 	}
+	if p.slot.After(now) {
+		p.slot = now // one on trial went out of turn; it must not push the next away
+	}
 }
 
 // seconds converts without overflow.

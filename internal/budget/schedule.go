@@ -93,7 +93,7 @@ func (s *Schedule) offset(t time.Time) time.Duration {
 
 // Remove forgets a runner.
 func (s *Schedule) Remove(id int64) {
-	for st := range Stage(NumStages) {
+	for st := range NumStages {
 		s.RemoveStage(st, id)
 	}
 }
@@ -136,7 +136,7 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 	var with [NumStages]Stage
 	n := 0
 	best := int32(-1)
-	for stage := range Stage(NumStages) {
+	for stage := range NumStages {
 		s.ripen(stage, t)
 		if i := s.front(stage, t); i >= 0 {
 			with[n] = stage
@@ -212,7 +212,7 @@ func rank(e *entry, t time.Duration) int {
 func (s *Schedule) Wake(now time.Time) (time.Time, bool) {
 	t := s.offset(now)
 	at, ok := time.Duration(0), false
-	for stage := range Stage(NumStages) {
+	for stage := range NumStages {
 		s.ripen(stage, t)
 		if i := s.stages[stage].waiting.top(); i >= 0 && (!ok || s.items[i].due < at) {
 			at, ok = s.items[i].due, true
