@@ -260,7 +260,7 @@ func (l *Ledger) rejoin(r *runner, widened bool) {
 	if widened && r.since < l.lastListing {
 		r.since = l.lastListing
 	}
-	r.known, r.total = -1, -1
+	r.known = -1
 	l.dirtyRunner(r)
 }
 
@@ -470,7 +470,7 @@ func (l *Ledger) giveUp(w *watched, reason snapshot.UnresolvedReason) {
 	l.metaDirty = true
 }
 
-// Forget drops settled ids that cannot come back, and runners and tags that
+// Forget drops settled ids and watched jobs that cannot come back, and runners and tags that
 // left more than 30 days ago. Call it now and then.
 func (l *Ledger) Forget(now time.Time) {
 	limit := l.floor - forgetSlack.Milliseconds()
@@ -488,6 +488,14 @@ func (l *Ledger) Forget(now time.Time) {
 	}
 	clear(l.chunks[len(kept):])
 	l.chunks = kept
+
+	// A watched job whose row names no project cannot be asked for: once it is
+	// seen nowhere and below every walk, nothing will ever tell of it.
+	for _, w := range l.watch {
+		if w.project == 0 && !w.executing && w.started < l.floor {
+			l.giveUp(w, snapshot.UnresolvedTooOld)
+		}
+	}
 
 	old := ms(now.Add(-retention))
 	for id, r := range l.left {

@@ -1,0 +1,1029 @@
+package ledger
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+var t0 = time.UnixMilli(simStart)
+
+// at is so many minutes after the first start.
+func at(minutes float64) time.Time {
+	return t0.Add(time.Duration(minutes * float64(time.Minute)))
+}
+
+// disk is committed records.
+type disk map[string][]byte
+
+func (d disk) write(b *Batch) {
+	for _, r := range b.Records {
+		if r.Value == nil {
+			delete(d, string(r.Key))
+		} else {
+			d[string(r.Key)] = r.Value
+		}
+	}
+}
+
+func (d disk) commit(l *Ledger) {
+	if b := l.Batch(); b != nil {
+		d.write(b)
+		l.Committed(b)
+	}
+}
+
+func (d disk) open(t testing.TB, o Options) *Ledger {
+	t.Helper()
+	l := New(o)
+	for k, v := range d {
+		if handled, err := l.Load([]byte(k), v); err != nil || !handled {
+			t.Fatalf("load %q: handled %v, %v", k, handled, err)
+		}
+	}
+	if err := l.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+var day = Options{Lookback: 24 * time.Hour}
+
+// begun is a ledger that listed runner 10 at its first start.
+func begun(t testing.TB) (*Ledger, disk) {
+	t.Helper()
+	l := New(day)
+	l.Begin(l.Advance(t0, t0))
+	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", t0)
+	d := disk{}
+	d.commit(l)
+	return l, d
+}
+
+// ran is a row of a job; zero minutes stand for a null time, and the created_at is a minute before the start.
+func ran(id int64, status string, started, finished float64) gitlab.Job {
+	j := gitlab.Job{ID: id, Status: status, CreatedAt: at(started - 1), Duration: -1, Queued: -1, ProjectID: 5}
+	if started != 0 {
+		j.StartedAt, j.Queued = at(started), 30
+	}
+	if finished != 0 {
+		j.CreatedAt = at(min(started, finished) - 1)
+		j.FinishedAt = at(finished)
+		j.Duration = j.FinishedAt.Sub(j.StartedAt).Seconds()
+	}
+	return j
+}
+
+// reading is what a poll of a runner is answered.
+type reading struct {
+	executing []gitlab.Job
+	newest    []gitlab.Job
+	total     int
+	asked     map[int64]any // gitlab.Job, or 404, or 403
+	broken    bool
+}
+
+func read(l *Ledger, id int64, now time.Time, r reading) (hint bool) {
+	p := l.Poll(id, l.Advance(now, now))
+	p.Executing(r.executing)
+	p.Newest(gitlab.JobsPage{Jobs: r.newest, Total: r.total, Next: 0})
+	for _, a := range p.Missing() {
+		switch v := r.asked[a.Job].(type) {
+		case gitlab.Job:
+			p.Asked(v)
+		case int:
+			p.Refused(a.Job, v == 403)
+		}
+	}
+	return p.Done(!r.broken)
+}
+
+// finished is all live counts of runner 10's type.
+func finished(l *Ledger, kind snapshot.RunnerType) (n uint64) {
+	for _, c := range l.types[kind].live.counts {
+		n += c
+	}
+	return n
+}
+
+func queuedCount(l *Ledger) (n uint64) {
+	for _, c := range l.types[snapshot.GroupType].live.hists[typeQueued].buckets {
+		n += c
+	}
+	return n
+}
+
+func durations(l *Ledger) (n uint64) {
+	for s := range snapshot.NumJobStatuses {
+		for _, c := range l.types[snapshot.GroupType].live.hists[s].buckets {
+			n += c
+		}
+	}
+	return n
+}
+
+func wantFinished(t *testing.T, l *Ledger, want uint64) {
+	t.Helper()
+	if n := finished(l, snapshot.GroupType); n != want {
+		t.Fatalf("%d jobs counted, want %d", n, want)
+	}
+}
+
+func TestOnlyWhatEndedAfterTheFirstStartCounts(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{newest: []gitlab.Job{
+		ran(4, "success", -3, 0.01), ran(3, "failed", -5, -0.01), ran(2, "canceled", -9, -8), ran(1, "skipped", -2, 0.5), ran(5, "weird", 0.2, 0.5),
+	}})
+	wantFinished(t, l, 1)
+	if _, ok := l.settled[4]; !ok {
+		t.Error("the job that ended after the first start is not settled")
+	}
+	// Seen executing, a job counts whatever its stamps say.
+	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(6, "running", -60, 0)}})
+	read(l, 10, at(3), reading{newest: []gitlab.Job{ran(6, "success", -60, -1)}})
+	wantFinished(t, l, 2)
+}
+
+func TestBeginIsOnceAndNothingComesBefore(t *testing.T) {
+	l := New(day)
+	if l.Begun() || l.Poll(10, t0) != nil || l.Walk(10, t0) != nil || l.Batch() != nil {
+		t.Error("an empty ledger does something")
+	}
+	l.Tags([]string{"x"})
+	if l.Counters(1, t0, true, func(int64) bool { return true }) != nil {
+		t.Error("an empty ledger shows something")
+	}
+	l.Begin(t0)
+	l.Begin(at(5))
+	if l.t0 != ms(t0) {
+		t.Error("the first start moved")
+	}
+}
+
+func TestSince(t *testing.T) {
+	type listing struct {
+		ids   []int64
+		scope string
+		at    float64
+		leave int64
+	}
+	for _, c := range []struct {
+		name     string
+		listings []listing
+		runner   int64
+		want     float64
+	}{
+		{"at the first listing", []listing{{ids: []int64{10}}}, 10, 0},
+		{"new: above every id", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10, 11}, at: 9}}, 11, 0},
+		{"came into view: below the highest id", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
+		{"hidden by a shifted page of the first listing", []listing{{ids: []int64{10}}, {ids: []int64{9, 10}, at: 1}}, 9, 0},
+		{"another scope: new ids may be old runners", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10, 11}, at: 9, scope: "wider"}}, 11, 5},
+		{"the scope's next listing knows new ones again", []listing{{ids: []int64{10}}, {ids: []int64{10, 11}, at: 9, scope: "wider"}, {ids: []int64{10, 11, 12}, at: 10, scope: "wider"}}, 12, 0},
+		{"rejoins in the same scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9}}, 9, 0},
+		{"rejoins by another scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9, scope: "wider"}}, 9, 5},
+		{"a Date of the past between", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10}, at: -5000}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := New(day)
+			l.Begin(t0)
+			for _, x := range c.listings {
+				var m []Member
+				for _, id := range x.ids {
+					m = append(m, Member{id, snapshot.GroupType})
+				}
+				l.Listed(m, "instance"+x.scope, at(x.at))
+				if x.leave != 0 {
+					l.Leave(x.leave, at(x.at))
+				}
+			}
+			if got := l.runners[c.runner].since; got != ms(at(c.want)) {
+				t.Errorf("since is %v after the first start, want %v min", rel(got), c.want)
+			}
+		})
+	}
+}
+
+func TestSinceDecides(t *testing.T) {
+	l, _ := begun(t)
+	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(60))
+	l.Listed([]Member{{9, snapshot.GroupType}, {10, snapshot.GroupType}}, "instance", at(61))
+	read(l, 9, at(62), reading{newest: []gitlab.Job{ran(3, "success", 50, 60.5), ran(2, "success", 50, 59)}})
+	wantFinished(t, l, 1) // not its history
+}
+
+func TestFloor(t *testing.T) {
+	l, d := begun(t)
+	if now := l.Advance(at(10*24*60), at(1)); now != at(1).Add(clockSlack) {
+		t.Errorf("a Date ten days ahead gave %v", now)
+	}
+	if l.floor != ms(t0) {
+		t.Errorf("the floor went to %v", rel(l.floor))
+	}
+	if now := l.Advance(at(-3*24*60), at(2)); now != at(-3*24*60) || l.floor != ms(t0) {
+		t.Error("a Date of the past moved the floor")
+	}
+	if now := l.Advance(time.Time{}, at(3)); now != at(3).Add(clockSlack) {
+		t.Errorf("an answer without a Date gave %v", now)
+	}
+	l.Advance(at(48*60), at(48*60))
+	if l.floor != ms(at(24*60)) {
+		t.Errorf("the floor is at %v", rel(l.floor))
+	}
+	l.SetLookback(72 * time.Hour)
+	l.Advance(at(48*60+1), at(48*60+1))
+	if l.floor != ms(at(24*60)) {
+		t.Error("a longer lookback moved the floor")
+	}
+	read(l, 10, at(48*60+2), reading{newest: []gitlab.Job{ran(3, "success", 24*60-9, 24*60+0.1), ran(2, "success", 24*60-9, 24*60-0.1)}})
+	wantFinished(t, l, 1)
+	d.commit(l)
+	l = d.open(t, Options{Lookback: 96 * time.Hour})
+	l.Advance(at(48*60+3), at(48*60+3))
+	if l.floor != ms(at(24*60)) {
+		t.Error("the floor was not kept over a restart")
+	}
+}
+
+// What was forgotten must not be admitted again by a lookback that was raised
+// while the process was down: the floor is on disk with the forgetting.
+func TestFloorIsOnDiskWithWhatWasForgotten(t *testing.T) {
+	l, d := begun(t)
+	row := ran(3, "success", 1, 2)
+	read(l, 10, at(3), reading{newest: []gitlab.Job{row}})
+	d.commit(l)
+	l.Advance(at(26*60), at(26*60))
+	l.Forget(at(26 * 60))
+	if len(l.settled) != 0 {
+		t.Fatal("not forgotten")
+	}
+	d.commit(l)
+	l = d.open(t, Options{Lookback: 72 * time.Hour})
+	read(l, 10, at(26*60+1), reading{newest: []gitlab.Job{row}})
+	wantFinished(t, l, 1)
+}
+
+func TestForget(t *testing.T) {
+	l, d := begun(t)
+	for i := range 50 {
+		read(l, 10, at(float64(i)*60), reading{newest: []gitlab.Job{ran(int64(i+1), "success", float64(i)*60-5, float64(i)*60-1)}})
+		d.commit(l)
+		l.Forget(at(float64(i) * 60))
+		if i > 26 && (len(l.settled) > 26 || len(l.chunks) > 26) {
+			t.Fatalf("hour %d: %d ids and %d chunks in memory", i, len(l.settled), len(l.chunks))
+		}
+	}
+	d.commit(l)
+	for id := range l.settled {
+		if id < 25 {
+			t.Errorf("job %d is still known", id)
+		}
+	}
+	// Those of the slack below the floor are still known.
+	if _, ok := l.settled[26]; !ok {
+		t.Errorf("a job within an hour below the floor was forgotten")
+	}
+	n := 0
+	for k := range d {
+		if k[:2] == prefixDone {
+			n++
+		}
+	}
+	if n != len(l.chunks) {
+		t.Errorf("%d chunks on disk, %d in memory", n, len(l.chunks))
+	}
+	if wantN, again := finished(l, snapshot.GroupType), d.open(t, day); finished(again, snapshot.GroupType) != wantN || !maps.Equal(again.settled, l.settled) {
+		t.Error("a restart remembers another set")
+	}
+}
+
+func TestWatchAndAsk(t *testing.T) {
+	l, d := begun(t)
+	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), ran(8, "running", 0.6, 0)}})
+	if running, canceling, oldest, ok := l.Executing(10); running != 2 || canceling != 0 || !oldest.Equal(at(0.5)) || !ok {
+		t.Errorf("executing %d, %d, %v, %v", running, canceling, oldest, ok)
+	}
+	if p := l.Poll(10, at(2)); !p.NeedsExecuting(true) {
+		t.Error("a watched job does not need the running list")
+	}
+	d.commit(l)
+	l = d.open(t, day) // a restart keeps the watch
+	if l.Watched(10) != 2 {
+		t.Fatalf("%d watched after a restart", l.Watched(10))
+	}
+	// Seen nowhere: absence proves nothing.
+	read(l, 10, at(2), reading{})
+	if n, _, _, _ := l.Executing(10); n != 0 || l.Watched(10) != 2 {
+		t.Errorf("executing %d, watched %d", n, l.Watched(10))
+	}
+	// canceling is executing, and seen only where it is asked for.
+	read(l, 10, at(3), reading{asked: map[int64]any{7: ran(7, "canceling", 0.5, 0), 8: ran(8, "success", 0.6, 2.2)}})
+	if n, c, _, _ := l.Executing(10); n != 0 || c != 1 {
+		t.Errorf("executing %d, canceling %d", n, c)
+	}
+	wantFinished(t, l, 1)
+	read(l, 10, at(4), reading{asked: map[int64]any{7: ran(7, "canceled", 0.5, 3.5)}})
+	wantFinished(t, l, 2)
+	if l.Watched(10) != 0 || l.types[snapshot.GroupType].live.counts[typeCanceled] != 1 {
+		t.Error("the cancelled job was not counted as such")
+	}
+	if p := l.Poll(10, at(5)); p.NeedsExecuting(true) || !p.NeedsExecuting(false) {
+		t.Error("an idle runner without watched jobs needs the running list")
+	}
+	if !l.LastFinished(10).Equal(at(3.5)) || !l.ReadAt(10).Equal(at(4)) {
+		t.Errorf("last finished %v, read at %v", l.LastFinished(10), l.ReadAt(10))
+	}
+}
+
+func TestThreeRefusalsInARow(t *testing.T) {
+	for code, reason := range map[int]snapshot.UnresolvedReason{404: snapshot.UnresolvedDeleted, 403: snapshot.UnresolvedForbidden} {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			l, d := begun(t)
+			refuse := reading{asked: map[int64]any{7: code}}
+			read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0)}})
+			read(l, 10, at(2), refuse)
+			read(l, 10, at(3), refuse)
+			read(l, 10, at(4), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0)}}) // it was a stale replica
+			read(l, 10, at(5), refuse)
+			d.commit(l)
+			l = d.open(t, day)
+			read(l, 10, at(6), refuse)
+			if l.Watched(10) != 1 || l.told.unresolved[reason] != 0 {
+				t.Fatal("given up too early")
+			}
+			read(l, 10, at(7), reading{}) // the request failed: no answer is no refusal
+			read(l, 10, at(8), refuse)
+			if l.Watched(10) != 0 || l.told.unresolved[reason] != 1 {
+				t.Fatal("not given up")
+			}
+			if _, told := l.Told(); told[reason] != 0 {
+				t.Error("told before it was committed")
+			}
+			d.commit(l)
+			if _, told := l.Told(); told[reason] != 1 {
+				t.Error("not told")
+			}
+			if _, told := d.open(t, day).Told(); told[reason] != 1 {
+				t.Error("forgotten by a restart")
+			}
+		})
+	}
+}
+
+func TestRunnerGone(t *testing.T) {
+	l, _ := begun(t)
+	homeless := ran(8, "running", 0.5, 0)
+	homeless.ProjectID = 0
+	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), homeless}})
+	l.Leave(10, at(2))
+	for i := range askLimit {
+		if got := l.LeftWithWatch(); !slices.Equal(got, []int64{10}) {
+			t.Fatalf("poll %d: runners that left with a watch: %v", i, got)
+		}
+		p := l.Poll(10, at(float64(3+i)))
+		p.RunnerGone()
+		if asks := p.Missing(); len(asks) != 1 || asks[0] != (Ask{5, 7}) {
+			t.Fatalf("poll %d asks for %v", i, asks)
+		}
+		p.Asked(ran(7, "running", 0.5, 0))
+		p.Done(false)
+	}
+	if l.Watched(10) != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	}
+	p := l.Poll(10, at(9))
+	p.RunnerGone()
+	p.Asked(ran(7, "success", 0.5, 8))
+	p.Done(false)
+	wantFinished(t, l, 1)
+	if len(l.LeftWithWatch()) != 0 {
+		t.Error("still asked for")
+	}
+}
+
+func TestAJobWithoutAProjectIsNotWatchedForEver(t *testing.T) {
+	l, d := begun(t)
+	homeless := ran(8, "running", 0.5, 0)
+	homeless.ProjectID = 0
+	read(l, 10, at(1), reading{executing: []gitlab.Job{homeless}})
+	l.Forget(at(30 * 60))
+	l.Advance(at(30*60), at(30*60))
+	l.Forget(at(30 * 60))
+	if l.Watched(10) != 1 {
+		t.Fatal("given up while it executes")
+	}
+	read(l, 10, at(30*60), reading{})
+	l.Forget(at(30*60 + 1))
+	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedTooOld] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	}
+	d.commit(l)
+	d.open(t, day)
+}
+
+func TestQueueTimeIsObservedOnce(t *testing.T) {
+	running, done := ran(7, "running", 1, 0), ran(7, "success", 1, 5)
+	early := func(j gitlab.Job) gitlab.Job { j.StartedAt = at(-1); return j }
+	mute := func(j gitlab.Job) gitlab.Job { j.Queued = -1; return j }
+	for _, c := range []struct {
+		name  string
+		polls []reading
+		first uint64 // after the first poll
+		want  uint64
+	}{
+		{"never watched: when it is counted", []reading{{newest: []gitlab.Job{done}}, {newest: []gitlab.Job{done}}}, 1, 1},
+		{"watched: at its entry", []reading{{executing: []gitlab.Job{running}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 1, 1},
+		{"executing at the first start", []reading{{executing: []gitlab.Job{early(running)}}, {newest: []gitlab.Job{early(done)}}}, 0, 0},
+		{"ended after the first start, begun before", []reading{{newest: []gitlab.Job{early(done)}}}, 0, 0},
+		{"told only at its end", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"told while it executes", []reading{{executing: []gitlab.Job{mute(running)}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"never told", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{mute(done)}}}, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, d := begun(t)
+			l.Describe(10, []string{"gpu"})
+			for i, r := range c.polls {
+				read(l, 10, at(float64(6+i)), r)
+				if n := queuedCount(l); i == 0 && n != c.first {
+					t.Errorf("%d observed by the first poll, want %d", n, c.first)
+				}
+				d.commit(l)
+				l = d.open(t, day) // the observation and the entry are one record
+			}
+			if n := queuedCount(l); n != c.want {
+				t.Errorf("%d observed, want %d", n, c.want)
+			}
+			if g := l.tags["gpu"]; g != nil {
+				var n uint64
+				for _, b := range g.live.hists[0].buckets {
+					n += b
+				}
+				if n != c.want {
+					t.Errorf("%d observed under the tag, want %d", n, c.want)
+				}
+			}
+		})
+	}
+}
+
+func TestJobsWithoutStamps(t *testing.T) {
+	refused := ran(1, "failed", 0, 0)
+	refused.CreatedAt = at(1)
+	refusedLate := ran(2, "failed", 0, 0)
+	refusedLate.FinishedAt = at(2)
+	refusedLate.Duration = 7 // what cannot be must not count either
+	refusedLate.Queued = 7
+	unfinished := ran(3, "failed", 1, 0)
+	before := ran(4, "failed", 0, 0) // created before the first start: there is nothing to say when it ended
+	l, _ := begun(t)
+	read(l, 10, at(5), reading{newest: []gitlab.Job{before, unfinished, refusedLate, refused}})
+	wantFinished(t, l, 3)
+	if n := durations(l); n != 0 {
+		t.Errorf("%d durations", n)
+	}
+	if n := queuedCount(l); n != 1 { // only the one that has a start
+		t.Errorf("%d queue times", n)
+	}
+	if n := l.types[snapshot.GroupType].live.counts[typeReasons+int(snapshot.ParseFailureReason(""))]; n != 3 {
+		t.Errorf("%d failed without a reason", n)
+	}
+}
+
+func TestDurationBuckets(t *testing.T) {
+	l, _ := begun(t)
+	exact := ran(1, "failed", 1, 2) // 60 s: a bound belongs to its bucket
+	exact.FailureReason = "script_failure"
+	null := ran(2, "success", 1, 4)
+	null.Duration = -1
+	read(l, 10, at(5), reading{newest: []gitlab.Job{null, exact}})
+	f, s := l.types[snapshot.GroupType].live.hists[snapshot.Failed], l.types[snapshot.GroupType].live.hists[snapshot.Success]
+	if f.buckets[2] != 1 || f.sum != 60 || s.buckets[4] != 1 || s.sum != 180 {
+		t.Errorf("failed %v, success %v", f, s)
+	}
+	if l.runners[10].finished.live.counts[countFailed+int(snapshot.Script)-1] != 1 {
+		t.Error("the runner's failed job has another class")
+	}
+}
+
+func TestSettledWins(t *testing.T) {
+	l, d := begun(t)
+	done, running := ran(7, "success", 1, 2), ran(7, "running", 1, 0)
+	read(l, 10, at(3), reading{newest: []gitlab.Job{done, done}})
+	d.commit(l)
+	l = d.open(t, day)
+	read(l, 10, at(4), reading{executing: []gitlab.Job{running}, newest: []gitlab.Job{running, ran(7, "failed", 1, 3)}})
+	wantFinished(t, l, 1)
+	if l.Watched(10) != 0 || queuedCount(l) != 1 {
+		t.Error("a staler answer undid the end")
+	}
+}
+
+func rows(status string, high, n int64, finishedAt float64) []gitlab.Job {
+	var out []gitlab.Job
+	for i := range n {
+		out = append(out, ran(high-i, status, finishedAt-2, finishedAt))
+	}
+	return out
+}
+
+func TestNewestReadsUntilContiguousAndWithoutNews(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 100, 1, 0.5)})
+	page := func(p *Poll, jobs []gitlab.Job) bool {
+		return p.Newest(gitlab.JobsPage{Jobs: jobs, Next: 9, Total: -1})
+	}
+	// History brings no news, but the mark is not reached.
+	p := l.Poll(10, at(30))
+	if !page(p, rows("pending", 300, 100, 29)) || !page(p, rows("pending", 200, 50, 29)) || page(p, rows("pending", 150, 51, 29)) {
+		t.Error("it must read down to the mark, and no deeper")
+	}
+	p.Done(true)
+	if l.runners[10].high != 300 {
+		t.Fatalf("the mark is at %d", l.runners[10].high)
+	}
+	// News at the mark: deeper, until a page has none.
+	p = l.Poll(10, at(31))
+	if !page(p, rows("success", 299, 10, 30.5)) || page(p, rows("pending", 250, 10, 29)) {
+		t.Error("it must read on while there is news, and no further")
+	}
+	p.Done(false)
+	// A failed reading does not move the mark.
+	p = l.Poll(10, at(32))
+	page(p, rows("success", 500, 10, 31))
+	p.Done(false)
+	if l.runners[10].high != 300 {
+		t.Errorf("a failed reading moved the mark to %d", l.runners[10].high)
+	}
+	// Nor does what executes: the newest rows may be older than it.
+	p = l.Poll(10, at(33))
+	p.Executing([]gitlab.Job{ran(900, "running", 32, 0)})
+	page(p, rows("success", 500, 10, 31))
+	page(p, rows("pending", 300, 10, 31))
+	p.Done(true)
+	if l.runners[10].high != 500 {
+		t.Errorf("the mark is at %d", l.runners[10].high)
+	}
+}
+
+func TestAPollToTheBottomIsAWalk(t *testing.T) {
+	l, d := begun(t)
+	if !l.Deep(10).Equal(t0) {
+		t.Fatalf("deep is %v", l.Deep(10))
+	}
+	read(l, 10, at(20), reading{newest: rows("success", 5, 3, 19)})
+	if !l.Deep(10).Equal(at(20)) {
+		t.Errorf("the rows ended, and deep is %v", l.Deep(10))
+	}
+	d.commit(l)
+	if l2 := d.open(t, day); !l2.Deep(10).Equal(at(20)) {
+		t.Error("deep is not on disk")
+	}
+	// A whole page older than lookback and the slack of their order.
+	p := l.Poll(10, at(60*60))
+	if p.Newest(gitlab.JobsPage{Jobs: rows("pending", 5, 3, 36*60-9), Next: 2}) && p.bottomed {
+		t.Error("ten minutes of disorder are not allowed for")
+	}
+	p = l.Poll(10, at(60*60))
+	if p.Newest(gitlab.JobsPage{Jobs: rows("pending", 5, 3, 36*60-10), Next: 2}) || !p.bottomed {
+		t.Error("it reads below lookback")
+	}
+	p.Done(false)
+	if !l.Deep(10).Equal(at(20)) {
+		t.Error("a failed reading is a whole walk")
+	}
+}
+
+func TestHint(t *testing.T) {
+	l, _ := begun(t)
+	a, b := ran(1, "success", 1, 2), ran(2, "success", 1, 2)
+	list := func(total int, jobs ...gitlab.Job) bool {
+		p := l.Poll(10, at(5))
+		p.Newest(gitlab.JobsPage{Jobs: jobs, Total: total, Next: 2})
+		return p.Done(true)
+	}
+	if list(10, a) {
+		t.Error("the first total hints")
+	}
+	if list(11, a, b) {
+		t.Error("grown by what was met, and it hints")
+	}
+	if !list(12, a, b) {
+		t.Error("grown by more than was met, and no hint")
+	}
+	if list(12, a, b) {
+		t.Error("the same again, and another hint")
+	}
+	w := l.Walk(10, at(6))
+	w.Page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
+	if n, _ := l.Told(); n != 0 || l.told.recovered != 1 {
+		t.Errorf("recovered %d, told %d", l.told.recovered, n)
+	}
+	if list(12, a, b) {
+		t.Error("explained by the walk, and it hints")
+	}
+	if list(9, a, b) {
+		t.Error("rows were deleted, and it hints")
+	}
+	if !list(10, a, b) {
+		t.Error("grown since the deletion, and no hint")
+	}
+	if !l.Poll(10, at(9)).ByKeyset() && list(-1, a, b) {
+		t.Error("a withheld total hints")
+	}
+	if !l.Poll(10, at(9)).ByKeyset() {
+		t.Error("the total was withheld, and it is asked for again")
+	}
+	w = l.Walk(10, at(10))
+	w.Page(gitlab.JobsPage{Total: -1})
+	if l.Poll(10, at(11)).ByKeyset() {
+		t.Error("after a walk the total must be tried again")
+	}
+}
+
+func TestWalkResumes(t *testing.T) {
+	l, d := begun(t)
+	w := l.Walk(10, at(60))
+	if q := w.Query(true); q != (gitlab.JobsQuery{RunnerID: 10, Keyset: true}) {
+		t.Errorf("the first page: %+v", q)
+	}
+	if w.Page(gitlab.JobsPage{Jobs: rows("success", 500, 100, 50), Cursor: "c1", Keyset: true, Total: -1}) {
+		t.Error("whole after a page")
+	}
+	if !l.Deep(10).Equal(t0) {
+		t.Error("an unfinished walk moved deep")
+	}
+	d.commit(l)
+	l = d.open(t, day)
+	w = l.Walk(10, at(90))
+	if q := w.Query(true); q.Cursor != "c1" || !q.Keyset {
+		t.Errorf("resumed at %+v", q)
+	}
+	if !w.Page(gitlab.JobsPage{Jobs: rows("success", 400, 7, 50), Keyset: true, Total: -1}) {
+		t.Error("the rows end, and the walk does not")
+	}
+	if !l.Deep(10).Equal(at(60)) {
+		t.Errorf("deep is %v, want the start of the walk", l.Deep(10))
+	}
+	wantFinished(t, l, 107)
+	if l.told.recovered != 107 {
+		t.Errorf("%d recovered", l.told.recovered)
+	}
+
+	// By number, also where keyset is ignored: pages that lost rows are read again.
+	w = l.Walk(10, at(120))
+	w.Query(true)
+	w.Page(gitlab.JobsPage{Jobs: rows("pending", 1000, 100, 50), Next: 2, Total: 900})
+	d.commit(l)
+	l = d.open(t, day)
+	w = l.Walk(10, at(121))
+	for _, step := range []struct{ page, total, next int }{{2, 900, 3}, {3, 950, 4}, {4, 949, 4}, {4, 949, 5}, {5, 700, 3}, {3, -1, 4}, {4, 600, 5}} {
+		if q := w.Query(true); q.Page != step.page || q.Keyset {
+			t.Fatalf("page %d: %+v", step.page, q)
+		}
+		w.Page(gitlab.JobsPage{Jobs: rows("pending", 900, 100, 50), Next: step.page + 1, Total: step.total})
+		if got := w.Query(true).Page; got != step.next {
+			t.Fatalf("after page %d of %d rows comes %d, want %d", step.page, step.total, got, step.next)
+		}
+	}
+	w.Restart()
+	if q := w.Query(true); !q.Keyset || q.Cursor != "" {
+		t.Errorf("restarted at %+v", q)
+	}
+}
+
+// A walk reads as deep as when it began, though it takes for hours.
+func TestAWalkKeepsItsBound(t *testing.T) {
+	l, _ := begun(t)
+	l.Advance(at(0), at(0))
+	w := l.Walk(10, at(30*60))
+	w.Page(gitlab.JobsPage{Jobs: rows("pending", 500, 100, 29*60), Cursor: "c1", Total: -1})
+	l.Advance(at(35*60), at(35*60))
+	w = l.Walk(10, at(35*60))
+	old := func(created float64) []gitlab.Job {
+		j := ran(3, "success", created+1, 20*60)
+		j.CreatedAt = at(created)
+		return []gitlab.Job{j}
+	}
+	if w.Page(gitlab.JobsPage{Jobs: old(6 * 60), Cursor: "c2", Total: -1}) {
+		t.Error("a row created within lookback of the walk's start ended it")
+	}
+	if !w.Page(gitlab.JobsPage{Jobs: old(6*60 - 11), Cursor: "c3", Total: -1}) {
+		t.Error("it reads below its bound")
+	}
+}
+
+func TestTooOldIsToldOnce(t *testing.T) {
+	l, d := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 1, 0.5)})
+	d.commit(l)
+	l = d.open(t, day)
+	// Away for two days.
+	now := 50.0 * 60
+	lost := rows("success", 8, 2, 25*60)
+	for i := range lost {
+		lost[i].CreatedAt = at(now - 60) // so that the page is not below the bound
+	}
+	l.Advance(at(now), at(now))
+	p := l.Poll(10, at(now))
+	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.Done(false) // the next reading will tell
+	if l.told.unresolved[snapshot.UnresolvedTooOld] != 0 {
+		t.Error("told by a reading that was not whole")
+	}
+	p = l.Poll(10, at(now+1))
+	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.Newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
+	p.Done(true)
+	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+		t.Errorf("%d told, want 2", n)
+	}
+	p = l.Poll(10, at(now+2))
+	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.Done(true)
+	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+		t.Errorf("%d told, want 2", n)
+	}
+	wantFinished(t, l, 1)
+}
+
+func TestDelays(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(5), reading{newest: []gitlab.Job{ran(2, "success", 1, 3), ran(1, "success", 1, 5.5)}})
+	if d := l.Delays(); len(d) != 1 || d[0] != 2*time.Minute {
+		t.Errorf("delays %v", d)
+	}
+	if d := l.Delays(); len(d) != 0 {
+		t.Errorf("drained, and still %v", d)
+	}
+}
+
+// shownOf is the value of a runner's counter of successes, -1 if it has none.
+func shownOf(l *Ledger, gen uint64, now time.Time) float64 {
+	c := l.Counters(gen, now, true, func(int64) bool { return true })
+	for _, r := range c.Runners {
+		if r.ID == 10 && r.Status == snapshot.Success {
+			return r.Value
+		}
+	}
+	return -1
+}
+
+func typeShown(l *Ledger, gen uint64, now time.Time) float64 {
+	return l.Counters(gen, now, false, nil).JobsFinished[int(snapshot.GroupType)*(1+snapshot.NumFailureReasons())].Value
+}
+
+func TestANewSeriesIsReadAtZeroFirst(t *testing.T) {
+	l, d := begun(t)
+	step := func(gen uint64, m float64, wantRunner, wantType float64) {
+		t.Helper()
+		if v := shownOf(l, gen, at(m)); v != wantRunner {
+			t.Errorf("generation %d: the runner shows %v, want %v", gen, v, wantRunner)
+		}
+		if v := typeShown(l, gen, at(m)); v != wantType {
+			t.Errorf("generation %d: the type shows %v, want %v", gen, v, wantType)
+		}
+	}
+	step(1, 1, -1, 0)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	step(2, 1, -1, 0) // not committed
+	d.commit(l)
+	step(3, 1.1, 0, 0)
+	l.Served(0, 0, at(1.2)) // an older picture
+	d.commit(l)
+	step(4, 1.2, 0, 0)
+	l.Served(4, 2, at(1.3)) // the runner_ families of that scrape were of generation 2
+	step(5, 1.3, 0, 0)      // that it was read is not on disk yet
+	// A restart before that is: 0 again, which is all that was ever shown.
+	l2 := d.open(t, day)
+	if v := typeShown(l2, 1, at(1.3)); v != 0 {
+		t.Errorf("after a restart the type shows %v", v)
+	}
+	d.commit(l)
+	step(6, 1.4, 0, 3)
+	l.Served(6, 6, at(1.5))
+	d.commit(l)
+	step(7, 1.5, 3, 3)
+	// A restart after it: the value at once.
+	l = d.open(t, day)
+	step(1, 2, 3, 3)
+	// Another series of the same runner waits by itself.
+	read(l, 10, at(3), reading{newest: rows("canceled", 9, 1, 2.5)})
+	d.commit(l)
+	c := l.Counters(2, at(3), true, func(int64) bool { return true })
+	if len(c.Runners) != 2 || c.Runners[0].Value != 3 || c.Runners[1].Value != 0 || c.Runners[1].Status != snapshot.Canceled {
+		t.Errorf("%+v", c.Runners)
+	}
+	// Nobody scrapes: five minutes.
+	l.Served(0, 0, at(3+4.9))
+	d.commit(l)
+	if v := l.Counters(3, at(8), true, func(int64) bool { return true }).Runners[1].Value; v != 0 {
+		t.Errorf("shown as %v before five minutes", v)
+	}
+	l.Served(0, 0, at(3+5.1))
+	d.commit(l)
+	if v := l.Counters(4, at(9), true, func(int64) bool { return true }).Runners[1].Value; v != 1 {
+		t.Errorf("shown as %v after five minutes", v)
+	}
+	if len(l.unexposed) != 0 {
+		t.Errorf("%d groups wait", len(l.unexposed))
+	}
+}
+
+func tagNames(l *Ledger) (names []string) {
+	for _, c := range l.Counters(1, t0, false, nil).TagJobsFinished {
+		if len(names) == 0 || names[len(names)-1] != c.Labels[0] {
+			names = append(names, c.Labels[0])
+		}
+	}
+	return names
+}
+
+func TestTagsEndAndReturn(t *testing.T) {
+	l, d := begun(t)
+	l.Tags([]string{"a", "b", snapshot.TagOther})
+	l.Describe(10, []string{"a", snapshot.TagOther})
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	d.commit(l)
+	if got := tagNames(l); !slices.Equal(got, []string{snapshot.TagOther, "a", "b"}) {
+		t.Errorf("tags %v", got)
+	}
+	l.Advance(at(60), at(60))
+	l.Tags([]string{"b"})
+	d.commit(l)
+	l = d.open(t, day)
+	if got := tagNames(l); !slices.Equal(got, []string{snapshot.TagOther, "b"}) {
+		t.Errorf("after one ended: %v", got)
+	}
+	l.Advance(at(25*24*60), at(25*24*60))
+	l.Forget(at(25 * 24 * 60))
+	l.Tags([]string{"a", "b"})
+	if n := l.tags["a"].live.counts[countSuccess]; n != 3 {
+		t.Errorf("returned within 30 days with %d", n)
+	}
+	if !fromMS(l.tags["a"].created).Equal(t0) {
+		t.Error("it has another created stamp")
+	}
+	l.Tags([]string{"b"})
+	l.Advance(at(56*24*60), at(56*24*60))
+	l.Forget(at(56 * 24 * 60))
+	d.commit(l)
+	l = d.open(t, day)
+	if _, ok := l.tags["a"]; ok {
+		t.Error("kept beyond 30 days")
+	}
+	l.Advance(at(57*24*60), at(57*24*60))
+	l.Tags([]string{"a", "b"})
+	if g := l.tags["a"]; g.live.counts[countSuccess] != 0 || !fromMS(g.created).Equal(at(57*24*60)) {
+		t.Errorf("returned after 30 days with %v, created %v", g.live.counts, rel(g.created))
+	}
+	if n := l.tags[snapshot.TagOther].live.counts[countSuccess]; n != 3 {
+		t.Errorf("(other) has %d", n)
+	}
+}
+
+func TestARunnerLeavesAndReturns(t *testing.T) {
+	members := []Member{{10, snapshot.GroupType}}
+	for _, c := range []struct {
+		days float64
+		want float64
+	}{{29, 4}, {31, 1}} {
+		t.Run(fmt.Sprintf("%v days", c.days), func(t *testing.T) {
+			l, d := begun(t)
+			read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+			d.commit(l)
+			shownOf(l, 1, at(1))
+			l.Served(1, 1, at(1))
+			l.Leave(10, at(2))
+			d.commit(l)
+			if v := shownOf(l, 2, at(2)); v != -1 {
+				t.Errorf("gone, and it shows %v", v)
+			}
+			if typeShown(l, 2, at(2)) != 3 {
+				t.Error("the sum of its type went with it")
+			}
+			l = d.open(t, day)
+			back := c.days * 24 * 60
+			l.Advance(at(back), at(back))
+			l.Forget(at(back))
+			d.commit(l)
+			l = d.open(t, day)
+			l.Listed([]Member{{11, snapshot.GroupType}}, "instance", at(back))
+			l.Listed(members, "instance", at(back))
+			read(l, 10, at(back+2), reading{newest: append(rows("success", 6, 1, back+1), rows("success", 5, 3, 0.5)...)})
+			d.commit(l)
+			shownOf(l, 3, at(back+2))
+			l.Served(3, 3, at(back+2))
+			d.commit(l)
+			if v := shownOf(l, 4, at(back+3)); v != c.want {
+				t.Errorf("returned with %v, want %v", v, c.want)
+			}
+			wantFinished(t, l, 4)
+			if len(l.unexposed) > 3 {
+				t.Errorf("%d groups wait", len(l.unexposed))
+			}
+		})
+	}
+}
+
+func TestRejoinStillAsksForTheTotal(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5), total: 3})
+	l.Leave(10, at(2))
+	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(3))
+	if l.Poll(10, at(4)).ByKeyset() {
+		t.Error("a runner that returned is read without its total")
+	}
+}
+
+func TestAFailedBatchIsDeliveredAgain(t *testing.T) {
+	l, d := begun(t)
+	l.Describe(10, []string{"a"})
+	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(9, "running", 0.7, 0), ran(8, "running", 0.7, 0)}, newest: rows("success", 5, 3, 0.5)})
+	b := l.Batch()
+	read(l, 10, at(2), reading{newest: []gitlab.Job{ran(9, "failed", 0.7, 1.5), ran(4, "success", 0.1, 0.2)}, asked: map[int64]any{8: 404}})
+	l.Failed(b)
+	if v := typeShown(l, 1, at(2)); v != 0 || l.shownTold != (told{}) {
+		t.Error("a failed batch is shown")
+	}
+	b = l.Batch()
+	l.Failed(b)
+	b = l.Batch()
+	d.write(b)
+	l.Committed(b)
+	if l.Batch() != nil {
+		t.Error("something is left over")
+	}
+	l2 := d.open(t, day)
+	wantFinished(t, l2, 4)
+	if !maps.Equal(l2.settled, l.settled) || len(l2.watch) != 1 || l2.watch[8].refused != 1 {
+		t.Errorf("settled %v, watch %v", l2.settled, l2.watch)
+	}
+	if n := l2.tags["a"].live.counts[countSuccess]; n != 3 {
+		t.Errorf("%d successes under the tag", n)
+	}
+	same(t, l, l2)
+}
+
+// A commit may be reported as failed and yet be on disk.
+func TestAFailedBatchThatIsOnDisk(t *testing.T) {
+	l, d := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	b := l.Batch()
+	d.write(b)
+	l.Failed(b)
+	read(l, 10, at(2), reading{newest: rows("success", 6, 1, 1.5)})
+	d.commit(l)
+	l = d.open(t, day)
+	wantFinished(t, l, 4)
+	l.Advance(at(26*60), at(26*60))
+	l.Forget(at(26 * 60))
+	if len(l.settled) != 0 || len(l.chunks) != 0 {
+		t.Errorf("%d ids in %d chunks are left", len(l.settled), len(l.chunks))
+	}
+}
+
+// A record that is to be deleted must not take one with it that came anew.
+func TestDeletedAndBack(t *testing.T) {
+	l, d := begun(t)
+	l.Tags([]string{"a"})
+	l.Tags(nil)
+	l.Leave(10, at(1))
+	d.commit(l)
+	l.Advance(at(31*24*60), at(31*24*60))
+	l.Forget(at(31 * 24 * 60))
+	l.Failed(l.Batch())
+	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(31*24*60))
+	l.Tags([]string{"a"})
+	d.commit(l)
+	l = d.open(t, day)
+	if l.runners[10] == nil || l.tags["a"] == nil {
+		t.Error("deleted what had returned")
+	}
+}
+
+// An idle fleet must not write each second.
+func TestNothingNewIsNothingToCommit(t *testing.T) {
+	l, d := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	d.commit(l)
+	for i := range 60 * 30 {
+		now := at(2 + float64(i))
+		l.Advance(now, now)
+		p := l.Poll(10, now)
+		list := rows("success", 5, 3, 0.5)
+		list[0].CreatedAt = now // not the bottom: that is a mark, and is written
+		p.Newest(gitlab.JobsPage{Jobs: list, Next: 2, Total: 3})
+		p.Done(true)
+		if b := l.Batch(); b != nil {
+			for _, r := range b.Records {
+				t.Errorf("minute %d: %q is written", i, r.Key)
+			}
+			l.Committed(b)
+		}
+	}
+}
