@@ -1,0 +1,353 @@
+// Package app turns flags into running monitors: it reads flags and
+// environment, wires the rooms together, serves the web routes, reloads by
+// difference, and stops everything in the order that loses nothing.
+//
+// It is the only room that knows flags, environment, signals and slog.
+//
+// Order of shutdown: the first SIGTERM or SIGINT stops the monitors (requests
+// under way are cancelled, what was folded is saved and published), then the web
+// server finishes its answers within 5 s, then the storage folder is closed, and
+// the exit status is 0. A second one ends the process at once with 1: whatever
+// was committed is on disk anyway.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
+	"github.com/prometheus/common/version"
+
+	"gitlab-runner-fleet-exporter/collector"
+	"gitlab-runner-fleet-exporter/config"
+	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/store"
+)
+
+const (
+	// readyPoll is how often it is looked whether the log may say "ready".
+	readyPoll = 250 * time.Millisecond
+	// pruneInterval is how often the storage folder is tidied.
+	pruneInterval = 24 * time.Hour
+)
+
+// Run is the program. It returns the exit status once it was asked to stop, by
+// ctx or by a signal, or could not go on.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return process{stdout: stdout, stderr: stderr}.run(ctx, args)
+}
+
+// process is one run of the program.
+type process struct {
+	stdout, stderr io.Writer
+	// listening is told the addresses, for tests that listen on port 0. nil: nobody asks.
+	listening func(addresses []string)
+}
+
+func (p process) run(ctx context.Context, args []string) int {
+	o, err := parse(args, p.stdout, p.stderr)
+	if errors.Is(err, errDone) {
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
+		return exitUsage
+	}
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	stops := make(chan os.Signal, 2)
+	signal.Notify(stops, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(stops)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
+	loggers := newLoggers(p.stderr, o.logFormat, o.logLevel)
+	status := make(chan int, 1)
+	go func() { status <- p.main(ctx, o, loggers, hangups) }()
+	for asked := false; ; asked = true {
+		select {
+		case code := <-status:
+			return code
+		case sig := <-stops:
+			if asked {
+				_ = level.Error(loggers.own).Log("msg", "asked to stop a second time: ending at once", "signal", sig)
+				return exitFailure
+			}
+			_ = level.Info(loggers.own).Log("msg", "asked to stop", "signal", sig)
+			stop()
+		}
+	}
+}
+
+// main does what the flags ask for, between the reading of flags and the exit.
+func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan os.Signal) int {
+	load := o.load
+	if o.demo {
+		d, err := startDemo(ctx)
+		if err != nil {
+			return failure(l.own, "the demonstration cannot be started", err)
+		}
+		defer d.stop()
+		load = d.load
+		o.storagePath = ""
+	}
+	v, err := load()
+	if o.configCheck || o.gitlabCheck && err != nil {
+		return p.checkConfig(o, v, err)
+	}
+	if err != nil {
+		logConfig(l.own, err)
+		if o.configFile == "" {
+			return exitUsage // it all came from flags
+		}
+		return exitFailure
+	}
+	if o.gitlabCheck {
+		return checkGitLabs(ctx, o, v, p.stdout, l.own)
+	}
+	return p.serve(ctx, o, l, v, load, hangups)
+}
+
+// load reads the configuration that the flags name.
+func (o *options) load() (*config.Validated, error) {
+	var v *config.Validated
+	var err error
+	if o.configFile != "" {
+		v, err = config.Load(o.configFile)
+	} else {
+		v, err = config.ForURL(o.gitlabURL, os.Getenv("GITLAB_TOKEN"), o.tokenFile)
+	}
+	if err == nil {
+		err = v.CheckFamilies(familyNames())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func familyNames() []string {
+	families := collector.Families()
+	names := make([]string, len(families))
+	for i, f := range families {
+		names[i] = f.Name
+	}
+	return names
+}
+
+// checkConfig is --config.check: words for a person, not log lines.
+func (p process) checkConfig(o *options, v *config.Validated, err error) int {
+	if err == nil && *o.web.WebConfigFile != "" {
+		err = validateWeb(*o.web.WebConfigFile)
+	}
+	if err != nil {
+		fmt.Fprintln(p.stderr, err)
+		return exitFailure
+	}
+	fmt.Fprint(p.stdout, v.Summary())
+	fmt.Fprintln(p.stdout, "the configuration is valid")
+	return exitOK
+}
+
+// logConfig gives each mistake of a configuration a line of its own.
+func logConfig(l log.Logger, err error) {
+	mistakes, ok := errors.AsType[config.Errors](err)
+	if !ok {
+		_ = level.Error(l).Log("msg", "the configuration cannot be used", "err", err)
+		return
+	}
+	for _, m := range mistakes {
+		kv := []any{"msg", "a mistake in the configuration"}
+		if m.Line > 0 {
+			kv = append(kv, "line", m.Line)
+		}
+		_ = level.Error(l).Log(append(kv, "path", m.Path, "err", m.Msg)...)
+	}
+}
+
+func failure(l log.Logger, msg string, err error) int {
+	_ = level.Error(l).Log("msg", msg, "err", err)
+	return exitFailure
+}
+
+// service is the running program: what its one loop works with.
+type service struct {
+	logger log.Logger
+	sup    *supervisor
+	load   func() (*config.Validated, error)
+	asked  chan chan error // reloads asked for over HTTP
+	broken chan error      // what the process cannot go on after
+	ended  <-chan struct{} // the process stops
+}
+
+// serve runs until ctx ends or something fails.
+func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Validated, load func() (*config.Validated, error), hangups <-chan os.Signal) int {
+	_ = level.Info(l.own).Log("msg", "starting "+program, "version", version.Version, "revision", version.GetRevision(), "go", version.GoVersion)
+	srv, err := listen(ctx, o.web)
+	if err != nil {
+		return failure(l.own, "the web server cannot be started", err)
+	}
+	defer srv.close()
+
+	if o.storagePath == "" && !o.demo {
+		_ = level.Warn(l.own).Log("msg", "--storage.path is empty: counters are kept in memory and begin anew at the next start")
+	}
+	folder, err := store.Open(ctx, store.Options{Path: o.storagePath, Layout: ledger.Layout, Logger: l.own})
+	if err != nil {
+		if ctx.Err() != nil {
+			return exitOK // asked to stop while another process still held the folder
+		}
+		return failure(l.own, "the storage folder cannot be used", err)
+	}
+	defer func() {
+		if err := folder.Close(); err != nil {
+			_ = level.Warn(l.own).Log("msg", "the storage folder was not closed", "err", err)
+		}
+	}()
+
+	s := &service{
+		logger: l.own, load: load,
+		asked: make(chan chan error), broken: make(chan error, 1), ended: ctx.Done(),
+	}
+	s.sup = &supervisor{opts: o, logger: l.own, folder: folder, failed: s.fail, running: map[string]*watch{}}
+	logWarnings(l.own, v)
+	if err := s.sup.apply(ctx, v); err != nil {
+		return failure(l.own, "monitoring cannot be started", err)
+	}
+	s.told(true)
+
+	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting}
+	if o.lifecycle {
+		pages.reload = s.askReload
+	}
+	routes, err := newRoutes(pages)
+	if err != nil {
+		s.sup.stop()
+		return failure(l.own, "the web server cannot be started", err)
+	}
+	wait := srv.serve(routes, l.slog, s.fail)
+	addresses := srv.addresses()
+	_ = level.Info(l.own).Log("msg", "listening", "address", strings.Join(addresses, ","), "telemetry_path", o.telemetryPath)
+	if p.listening != nil {
+		p.listening(addresses)
+	}
+	if o.demo {
+		greet(p.stdout, addresses, o, v)
+	}
+
+	err = s.loop(ctx, hangups)
+	s.sup.stop()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	defer cancel()
+	if err := srv.shutdown(drain); err != nil {
+		_ = level.Warn(l.own).Log("msg", "answers were still being written and were cut off", "err", err)
+	}
+	wait()
+	if err != nil {
+		return failure(l.own, "the exporter cannot go on", err)
+	}
+	_ = level.Info(l.own).Log("msg", "stopped, the state is saved")
+	return exitOK
+}
+
+// loop owns reloads: one at a time, whoever asks. It returns nil when ctx ends.
+func (s *service) loop(ctx context.Context, hangups <-chan os.Signal) error {
+	ready := time.NewTicker(readyPoll)
+	defer ready.Stop()
+	prune := time.NewTicker(pruneInterval)
+	defer prune.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.broken:
+			return err
+		case <-hangups:
+			err = s.reload(ctx, "SIGHUP")
+		case answer := <-s.asked:
+			err = s.reload(ctx, "HTTP")
+			answer <- err
+		case <-ready.C:
+			if len(s.sup.waiting()) == 0 {
+				ready.Stop()
+				_ = level.Info(s.logger).Log("msg", "ready: each GitLab was tried, or is served from saved state")
+			}
+		case <-prune.C:
+			if err := s.sup.prune(); err != nil {
+				_ = level.Warn(s.logger).Log("msg", "the storage folder cannot be tidied", "err", err)
+			}
+		}
+		if errors.Is(err, errBroken) {
+			return err
+		}
+	}
+}
+
+// reload loads the configuration and moves to it, or stays.
+func (s *service) reload(ctx context.Context, by string) error {
+	v, err := s.load()
+	if err != nil {
+		logConfig(s.logger, err)
+	} else {
+		logWarnings(s.logger, v)
+		err = s.sup.apply(ctx, v)
+	}
+	s.told(err == nil)
+	if err != nil {
+		_ = level.Error(s.logger).Log("msg", "the configuration was not reloaded; the old one stays in force", "by", by, "err", err)
+		return err
+	}
+	_ = level.Info(s.logger).Log("msg", "the configuration was reloaded", "by", by)
+	return nil
+}
+
+// askReload has the loop reload and waits for the outcome.
+func (s *service) askReload(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case s.asked <- answer:
+	case <-s.ended:
+		return errors.New("the exporter is stopping")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// told sets the metrics of reloads; the first load counts.
+func (s *service) told(ok bool) { s.sup.exporter.Load().Self().ConfigReload(ok, time.Now()) }
+
+// fail ends the program; the first cause is the one that is told.
+func (s *service) fail(err error) {
+	select {
+	case s.broken <- err:
+	default:
+	}
+}
+
+func logWarnings(l log.Logger, v *config.Validated) {
+	for _, w := range v.Warnings() {
+		_ = level.Warn(l).Log("msg", w)
+	}
+	for _, g := range v.GitLabs() {
+		if g.API == config.APIGraphQL {
+			_ = level.Warn(l).Log("msg", "api: graphql is not offered by this release; REST is read", "gitlab", g.Name)
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/mdlayher/vsock"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/sync/errgroup"
+)
+
+// The routes beside metrics.
+const (
+	pathLanding = "/"
+	pathHealthy = "/-/healthy"
+	pathReady   = "/-/ready"
+	pathReload  = "/-/reload"
+)
+
+const (
+	// maxScrapes bounds the scrapes under way at once: each holds buffers of
+	// the exposition's size.
+	maxScrapes = 40
+	// drainFor is how long a stop waits for answers that are being written.
+	drainFor = 5 * time.Second
+	// The server's patience with slow clients.
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 2 * time.Minute
+	idleTimeout       = 5 * time.Minute
+	maxHeader         = 64 << 10
+)
+
+// pages are what the routes need from the rest of the program.
+type pages struct {
+	metrics       http.Handler
+	telemetryPath string
+	// waiting names the GitLabs that were not tried yet.
+	waiting func() []string
+	// reload loads the configuration anew; nil: --web.enable-lifecycle is off.
+	reload func(ctx context.Context) error
+}
+
+func newRoutes(p pages) (http.Handler, error) {
+	landing, err := web.NewLandingPage(web.LandingConfig{
+		Name:        "GitLab Runner Fleet Exporter",
+		Description: "Prometheus exporter and fleet-health monitor for GitLab CI runners",
+		Version:     version.Info(),
+		Profiling:   "false", // its handlers are not mounted
+		Links: []web.LandingLinks{
+			{Address: p.telemetryPath, Text: "Metrics", Description: "of the fleet and of the exporter itself"},
+			{Address: p.telemetryPath + "?collect[]=fleet", Text: "Metrics of the fleet alone", Description: "collect[] takes fleet, runner and exporter"},
+			{Address: pathReady, Text: "Ready", Description: "whether each GitLab was tried, or is served from saved state"},
+			{Address: pathHealthy, Text: "Healthy", Description: "whether this process works"},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("landing page: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(p.telemetryPath, atMost(maxScrapes, p.metrics))
+	mux.Handle(pathLanding, reading(landing))
+	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		say(w, http.StatusOK, program+" is healthy.\n")
+	})))
+	mux.Handle(pathReady, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if waiting := p.waiting(); len(waiting) > 0 {
+			say(w, http.StatusServiceUnavailable, "Not ready: not yet tried: "+strings.Join(waiting, ", ")+"\n")
+			return
+		}
+		say(w, http.StatusOK, program+" is ready.\n")
+	})))
+	// A page open in an administrator's browser must not be able to reload.
+	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload)))
+	return mux, nil
+}
+
+func reloading(reload func(ctx context.Context) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if reload == nil {
+			say(w, http.StatusForbidden, "Reloading over HTTP is off: start with --web.enable-lifecycle, or send SIGHUP.\n")
+			return
+		}
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			say(w, http.StatusMethodNotAllowed, "Reload by POST.\n")
+			return
+		}
+		if err := reload(r.Context()); err != nil {
+			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+err.Error()+"\n")
+			return
+		}
+		say(w, http.StatusOK, "Reloaded.\n")
+	})
+}
+
+func say(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // a client that went away cannot be told
+}
+
+// reading lets only GET and HEAD through.
+func reading(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			say(w, http.StatusMethodNotAllowed, "Only GET and HEAD.\n")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// atMost refuses requests beyond n at once.
+func atMost(n int, next http.Handler) http.Handler {
+	slots := make(chan struct{}, n)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			say(w, http.StatusServiceUnavailable, fmt.Sprintf("%d scrapes are under way already.\n", n))
+		}
+	})
+}
+
+// servers serve one handler on one or more listeners. Each listener has a
+// server of its own, because exporter-toolkit wraps a server's handler once for
+// each listener that it is given.
+type servers struct {
+	flags     *web.FlagConfig
+	listeners []net.Listener
+	servers   []*http.Server
+	logger    *slog.Logger
+}
+
+// listen takes the addresses; a taken one shall be found before anything else starts.
+func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
+	if err := validateWeb(*flags.WebConfigFile); err != nil {
+		return nil, err
+	}
+	s := &servers{flags: flags}
+	if *flags.WebSystemdSocket {
+		if os.Getenv("LISTEN_FDS") == "" {
+			return nil, errors.New("--web.systemd-socket: systemd passed no sockets: start by a socket unit")
+		}
+		listeners, err := activation.Listeners()
+		if err != nil {
+			return nil, fmt.Errorf("--web.systemd-socket: %w", err)
+		}
+		for _, l := range listeners {
+			if l != nil { // a socket that takes no connections
+				s.listeners = append(s.listeners, l)
+			}
+		}
+		if len(s.listeners) == 0 {
+			return nil, errors.New("--web.systemd-socket: none of systemd's sockets takes connections")
+		}
+		return s, nil
+	}
+	for _, address := range *flags.WebListenAddresses {
+		l, err := listenAt(ctx, address)
+		if err != nil {
+			s.close()
+			return nil, fmt.Errorf("--web.listen-address: %w", err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return s, nil
+}
+
+// validateWeb reads TLS and basic auth once, to find a mistake before the first scrape does.
+func validateWeb(file string) error {
+	if err := web.Validate(file); err != nil {
+		return fmt.Errorf("--web.config.file: %w", err)
+	}
+	return nil
+}
+
+// listenAt understands what exporter-toolkit does: host:port, and vsock://:port
+// between a virtual machine and its host.
+func listenAt(ctx context.Context, address string) (net.Listener, error) {
+	rest, ok := strings.CutPrefix(address, "vsock://")
+	if !ok {
+		var lc net.ListenConfig
+		return lc.Listen(ctx, "tcp", address)
+	}
+	_, port, err := net.SplitHostPort(rest)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 32)
+	if err != nil {
+		return nil, err
+	}
+	return vsock.Listen(uint32(n), nil)
+}
+
+// addresses are where the listeners really listen, port 0 resolved.
+func (s *servers) addresses() []string {
+	out := make([]string, len(s.listeners))
+	for i, l := range s.listeners {
+		out[i] = l.Addr().String()
+	}
+	return out
+}
+
+func (s *servers) close() {
+	for _, l := range s.listeners {
+		_ = l.Close() // on the way out after another failure
+	}
+}
+
+// serve answers until shutdown. failed is told of what ended a server otherwise.
+func (s *servers) serve(handler http.Handler, logger *slog.Logger, failed func(error)) (wait func()) {
+	var g errgroup.Group
+	for _, l := range s.listeners {
+		srv := &http.Server{
+			Handler:           handler,
+			ReadHeaderTimeout: readHeaderTimeout,
+			ReadTimeout:       readTimeout,
+			WriteTimeout:      writeTimeout,
+			IdleTimeout:       idleTimeout,
+			MaxHeaderBytes:    maxHeader,
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		}
+		s.servers = append(s.servers, srv)
+		g.Go(func() error {
+			if err := web.Serve(l, srv, s.flags, logger); !errors.Is(err, http.ErrServerClosed) {
+				failed(fmt.Errorf("web server at %s: %w", l.Addr(), err))
+			}
+			return nil
+		})
+	}
+	return func() { _ = g.Wait() } // its functions return nil
+}
+
+// shutdown takes no more connections and waits for the answers under way, at
+// most until ctx ends.
+func (s *servers) shutdown(ctx context.Context) error {
+	var g errgroup.Group
+	for _, srv := range s.servers {
+		g.Go(func() error {
+			err := srv.Shutdown(ctx)
+			if err != nil {
+				_ = srv.Close() // waited long enough
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}

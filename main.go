@@ -1,0 +1,15 @@
+// Command gitlab_runner_fleet_exporter watches the CI runners of one or more
+// GitLabs and tells Prometheus about them.
+package main
+
+import (
+	"context"
+	"os"
+
+	"gitlab-runner-fleet-exporter/internal/app"
+)
+
+func main() {
+	app.FillVersion()
+	os.Exit(app.Run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
