@@ -214,6 +214,9 @@ func (w *World) randomLength() int32 {
 // generate creates a pipeline with all its jobs, as GitLab does: ids are given
 // now, starts may be hours away (notes 4.2).
 func (w *World) generate(t int64) {
+	if w.quiet {
+		return
+	}
 	w.pickables()
 	if len(w.pickable) == 0 {
 		return

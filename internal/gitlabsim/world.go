@@ -30,11 +30,12 @@ const (
 // World is a simulated GitLab. All its methods may be called from any
 // goroutine; each first brings the world up to the clock.
 type World struct {
-	mu  sync.Mutex
-	opt Options
-	f   features
-	rng *rand.Rand // used by events only, so that requests do not change the world's course
-	now int64
+	quiet bool // Quiesce: no more pipelines
+	mu    sync.Mutex
+	opt   Options
+	f     features
+	rng   *rand.Rand // used by events only, so that requests do not change the world's course
+	now   int64
 
 	events []event
 	seq    uint64

@@ -1,0 +1,119 @@
+package monitor
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+)
+
+// TestCountsEveryFinishedJob takes 20,000 jobs through client, JSON and store
+// in virtual time, with faults, stale replicas, kills and restarts.
+func TestCountsEveryFinishedJob(t *testing.T) {
+	for _, version := range []string{"19.1.0-ee", "15.11.0"} {
+		t.Run(version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { countEveryJob(t, version) })
+		})
+	}
+}
+
+func countEveryJob(t *testing.T, version string) {
+	t.Helper()
+	const seed = 7
+	rng := rand.New(rand.NewPCG(seed, seed))
+	world := gitlabsim.New(gitlabsim.Options{
+		Seed: seed, Runners: 24, Tags: 12, JobsPerHour: 2000, Version: version, Token: secret,
+		History: 2 * time.Hour, Shape: gitlabsim.JobShape{LateMax: 3 * time.Hour},
+	})
+	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
+	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})
+	world.AddFault(gitlabsim.Fault{Probability: 0.05, StaleBy: 45 * time.Second, Route: "/runners/:id/jobs"})
+	dir := memoryDir(t)
+	begin := time.Now().Truncate(time.Second)
+	s := newScraper()
+	// run is one life of the exporter, scraped every 15 s.
+	run := func(life time.Duration, end func(r *running)) {
+		folder, state := openState(t, dir)
+		r := start(t, world, state, s, setup{})
+		for ; life > 0; life -= 15 * time.Second {
+			time.Sleep(15 * time.Second)
+			s.scrape()
+		}
+		end(r)
+		if err := folder.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 12 {
+		run(20*time.Minute+time.Duration(rng.Int64N(int64(70*time.Minute))), func(r *running) {
+			switch i % 3 {
+			case 0:
+				r.kill(t)
+			case 1:
+				r.end(t)
+			default: // a full disk for a while, then a kill
+				r.disk.set(false, true)
+				time.Sleep(3 * time.Minute)
+				s.scrape()
+				r.kill(t)
+			}
+		})
+		if i == 4 {
+			time.Sleep(80 * time.Minute) // down
+		}
+	}
+	world.Quiesce()
+	run(5*time.Hour, func(r *running) {
+		if left := world.Truth(); len(left.Executing)+len(left.Pending) > 0 {
+			t.Fatalf("%d jobs execute and %d wait still", len(left.Executing), len(left.Pending))
+		}
+		r.end(t)
+	})
+	final := s.scrape()
+
+	var want []gitlabsim.JobTruth
+	for _, j := range world.Truth().Finished {
+		end := j.Finished
+		if end.IsZero() {
+			end = j.Created
+		}
+		if !end.Before(begin) {
+			want = append(want, j)
+		}
+	}
+	t.Logf("GitLab %s: %d jobs finished, %d requests, settle delay p50 %v p90 %v p99 %v; found by the walk only: %d, unresolved %v",
+		version, len(want), total(world.Requests()), quantile(s.delays, .5), quantile(s.delays, .9), quantile(s.delays, .99),
+		final.Self.JobsRecovered, final.Self.JobsUnresolved)
+	if len(want) < 20_000 {
+		t.Errorf("only %d jobs finished: the test proves too little", len(want))
+	}
+	if d := diff(finished(final), finishedTruth(want)); len(d) > 0 {
+		t.Errorf("counted is not true:\n%s", fmt.Sprint(d))
+	}
+	if len(s.back) > 0 {
+		t.Errorf("%d times a series went back, first %s", len(s.back), s.back[0])
+	}
+	if s.saveErrs == 0 {
+		t.Error("no save failed: the full disk was not simulated")
+	}
+}
+
+func total(m map[string]int) (n int) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	s := slices.Clone(d)
+	slices.Sort(s)
+	return s[int(float64(len(s)-1)*q)].Round(time.Second)
+}

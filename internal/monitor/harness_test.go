@@ -1,0 +1,316 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/internal/budget"
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/inventory"
+	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/internal/store"
+)
+
+// scraper stands for collector and Prometheus: it keeps the last picture and,
+// every interval, reads it.
+type scraper struct {
+	mu         sync.Mutex
+	last       *snapshot.GitLab
+	served     uint64
+	servedRows uint64
+	shown      map[string]float64 // by series, as of the last scrape
+	back       []string           // series that went back
+	counts     map[string]int     // Metrics calls
+	delays     []time.Duration
+	saveErrs   int
+}
+
+func newScraper() *scraper { return &scraper{shown: map[string]float64{}, counts: map[string]int{}} }
+
+func (s *scraper) Publish(g *snapshot.GitLab) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = g
+}
+
+func (s *scraper) Served(string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.served
+}
+
+func (s *scraper) ServedRows(string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.servedRows
+}
+
+func (s *scraper) count(k string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts[k]++
+}
+
+func (s *scraper) PollFailure(_, stage, reason string) { s.count("failure " + stage + " " + reason) }
+func (s *scraper) PollDuration(_, stage string, _ time.Duration) {
+	s.count("reading " + stage)
+}
+
+func (s *scraper) JobSettleDelay(_ string, d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delays = append(s.delays, d)
+}
+
+func (s *scraper) StateSave(_ time.Duration, err error) {
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.saveErrs++
+	}
+}
+
+// scrape reads the last picture as Prometheus would and checks that no
+// counter or bucket went back.
+func (s *scraper) scrape() *snapshot.GitLab {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.last
+	if g == nil {
+		return nil
+	}
+	s.served, s.servedRows = g.Generation, g.RowsGeneration
+	for k, v := range series(g) {
+		if v < s.shown[k] {
+			s.back = append(s.back, fmt.Sprintf("%s: %v after %v", k, v, s.shown[k]))
+		}
+		s.shown[k] = v
+	}
+	return g
+}
+
+// series are all counters and buckets of a picture, by name.
+func series(g *snapshot.GitLab) map[string]float64 {
+	out := map[string]float64{}
+	if g == nil || g.Counters == nil {
+		return out
+	}
+	for _, c := range g.Counters.JobsFinished {
+		out[fmt.Sprint("jobs_finished", c.Labels)] = c.Value
+	}
+	for _, c := range g.Counters.TagJobsFinished {
+		out[fmt.Sprint("tag_jobs_finished", c.Labels)] = c.Value
+	}
+	for _, c := range g.Counters.Runners {
+		out[fmt.Sprint("runner_jobs_finished", c.ID, c.Status, c.Class)] = c.Value
+	}
+	hists := func(name string, hs []snapshot.Histogram) {
+		for _, h := range hs {
+			for i, n := range h.Buckets {
+				out[fmt.Sprint(name, h.Labels, i)] = float64(n)
+			}
+		}
+	}
+	hists("duration", g.Counters.JobDuration)
+	hists("queued", g.Counters.JobQueued)
+	hists("tag_queued", g.Counters.TagJobQueued)
+	return out
+}
+
+// crashing is a State that can die: from then on no commit reaches the disk,
+// as after kill -9.
+type crashing struct {
+	State
+	mu   sync.Mutex
+	dead bool
+	fail bool
+}
+
+func (c *crashing) Commit(b store.Batch) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead || c.fail {
+		return os.ErrClosed
+	}
+	return c.State.Commit(b)
+}
+
+func (c *crashing) set(dead, fail bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead, c.fail = dead, fail
+}
+
+const secret = "glpat-canary-7Qx"
+
+// withToken authenticates as the transport of prometheus/common does.
+type withToken struct{ http.RoundTripper }
+
+func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+secret)
+	return w.RoundTripper.RoundTrip(r)
+}
+
+type setup struct {
+	poll   Poll
+	scopes []gitlab.Scope
+	rate   float64
+	logger log.Logger
+	inv    inventory.Options
+	shard  [2]int
+}
+
+func defaultPoll() Poll {
+	return Poll{
+		RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute,
+		ReconcileInterval: time.Hour, Lookback: 24 * time.Hour, Staleness: 10 * time.Minute, Concurrency: 8,
+	}
+}
+
+// running is a Monitor in a bubble, and how to stop or kill it.
+type running struct {
+	m     *Monitor
+	disk  *crashing
+	stop  context.CancelFunc
+	ended chan error
+}
+
+func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *running {
+	t.Helper()
+	if o.poll == (Poll{}) {
+		o.poll = defaultPoll()
+	}
+	if o.scopes == nil {
+		o.scopes = []gitlab.Scope{{Kind: gitlab.ScopeInstance}}
+	}
+	if o.logger == nil {
+		o.logger = log.NewNopLogger()
+	}
+	if o.inv.TagLimit == 0 {
+		o.inv.TagLimit = 500
+		o.inv.TagRetention = 7 * 24 * time.Hour
+		o.inv.RunnersEnabled = true
+	}
+	var m *Monitor
+	client, err := gitlab.New(gitlab.Options{
+		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{w.RoundTripper()}}, Timeout: 30 * time.Second,
+		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := &crashing{State: state}
+	m, err = New(Options{
+		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, Poll: o.poll, Inventory: o.inv,
+		ShardIndex: o.shard[0], ShardCount: o.shard[1],
+	}, Deps{
+		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger,
+		Budget: budget.New(budget.Options{RequestsPerSecond: o.rate, Concurrency: o.poll.Concurrency, MaxPause: 30 * time.Second, Seed: 1}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{m: m, disk: disk, stop: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- m.Run(ctx) }()
+	return r
+}
+
+func (r *running) end(t *testing.T) {
+	t.Helper()
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// kill drops everything that was not committed.
+func (r *running) kill(t *testing.T) {
+	t.Helper()
+	r.disk.set(true, false)
+	r.end(t)
+}
+
+// memoryDir is a folder on a memory file system where there is one: a day of
+// virtual time has some 50,000 commits, and each waits for the disk.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "fleet-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func openState(t *testing.T, dir string) (*store.Folder, *store.State) {
+	t.Helper()
+	f, err := store.Open(t.Context(), store.Options{Path: dir, Layout: ledger.Layout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.Open("sim", "http://gitlab.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, s
+}
+
+// finished sums what a picture shows of finished jobs by runner type, status
+// and reason, as truth does it.
+func finished(g *snapshot.GitLab) map[string]int {
+	out := map[string]int{}
+	if g == nil || g.Counters == nil {
+		return out
+	}
+	for _, c := range g.Counters.JobsFinished {
+		if c.Value > 0 {
+			out[fmt.Sprint(c.Labels)] += int(c.Value)
+		}
+	}
+	return out
+}
+
+func finishedTruth(jobs []gitlabsim.JobTruth) map[string]int {
+	out := map[string]int{}
+	for _, j := range jobs {
+		status, ok := snapshot.ParseJobStatus(j.Status)
+		if !ok {
+			continue
+		}
+		class, reason := "", ""
+		if status == snapshot.Failed {
+			r := snapshot.ParseFailureReason(j.Reason)
+			class, reason = r.Class().String(), r.String()
+		}
+		out[fmt.Sprint([]string{j.RunnerType, status.String(), class, reason})]++
+	}
+	return out
+}
+
+func diff(got, want map[string]int) []string {
+	var out []string
+	for k, n := range want {
+		if got[k] != n {
+			out = append(out, fmt.Sprintf("%s: counted %d, true %d", k, got[k], n))
+		}
+	}
+	for k, n := range got {
+		if _, ok := want[k]; !ok {
+			out = append(out, fmt.Sprintf("%s: counted %d, true 0", k, n))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
