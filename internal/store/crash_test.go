@@ -333,3 +333,25 @@ func TestReadOnlyFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A commit whose confirmation failed, though it is on disk: the next one goes on
+// from there, not from what memory held.
+func TestCommitThatFailedOnlyForUs(t *testing.T) {
+	path := t.TempDir()
+	f := open(t, path)
+	s := openState(t, f, "corp")
+	commit(t, s, put("a", "1"))
+	d := s.backend.(*diskState)
+	d.abandon(nil, true)
+	other := &diskState{path: d.path, want: d.want}
+	if err := errors.Join(other.open(), other.commit(put("a", "2", "b", "2")), other.close()); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, put("a", "3"))
+	closeState(t, s)
+	s = openState(t, f, "corp")
+	if s.Quarantined() != "" {
+		t.Error("the sum over the records is wrong")
+	}
+	wantRecords(t, s, map[string]string{"a": "3", "b": "2"})
+}

@@ -291,6 +291,11 @@ func TestRecordsGoneOrOld(t *testing.T) {
 		"one more":       func(r *bbolt.Bucket) error { return r.Put([]byte("d"), seal(1, []byte("d"), nil)) },
 		"another's":      func(r *bbolt.Bucket) error { return r.Put([]byte("c"), r.Get([]byte("a"))) },
 		"another layout": func(r *bbolt.Bucket) error { return r.Put([]byte("c"), seal(2, []byte("c"), []byte("x"))) },
+		"one flipped": func(r *bbolt.Bucket) error {
+			stored := bytes.Clone(r.Get([]byte("c")))
+			stored[envelopeSize] ^= 1
+			return r.Put([]byte("c"), stored)
+		},
 		"two old, alike": func(r *bbolt.Bucket) error { // CRCs joined by XOR cancel out here
 			return errors.Join(r.Put([]byte("a"), seal(1, []byte("a"), []byte("4"))), r.Put([]byte("b"), seal(1, []byte("b"), []byte("4"))))
 		},

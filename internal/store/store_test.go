@@ -188,8 +188,9 @@ func TestLoadEndsAtTheCallersError(t *testing.T) {
 		for i := range 2500 { // more than one part of a load
 			b.Put = append(b.Put, put(fmt.Sprintf("%04d", i), "v").Put...)
 		}
+		b.Put = append(b.Put, put("0999\x00", "the first of the second part").Put...)
 		commit(t, s, b)
-		if got := records(t, s); len(got) != 2500 {
+		if got := records(t, s); len(got) != 2501 {
 			t.Fatalf("%d records", len(got))
 		}
 		stop, calls := errors.New("stop"), 0
@@ -519,7 +520,16 @@ func TestPrune(t *testing.T) {
 	}
 	expect(29*day, fileName("kept"), fileName("open"), fileName("broken"))
 	wantRecords(t, inUse, map[string]string{})
+	lastUse := func(when string) {
+		t.Helper()
+		if info, err := os.Stat(filepath.Join(path, fileName("open"))); err != nil || info.ModTime().Sub(now).Abs() > time.Millisecond {
+			t.Errorf("%s: last use %v, now %v, %v", when, info.ModTime(), now, err)
+		}
+	}
+	lastUse("open while pruning, and then perhaps killed")
+	now = now.Add(time.Hour)
 	closeState(t, inUse)
+	lastUse("closed")
 	expect(29*day, fileName("kept"), fileName("open"), fileName("broken"))
 	expect(2*day, fileName("kept"), fileName("broken"))
 	wantRecords(t, openState(t, f, "kept"), map[string]string{"name": "kept"})
