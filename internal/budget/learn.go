@@ -238,7 +238,7 @@ type brake struct {
 const (
 	// downAfter failures in a row GitLab is down. It is 8 because at one failure
 	// in nine 5 in a row come by chance every few hours.
-	downAfter  = 3
+	downAfter  = 8
 	firstPause = time.Second
 )
 
