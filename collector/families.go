@@ -61,7 +61,7 @@ func collectTagRunners(v *view, s *sink) {
 }
 
 func collectManagers(v *view, s *sink) {
-	if v.Fleet == nil || !v.Fleet.Detailed {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.ManagersRead {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -132,6 +132,15 @@ func collectTagAvailable(v *view, s *sink) {
 	}
 	for _, x := range expected {
 		s.gauge(0, x.Tag)
+	}
+}
+
+func collectTagCapacity(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.Detailed {
+		return
+	}
+	for _, tag := range v.Fleet.Tags {
+		s.gauge(float64(tag.Capacity), tag.Name)
 	}
 }
 

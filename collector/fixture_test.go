@@ -83,7 +83,7 @@ func small(name string) *snapshot.GitLab {
 	s.Version = "18.2.1"
 	s.Up = true
 	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "zos", Runners: 3}}
-	f := &snapshot.Fleet{Detailed: true}
+	f := &snapshot.Fleet{Detailed: true, ManagersRead: true}
 	f.Runners[snapshot.InstanceType][snapshot.Online][0] = 1
 	f.Runners[snapshot.GroupType][snapshot.Offline][1] = 1
 	f.Runners[snapshot.ProjectType][snapshot.NeverContacted][0] = 1
@@ -98,7 +98,7 @@ func small(name string) *snapshot.GitLab {
 	f.Tags = []snapshot.Tag{
 		{Name: snapshot.TagUnknown, Runners: [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{nil, unknown, nil}},
 		{
-			Name: "linux", Busy: 1, Available: 1, LastAvailable: t0,
+			Name: "linux", Busy: 1, Available: 1, LastAvailable: t0, Capacity: 5,
 			Runners:       [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{linux, nil, nil},
 			JobsExecuting: [snapshot.NumRunnerTypes]int{3, 0, 0},
 		},

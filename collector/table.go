@@ -168,6 +168,10 @@ func fleetTable() []*family {
 			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentUndetailed,
 		}, collect: collectTagLastAvailable},
 		{Family: Family{
+			Name: "tag_capacity_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags", Stability: Experimental,
+			Help: "Number of jobs a tag's available runners can execute at once, as learned: the sum of the most that each executed at once within 7 days. GitLab does not know the limits of its runners." + absentUndetailed,
+		}, collect: collectTagCapacity},
+		{Family: Family{
 			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
 			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentBeforeListing,
 		}, collect: collectJobsExecuting},

@@ -25,6 +25,7 @@ version_behind_minor_releases gauge version
 tag_expected_runners gauge tag
 tag_available_runners gauge tag
 tag_last_available_timestamp_seconds gauge tag
+tag_capacity_jobs gauge tag
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id

@@ -72,6 +72,7 @@ type runner struct {
 	owner       string
 	contactedAt time.Time
 	machines    machines
+	peaks       peaks
 
 	labels []string // label values of tag, derived
 }
@@ -110,9 +111,10 @@ type Change struct {
 }
 
 // Listed takes a complete listing (merged over pages and scopes, duplicates
-// allowed) that began at start, by GitLab's clock. A partial listing must not
-// be given: it would remove runners.
-func (inv *Inventory) Listed(rows []gitlab.Runner, start time.Time) Change {
+// allowed) that began at start, by GitLab's clock. One that is not whole, with
+// rows that could not be read, removes nobody; one of which pages failed must
+// not be given at all.
+func (inv *Inventory) Listed(rows []gitlab.Runner, whole bool, start time.Time) Change {
 	var c Change
 	present := make(map[int64]struct{}, len(rows))
 	for i := range rows {
@@ -140,7 +142,7 @@ func (inv *Inventory) Listed(rows []gitlab.Runner, start time.Time) Change {
 		}
 	}
 	for id, r := range inv.runners {
-		if _, ok := present[id]; ok {
+		if _, ok := present[id]; ok || !whole {
 			continue
 		}
 		r.missing++
@@ -348,6 +350,13 @@ func (inv *Inventory) DetailsAt(id int64) time.Time {
 func (inv *Inventory) HasOwner(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && (r.owner != "" || r.kind == snapshot.InstanceType)
+}
+
+// Executed notes how many jobs a runner was seen to execute at once.
+func (inv *Inventory) Executed(id int64, jobs int, at time.Time) {
+	if r := inv.runners[id]; r != nil && r.peaks.see(jobs, at) {
+		inv.dirtyRunners[id] = struct{}{}
+	}
 }
 
 // TagsKnown tells whether jobs of a runner may be counted: its tags are known,

@@ -41,7 +41,7 @@ func (m *Monitor) listLoop(ctx context.Context) error {
 }
 
 func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
-	rows, err := m.list(ctx)
+	rows, whole, err := m.list(ctx)
 	now := time.Now()
 	if ctx.Err() != nil {
 		return
@@ -63,23 +63,24 @@ func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
 		m.blocked = m.blocked || reason == gitlab.ReasonUnauthorized
 		return
 	}
-	m.listed(rows, began, now)
+	m.listed(rows, whole, began, now)
 }
 
-// list reads all pages of all scopes. A listing is whole or nothing: a part
-// of it would remove runners.
-func (m *Monitor) list(ctx context.Context) ([]gitlab.Runner, error) {
+// list reads all pages of all scopes, or nothing. whole is false where rows
+// could not be read: such a listing must not remove runners.
+func (m *Monitor) list(ctx context.Context) (rows []gitlab.Runner, whole bool, err error) {
 	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
-	var rows []gitlab.Runner
+	whole = true
 	for _, scope := range m.opts.Scopes {
 		for page := 1; page != 0; {
 			if page > maxPages {
-				return nil, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
+				return nil, false, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
 			}
 			p, err := client.Runners(ctx, scope, page)
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
+			whole = whole && p.Skipped == 0
 			for _, r := range p.Runners {
 				if m.owns(r.ID) {
 					rows = append(rows, r)
@@ -88,7 +89,7 @@ func (m *Monitor) list(ctx context.Context) ([]gitlab.Runner, error) {
 			page = p.Next
 		}
 	}
-	return rows, nil
+	return rows, whole, nil
 }
 
 // owns tells whether a runner is of this process's shard. The id is hashed:
@@ -127,9 +128,9 @@ func (m *Monitor) begin() {
 }
 
 // listed folds a complete listing. The caller holds the mutex.
-func (m *Monitor) listed(rows []gitlab.Runner, began, now time.Time) {
+func (m *Monitor) listed(rows []gitlab.Runner, whole bool, began, now time.Time) {
 	at := m.now().Add(-now.Sub(began))
-	change := m.inv.Listed(rows, at)
+	change := m.inv.Listed(rows, whole, at)
 	members := make([]ledger.Member, 0, len(m.inv.IDs()))
 	for _, r := range rows {
 		members = append(members, ledger.Member{ID: r.ID, Type: m.inv.Type(r.ID)})

@@ -55,10 +55,12 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 	if !m.busy(id) {
 		class = budget.IdleJobs
 		quiet := m.now().Sub(m.led.LastFinished(id))
-		interval = min(max(quiet/4, interval), idleFactor*interval)
+		interval = min(max(quiet/4, 2*interval), idleFactor*interval)
 	}
 	due := m.due(snapshot.StageJobs, id, m.led.ReadAt(id), interval, now)
-	m.sched.Set(class, id, due, due.Add(m.opts.Poll.JobsInterval))
+	// Once everything is late the earliest deadline wins: a longer one keeps
+	// the idle behind the busy.
+	m.sched.Set(class, id, due, due.Add(interval))
 }
 
 // planWalk sets when a runner's jobs are walked next. A walk must end before
@@ -249,6 +251,9 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		return failure
 	}
 	poll.Done(true)
+	if running, canceling, _, read := m.led.Executing(item.ID); read {
+		m.inv.Executed(item.ID, running+canceling, m.now())
+	}
 	m.planWalk(item.ID, now)
 	return failure
 }

@@ -71,6 +71,7 @@ type Tag struct {
 	JobsExecuting [NumRunnerTypes]int // exported where Runners is not nil
 	Busy          int
 	Available     int
+	Capacity      int       // jobs that its available runners can execute at once, as learned
 	LastAvailable time.Time // zero: never seen
 }
 
