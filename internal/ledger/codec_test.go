@@ -44,8 +44,9 @@ func same(t *testing.T, a, b *Ledger) {
 }
 
 // full is a ledger with something in each record.
-func full(t testing.TB) (*Ledger, disk) {
-	l, d := begun(t)
+func full(tb testing.TB) (*Ledger, disk) {
+	tb.Helper()
+	l, d := begun(tb)
 	l.Listed([]Member{{10, snapshot.GroupType}, {11, snapshot.ProjectType}, {1 << 40, snapshot.InstanceType}}, "groups: a, b", at(1))
 	l.Tags([]string{"gpu", "ünïcode", ""})
 	l.Describe(10, []string{"gpu", "ünïcode"})
@@ -76,11 +77,7 @@ func TestRoundTrip(t *testing.T) {
 	if len(l2.left) != 1 || len(l2.runners[10].watch) != 2 || l2.Batch() != nil {
 		t.Error("not tied together")
 	}
-	d2 := disk{}
-	for k, v := range d {
-		d2[k] = v
-	}
-	same(t, d2.open(t, day), l2)
+	same(t, d.open(t, day), l2)
 	// Ids go on after the restart, in chunks of their own.
 	read(l2, 10, at(9), reading{newest: rows("success", 100, 1, 8)})
 	n := len(d)

@@ -27,12 +27,13 @@ type story struct {
 }
 
 func newStory(t *testing.T, seed uint64) *story {
+	t.Helper()
 	s := &story{
 		t: t, rng: rand.New(rand.NewPCG(seed, 2)), now: simStart, //nolint:gosec // a simulation
 		d: disk{}, polls: map[int64]*Poll{}, shown: map[string]float64{},
 	}
 	for i := range 1 + s.rng.IntN(3) {
-		s.runners = append(s.runners, &modelRunner{id: int64(i + 1), kind: snapshot.RunnerType(i), tags: []string{"all"}}) //nolint:gosec // three
+		s.runners = append(s.runners, &modelRunner{id: int64(i + 1), kind: snapshot.RunnerType(i), tags: []string{"all"}})
 	}
 	for range 1 + s.rng.IntN(120) {
 		r := s.runners[s.rng.IntN(len(s.runners))]
@@ -176,7 +177,7 @@ func (s *story) drain() {
 
 // TestHistories: whatever the order, each finished job is counted exactly once.
 func TestHistories(t *testing.T) {
-	seed := seedOf(t)
+	seed := seedOf()
 	for i := range uint64(400) {
 		s := newStory(t, seed+i)
 		for range s.rng.IntN(300) {
@@ -217,8 +218,8 @@ func (s *story) judge() {
 	}
 	var tags, runners, types, q, d uint64
 	for k := range want {
-		if n := finished(s.l, snapshot.RunnerType(k)); n != want[k] { //nolint:gosec // three
-			s.t.Errorf("%v: %d counted, %d settled", snapshot.RunnerType(k), n, want[k]) //nolint:gosec // three
+		if n := finished(s.l, snapshot.RunnerType(k)); n != want[k] {
+			s.t.Errorf("%v: %d counted, %d settled", snapshot.RunnerType(k), n, want[k])
 		}
 		types += want[k]
 		for i, h := range s.l.types[k].live.hists {

@@ -39,16 +39,16 @@ func (d disk) commit(l *Ledger) {
 	}
 }
 
-func (d disk) open(t testing.TB, o Options) *Ledger {
-	t.Helper()
+func (d disk) open(tb testing.TB, o Options) *Ledger {
+	tb.Helper()
 	l := New(o)
 	for k, v := range d {
 		if handled, err := l.Load([]byte(k), v); err != nil || !handled {
-			t.Fatalf("load %q: handled %v, %v", k, handled, err)
+			tb.Fatalf("load %q: handled %v, %v", k, handled, err)
 		}
 	}
 	if err := l.Finish(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l
 }
@@ -56,8 +56,8 @@ func (d disk) open(t testing.TB, o Options) *Ledger {
 var day = Options{Lookback: 24 * time.Hour}
 
 // begun is a ledger that listed runner 10 at its first start.
-func begun(t testing.TB) (*Ledger, disk) {
-	t.Helper()
+func begun(tb testing.TB) (*Ledger, disk) {
+	tb.Helper()
 	l := New(day)
 	l.Begin(l.Advance(t0, t0))
 	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", t0)
@@ -86,10 +86,9 @@ type reading struct {
 	newest    []gitlab.Job
 	total     int
 	asked     map[int64]any // gitlab.Job, or 404, or 403
-	broken    bool
 }
 
-func read(l *Ledger, id int64, now time.Time, r reading) (hint bool) {
+func read(l *Ledger, id int64, now time.Time, r reading) {
 	p := l.Poll(id, l.Advance(now, now))
 	p.Executing(r.executing)
 	p.Newest(gitlab.JobsPage{Jobs: r.newest, Total: r.total, Next: 0})
@@ -101,7 +100,7 @@ func read(l *Ledger, id int64, now time.Time, r reading) (hint bool) {
 			p.Refused(a.Job, v == 403)
 		}
 	}
-	return p.Done(!r.broken)
+	p.Done(true)
 }
 
 // finished is all live counts of runner 10's type.

@@ -180,13 +180,13 @@ func (r *modelRunner) answer(q gitlab.JobsQuery, view int64, limit int, buf []gi
 	p := gitlab.JobsPage{Total: -1, Keyset: q.Keyset}
 	if q.Keyset {
 		before, _ := strconv.ParseInt(q.Cursor, 10, 64)
-		more := false
+		var more bool
 		if p.Jobs, more = r.list(view, 0, before, buf); more {
 			p.Cursor = strconv.FormatInt(p.Jobs[len(p.Jobs)-1].ID, 10)
 		}
 		return p
 	}
-	more := false
+	var more bool
 	if p.Jobs, more = r.list(view, q.Page, 0, buf); more {
 		p.Next = max(1, q.Page) + 1
 	}

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,12 +24,11 @@ var (
 	simSeed = flag.Uint64("sim.seed", 0, "seed of the simulations and histories; 0: a random one, which is printed")
 )
 
-func seedOf(t testing.TB) uint64 {
+func seedOf() uint64 {
 	if *simSeed != 0 {
 		return *simSeed
 	}
-	t.Helper()
-	return uint64(time.Now().UnixNano()) //nolint:gosec // any number will do
+	return uint64(time.Now().UnixNano())
 }
 
 const (
@@ -103,10 +102,7 @@ type simListing struct {
 }
 
 func (s simListing) clone() simListing {
-	c := simListing{last: s.last, top: s.top, since: make(map[int64]int64, len(s.since))}
-	for k, v := range s.since {
-		c.since[k] = v
-	}
+	c := simListing{last: s.last, top: s.top, since: maps.Clone(s.since)}
 	return c
 }
 
@@ -171,6 +167,7 @@ func (h *simHeap) Pop() any {
 }
 
 func newSim(t *testing.T, seed uint64, jobs int) *sim {
+	t.Helper()
 	s := &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart, //nolint:gosec // a simulation
 		byID:     map[int64]*modelRunner{},
@@ -180,7 +177,7 @@ func newSim(t *testing.T, seed uint64, jobs int) *sim {
 	}
 	n := max(150, jobs/500)
 	s.limit = max(2000, jobs/100)
-	s.perMin = float64(n) * 0.55
+	s.perMin = float64(n) * 0.9
 	s.makeWorld(n, jobs)
 	s.cur.since = map[int64]int64{}
 	s.dur = s.cur.clone()
@@ -753,7 +750,7 @@ func (s *sim) publish() {
 	recovered, unresolved := s.l.Told()
 	back("recovered", float64(recovered))
 	for i, n := range unresolved {
-		back("unresolved"+snapshot.UnresolvedReason(i).String(), float64(n)) //nolint:gosec // four reasons
+		back("unresolved"+snapshot.UnresolvedReason(i).String(), float64(n))
 	}
 	if s.gen%3 != 0 { // some pictures are never read by a scrape
 		s.l.Served(s.gen, s.gen, time.UnixMilli(s.now))
@@ -814,7 +811,7 @@ func (s *sim) stop(kind int) (down int64) {
 }
 
 func TestSimulation(t *testing.T) {
-	seed := seedOf(t)
+	seed := seedOf()
 	began := time.Now()
 	s := newSim(t, seed, *simJobs)
 	t.Logf("seed %d: %d runners, %d jobs, made in %v", seed, len(s.runners), len(s.jobs), time.Since(began).Round(time.Millisecond))
@@ -1128,6 +1125,6 @@ func quantile(v []int64, q float64) time.Duration {
 	if len(v) == 0 {
 		return 0
 	}
-	sort.Slice(v, func(i, j int) bool { return v[i] < v[j] })
+	slices.Sort(v)
 	return (time.Duration(v[int(q*float64(len(v)-1))]) * time.Millisecond).Round(time.Second)
 }
