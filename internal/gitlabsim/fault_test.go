@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,59 +40,60 @@ func (r rewrite) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.rt.RoundTrip(req)
 }
 
-func fetch(t *testing.T, c *http.Client, method, path string) (*http.Response, string, error) {
+func fetch(t *testing.T, c *http.Client, method string) (reply, error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://gitlab.test/api/v4"+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://gitlab.test/api/v4/runners/all", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("PRIVATE-TOKEN", adminToken)
 	res, err := c.Do(req)
 	if err != nil {
-		return nil, "", err
+		return reply{}, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
-	return res, string(b), err
+	return reply{res.StatusCode, res.Header, string(b)}, err
 }
 
 func TestFaults(t *testing.T) {
 	w, c := newWorld(Options{Runners: 30})
 	for name, client := range clients(t, w) {
 		t.Run(name, func(t *testing.T) {
-			_, whole, err := fetch(t, client, "GET", "/runners/all")
+			first, err := fetch(t, client, "GET")
+			whole := first.body
 			if err != nil || !strings.HasPrefix(whole, "[") {
 				t.Fatal(err, whole)
 			}
-			try := func(f Fault, check func(res *http.Response, body string, err error) bool) {
+			try := func(f Fault, check func(res reply, err error) bool) {
 				t.Helper()
 				remove := w.AddFault(f)
-				res, body, err := fetch(t, client, "GET", "/runners/all")
-				if !check(res, body, err) {
-					t.Errorf("%+v: %v %q %v", f, res, body, err)
+				res, err := fetch(t, client, "GET")
+				if !check(res, err) {
+					t.Errorf("%+v: %v %v", f, res, err)
 				}
 				remove()
 				remove() // harmless
-				if _, body, err := fetch(t, client, "GET", "/runners/all"); err != nil || body != whole {
-					t.Errorf("removed %+v: %q %v", f, body, err)
+				if res, err := fetch(t, client, "GET"); err != nil || res.body != whole {
+					t.Errorf("removed %+v: %v %v", f, res, err)
 				}
 			}
-			ok := func(_ *http.Response, body string, err error) bool { return err == nil && body == whole }
-			try(Fault{Status: 502}, func(res *http.Response, body string, err error) bool {
-				return err == nil && res.StatusCode == 502 && strings.Contains(body, "nginx") && res.Header.Get("Content-Type") == "text/html"
+			ok := func(res reply, err error) bool { return err == nil && res.body == whole }
+			try(Fault{Status: 502}, func(res reply, err error) bool {
+				return err == nil && res.status == 502 && strings.Contains(res.body, "nginx") && res.header.Get("Content-Type") == "text/html"
 			})
-			try(Fault{Status: 503, Body: "busy", ContentType: "text/plain", RetryAfter: "7"}, func(res *http.Response, body string, err error) bool {
-				return err == nil && res.StatusCode == 503 && body == "busy" && res.Header.Get("Retry-After") == "7"
+			try(Fault{Status: 503, Body: "busy", ContentType: "text/plain", RetryAfter: "7"}, func(res reply, err error) bool {
+				return err == nil && res.status == 503 && res.body == "busy" && res.header.Get("Retry-After") == "7"
 			})
-			try(Fault{Garbage: true}, func(res *http.Response, body string, err error) bool {
-				return err == nil && res.StatusCode == 200 && strings.HasPrefix(body, "<!DOCTYPE html>")
+			try(Fault{Garbage: true}, func(res reply, err error) bool {
+				return err == nil && res.status == 200 && strings.HasPrefix(res.body, "<!DOCTYPE html>")
 			})
-			try(Fault{Drop: true}, func(_ *http.Response, _ string, err error) bool { return err != nil })
-			try(Fault{Truncate: true}, func(res *http.Response, body string, err error) bool {
-				return errors.Is(err, io.ErrUnexpectedEOF) && res.StatusCode == 200 && body == whole[:len(whole)/2]
+			try(Fault{Drop: true}, func(_ reply, err error) bool { return err != nil })
+			try(Fault{Truncate: true}, func(res reply, err error) bool {
+				return errors.Is(err, io.ErrUnexpectedEOF) && res.status == 200 && res.body == whole[:len(whole)/2]
 			})
-			try(Fault{DateSkew: -time.Hour}, func(res *http.Response, body string, err error) bool {
-				return err == nil && body == whole && res.Header.Get("Date") == c.now().Add(-time.Hour).Format(http.TimeFormat)
+			try(Fault{DateSkew: -time.Hour}, func(res reply, err error) bool {
+				return err == nil && res.body == whole && res.header.Get("Date") == c.now().Add(-time.Hour).Format(http.TimeFormat)
 			})
 			try(Fault{Status: 500, Route: "/runners/:id"}, ok)
 			try(Fault{Status: 500, Route: "POST /runners/all"}, ok)
@@ -100,20 +102,20 @@ func TestFaults(t *testing.T) {
 			try(Fault{Status: 500, Match: func(r *http.Request) bool { return r.URL.Query().Has("page") }}, ok)
 			remove := w.AddFault(Fault{Status: 500, Times: 2, Route: "GET /runners/all"})
 			defer remove()
-			statuses := ""
+			var statuses []int
 			for range 3 {
-				res, _, err := fetch(t, client, "GET", "/runners/all")
+				res, err := fetch(t, client, "GET")
 				if err != nil {
 					t.Fatal(err)
 				}
-				statuses += fmt.Sprint(res.StatusCode, " ")
+				statuses = append(statuses, res.status)
 			}
-			if statuses != "500 500 200 " {
-				t.Errorf("statuses %s", statuses)
+			if !slices.Equal(statuses, []int{500, 500, 200}) {
+				t.Errorf("statuses %v", statuses)
 			}
-			res, body, err := fetch(t, client, "HEAD", "/runners/all")
-			if err != nil || body != "" || res.Header.Get("X-Total") != "30" {
-				t.Errorf("HEAD: %v %q %v", res, body, err)
+			res, err := fetch(t, client, "HEAD")
+			if err != nil || res.body != "" || res.header.Get("X-Total") != "30" {
+				t.Errorf("HEAD: %v %v", res, err)
 			}
 		})
 	}
@@ -189,15 +191,15 @@ func TestLatency(t *testing.T) {
 		}})
 		w.AddFault(Fault{Latency: 2 * time.Second})
 		start := time.Now()
-		res, _, err := fetch(t, &http.Client{Transport: w.RoundTripper()}, "GET", "/runners/all")
-		if err != nil || time.Since(start) != 5*time.Second || res.Header.Get("Date") != time.Now().UTC().Format(http.TimeFormat) {
-			t.Errorf("%v after %v: %v", err, time.Since(start), res)
+		got, err := fetch(t, &http.Client{Transport: w.RoundTripper()}, "GET")
+		if err != nil || time.Since(start) != 5*time.Second || got.header.Get("Date") != time.Now().UTC().Format(http.TimeFormat) {
+			t.Errorf("%v after %v: %v", err, time.Since(start), got)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/api/v4/runners/all", nil)
 		start = time.Now()
-		res, err = w.RoundTripper().RoundTrip(req)
+		res, err := w.RoundTripper().RoundTrip(req)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
 			_ = res.Body.Close()
 			t.Errorf("%v after %v", err, time.Since(start))

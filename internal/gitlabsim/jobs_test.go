@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -414,7 +415,7 @@ func TestConcurrency(t *testing.T) {
 				switch i % 5 {
 				case 0:
 					w.Pause(id, i%2 == 0)
-					w.SetTags(id, []string{"t", fmt.Sprint(i)})
+					w.SetTags(id, []string{"t", strconv.Itoa(i)})
 				case 1:
 					w.FinishJob(w.CreateJob(JobSpec{Runner: id}), "success", "")
 				case 2:

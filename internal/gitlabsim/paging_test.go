@@ -81,7 +81,7 @@ func TestPageShift(t *testing.T) {
 }
 
 // jobWorld has one runner with n finished jobs, an hour apart at most.
-func jobWorld(o Options, n int) (*World, *clock, []int64) {
+func jobWorld(o Options, n int) (*World, []int64) {
 	w, c := newWorld(o)
 	id := w.AddRunner(RunnerSpec{})
 	var all []int64
@@ -89,11 +89,11 @@ func jobWorld(o Options, n int) (*World, *clock, []int64) {
 		all = append(all, w.CreateJob(JobSpec{Runner: id, Finished: noon.Add(time.Second)}))
 	}
 	c.add(time.Minute)
-	return w, c, all
+	return w, all
 }
 
 func TestJobOrder(t *testing.T) {
-	w, _, all := jobWorld(Options{}, 45)
+	w, all := jobWorld(Options{}, 45)
 	down := slices.Clone(all)
 	slices.Reverse(down)
 	for query, want := range map[string][]int64{
@@ -116,7 +116,7 @@ func TestJobOrder(t *testing.T) {
 }
 
 func TestKeyset(t *testing.T) {
-	w, _, all := jobWorld(Options{}, 45)
+	w, all := jobWorld(Options{}, 45)
 	path := "/runners/1/jobs?pagination=keyset&order_by=id&sort=desc&per_page=10"
 	var got []int64
 	for pages := 1; ; pages++ {
@@ -162,14 +162,14 @@ func TestKeyset(t *testing.T) {
 			t.Errorf("%s: %d %s", query, r.status, r.body)
 		}
 	}
-	old, _, _ := jobWorld(Options{Version: "17.7.0"}, 45)
+	old, _ := jobWorld(Options{Version: "17.7.0"}, 45)
 	if r := must(t, old, "/runners/1/jobs?pagination=keyset&order_by=id"); r.header.Get("X-Total") != "45" {
 		t.Errorf("17.7 took keyset: %v", r.header)
 	}
 }
 
 func TestJobTotals(t *testing.T) {
-	w, _, _ := jobWorld(Options{OffsetLimit: true}, 10_001)
+	w, _ := jobWorld(Options{OffsetLimit: true}, 10_001)
 	r, _ := w.Runner(1)
 	for query, want := range map[string]string{
 		"?order_by=id":   "",

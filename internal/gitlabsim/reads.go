@@ -309,7 +309,8 @@ func (c *call) listRunners(f filter, in func(*runner) bool) *failure {
 		b = c.w.appendRunner(b, r, c)
 		b = append(b, '}')
 	}
-	c.body = append(b, ']')
+	b = append(b, ']')
+	c.body = b
 	return nil
 }
 
@@ -457,7 +458,8 @@ func (c *call) runnerManagers() *failure {
 		}
 		b = c.w.appendManager(b, r, m, c)
 	}
-	c.body = append(b, ']')
+	b = append(b, ']')
+	c.body = b
 	return nil
 }
 
@@ -479,7 +481,8 @@ func (c *call) runnerProjects() *failure {
 		}
 		b = append(b, pr.basic...)
 	}
-	c.body = append(b, ']')
+	b = append(b, ']')
+	c.body = b
 	return nil
 }
 
@@ -575,7 +578,8 @@ func (c *call) jobPage(n, from, to int, rows []int32, desc bool) {
 		}
 		b = c.w.appendJobWithProject(b, rows[i], c)
 	}
-	c.body = append(b, ']')
+	b = append(b, ']')
+	c.body = b
 }
 
 // keyset answers by cursor: newest first, only a next link, no totals.
@@ -661,6 +665,7 @@ func (c *call) currentUser() *failure {
 	if u.auditor {
 		b = kBool(b, "is_auditor", true)
 	}
-	c.body = append(b, '}')
+	b = append(b, '}')
+	c.body = b
 	return nil
 }

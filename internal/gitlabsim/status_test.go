@@ -3,6 +3,7 @@ package gitlabsim
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -47,14 +48,14 @@ func TestStatusRules(t *testing.T) {
 					t.Errorf("machine %v", m)
 				}
 			}
-			in := ""
+			var in []string
 			for _, s := range []string{"active", "paused", "online", "offline", "never_contacted", "stale"} {
 				if len(must(t, w, "/runners/all?status="+s).rows(t)) == 1 {
-					in += " " + s
+					in = append(in, s)
 				}
 			}
-			if in != " "+tc.filters {
-				t.Errorf("listed under%s, want %s", in, tc.filters)
+			if strings.Join(in, " ") != tc.filters {
+				t.Errorf("listed under %v, want %s", in, tc.filters)
 			}
 			if r, _ := w.Runner(id); r.RESTStatus != tc.rest || r.Status == "paused" {
 				t.Errorf("truth %+v", r)
