@@ -52,10 +52,8 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		return // its tags must be known before a job is counted
 	}
 	class, interval := budget.ActiveJobs, m.opts.Poll.JobsInterval
-	if !m.busy(id) {
-		class = budget.IdleJobs
-		quiet := m.now().Sub(m.led.LastFinished(id))
-		interval = min(max(quiet/4, 2*interval), idleFactor*interval)
+	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval {
+		class, interval = budget.IdleJobs, min(quiet/4, idleFactor*interval)
 	}
 	due := m.due(snapshot.StageJobs, id, m.led.ReadAt(id), interval, now)
 	// Once everything is late the earliest deadline wins: a longer one keeps
