@@ -24,7 +24,7 @@ func TestCountsEveryFinishedJob(t *testing.T) {
 func countEveryJob(t *testing.T, version string) {
 	t.Helper()
 	const seed = 7
-	rng := rand.New(rand.NewPCG(seed, seed))
+	rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
 	world := gitlabsim.New(gitlabsim.Options{
 		Seed: seed, Runners: 24, Tags: 12, JobsPerHour: 2000, Version: version, Token: secret,
 		History: 2 * time.Hour, Shape: gitlabsim.JobShape{LateMax: 3 * time.Hour},

@@ -62,6 +62,7 @@ func (s *scraper) count(k string) {
 }
 
 func (s *scraper) PollFailure(_, stage, reason string) { s.count("failure " + stage + " " + reason) }
+
 func (s *scraper) PollDuration(_, stage string, _ time.Duration) {
 	s.count("reading " + stage)
 }
@@ -151,7 +152,7 @@ func (c *crashing) set(dead, fail bool) {
 	c.dead, c.fail = dead, fail
 }
 
-const secret = "glpat-canary-7Qx"
+const secret = "glpat-canary-7Qx" //nolint:gosec // of a simulated GitLab
 
 // withToken authenticates as the transport of prometheus/common does.
 type withToken struct{ http.RoundTripper }
@@ -246,11 +247,15 @@ func (r *running) kill(t *testing.T) {
 // virtual time has some 50,000 commits, and each waits for the disk.
 func memoryDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "fleet-")
+	dir, err := os.MkdirTemp("/dev/shm", "fleet-") //nolint:usetesting // TempDir is on a disk
 	if err != nil {
 		return t.TempDir()
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
 
