@@ -110,7 +110,7 @@ func (l *Ledger) Batch() *Batch {
 			}
 		}
 	}
-	if b.meta || len(b.settled) > 0 {
+	if b.meta || len(b.settled) > 0 { // the floor goes along
 		put([]byte(keyMeta), l.encodeMeta())
 	}
 	l.metaDirty = false
@@ -361,7 +361,6 @@ func (l *Ledger) encodeMeta() []byte {
 	e.int(l.topRunner)
 	e.int(l.lastListing)
 	e.str(l.scope)
-	e.uint(l.nextSeq)
 	e.uint(l.told.recovered)
 	e.uint(uint64(len(l.told.unresolved)))
 	for _, n := range l.told.unresolved {
@@ -373,7 +372,6 @@ func (l *Ledger) encodeMeta() []byte {
 func (l *Ledger) decodeMeta(d *decoder) {
 	l.t0, l.floor, l.topRunner, l.lastListing = d.int(), d.int(), d.int(), d.int()
 	l.scope = d.str()
-	l.nextSeq = max(l.nextSeq, d.uint())
 	l.told.recovered = d.uint()
 	for i := range d.len() {
 		if n := d.uint(); i < len(l.told.unresolved) {

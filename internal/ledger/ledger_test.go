@@ -583,12 +583,18 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 		t.Error("deep is not on disk")
 	}
 	// A whole page older than lookback and the slack of their order.
-	p := l.Poll(10, at(60*60))
-	if p.Newest(gitlab.JobsPage{Jobs: rows("pending", 5, 3, 36*60-9), Next: 2}) && p.bottomed {
+	old := func(minutes float64) *Poll {
+		p := l.Poll(10, at(60*60))
+		row := ran(5, "success", 1, 2)
+		row.CreatedAt = at(36*60 - minutes)
+		p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{row}, Next: 2})
+		return p
+	}
+	if old(9).bottomed {
 		t.Error("ten minutes of disorder are not allowed for")
 	}
-	p = l.Poll(10, at(60*60))
-	if p.Newest(gitlab.JobsPage{Jobs: rows("pending", 5, 3, 36*60-10), Next: 2}) || !p.bottomed {
+	p := old(11)
+	if !p.bottomed {
 		t.Error("it reads below lookback")
 	}
 	p.Done(false)
@@ -1024,5 +1030,54 @@ func TestNothingNewIsNothingToCommit(t *testing.T) {
 			}
 			l.Committed(b)
 		}
+	}
+}
+
+func TestForgetLeavesNothing(t *testing.T) {
+	l, d := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(9, "running", 1.5, 0)}})
+	l.Leave(10, at(3))
+	month := 31.0 * 24 * 60
+	l.Advance(at(month), at(month))
+	l.Forget(at(month))
+	if l.runners[10] == nil || len(l.LeftWithWatch()) != 1 {
+		t.Fatal("a runner was forgotten whose job is still asked for")
+	}
+	read(l, 10, at(month), reading{asked: map[int64]any{9: ran(9, "success", 1.5, month-1)}})
+	wantFinished(t, l, 4)
+	l.Forget(at(month + 1))
+	if len(l.runners)+len(l.left)+len(l.unexposed) != snapshot.NumRunnerTypes {
+		t.Errorf("left over: %d runners, %d that left, %d groups", len(l.runners), len(l.left), len(l.unexposed))
+	}
+	d.commit(l)
+	same(t, l, d.open(t, day))
+}
+
+func TestWalkWanted(t *testing.T) {
+	l, d := begun(t)
+	list := func(total int) {
+		p := l.Poll(10, at(5))
+		p.Newest(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Total: total, Next: 2})
+		p.Done(true)
+	}
+	if l.WalkWanted(10) || l.WalkWanted(77) {
+		t.Error("wanted of the start")
+	}
+	list(7)
+	list(8)
+	if !l.WalkWanted(10) {
+		t.Error("the list grew by more than was met, and no walk is wanted")
+	}
+	l.Walk(10, at(6)).Page(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Cursor: "c", Total: -1})
+	list(8)
+	d.commit(l)
+	l = d.open(t, day)
+	if !l.WalkWanted(10) {
+		t.Error("a walk is under way, and is not wanted")
+	}
+	l.Walk(10, at(7)).Page(gitlab.JobsPage{Total: -1})
+	if l.WalkWanted(10) {
+		t.Error("it is whole, and another is wanted")
 	}
 }
