@@ -144,10 +144,14 @@ func TestStaleReplica(t *testing.T) {
 	var before []string
 	paths := []string{
 		"/runners/all", "/runners/1", "/runners/1/managers", "/runners/2", "/runners/1/jobs", "/runners/1/jobs?status=running",
-		"/runners/1/jobs?order_by=id&pagination=keyset", "/runners/all?paused=true", "/runners/all?tag_list=old", "/projects/1/jobs/1000002",
+		"/runners/1/jobs?order_by=id&pagination=keyset", "/runners/all?paused=true", "/runners/all?tag_list=old", "/projects/1/jobs/1000002", "/projects/1/jobs/1000003",
 	}
 	w.CreateJob(JobSpec{Runner: id, Project: 1})
 	job := w.CreateJob(JobSpec{Runner: id, Project: 1, Started: c.now()})
+	ends := w.CreateJob(JobSpec{Runner: id, Project: 1, Finished: c.now().Add(time.Minute)})
+	if gone := w.CreateJob(JobSpec{Runner: id, Project: 1}); !w.DeleteJob(gone) {
+		t.Fatal("not deleted")
+	}
 	// Rails' clock and Redis do not lag with the database.
 	fresh := regexp.MustCompile(`"(contacted_at|duration|queued_duration)":[^,]*,`)
 	read := func(p string) string { return fresh.ReplaceAllString(get(t, w, p).body, "") }
@@ -162,6 +166,9 @@ func TestStaleReplica(t *testing.T) {
 	w.AddManager(id, ManagerSpec{})
 	w.CreateJob(JobSpec{Runner: id})
 	w.DeleteJob(job)
+	if j, _ := w.Job(ends); j.Status != "success" {
+		t.Fatalf("%+v", j)
+	}
 	changed := 0
 	for i, p := range paths {
 		if read(p) != before[i] {

@@ -270,6 +270,19 @@ func TestJobsByHand(t *testing.T) {
 	if second := w.CreateJob(JobSpec{Pipeline: j.Pipeline}); same != 5_000_000 || second != same+1 {
 		t.Errorf("ids %d %d", same, second)
 	}
+	// What happens at one moment happens in the order it was planned.
+	var together []int64
+	for range 9 {
+		together = append(together, w.CreateJob(JobSpec{Runner: 2, Finished: c.now().Add(time.Minute)}))
+	}
+	_, start := w.FinishedSince(0)
+	c.add(time.Minute)
+	ended, _ := w.FinishedSince(start)
+	for i, j := range ended {
+		if len(ended) != 9 || j.ID != together[i] {
+			t.Fatalf("ended %+v, want %v", ended, together)
+		}
+	}
 	part, next := w.FinishedSince(2)
 	if whole := w.Truth().Finished; next != len(whole) || !reflect.DeepEqual(part, whole[2:]) {
 		t.Errorf("FinishedSince: %d, %d", len(part), next)
@@ -327,7 +340,7 @@ func TestDeterminism(t *testing.T) {
 // TestDaily: the demonstration's fleet lives, and stays bounded, for days.
 func TestDaily(t *testing.T) {
 	w, c := newWorld(Options{Seed: 1, Runners: 100, Tags: 25, JobsPerHour: 300, Daily: true})
-	seen := map[string]int{}
+	seen, flaps := map[string]int{}, map[int64]int{}
 	last := map[int64]RunnerTruth{}
 	for range 200 {
 		c.add(15 * time.Minute)
@@ -340,6 +353,7 @@ func TestDaily(t *testing.T) {
 				seen["joined"]++
 			case known && old.Status != r.Status:
 				seen[old.Status+" to "+r.Status]++
+				flaps[r.ID]++
 			}
 			if known && old.Paused != r.Paused {
 				seen["pauses"]++
@@ -367,6 +381,9 @@ func TestDaily(t *testing.T) {
 		if seen[k] < 3 {
 			t.Errorf("%s: %d", k, seen[k])
 		}
+	}
+	if worst := slices.Max(slices.Collect(maps.Values(flaps))); worst < 15 {
+		t.Errorf("no runner flaps: %d changes at most", worst)
 	}
 	hole := map[int64]int{}
 	for _, j := range w.Truth().Finished {

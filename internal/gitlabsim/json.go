@@ -241,7 +241,7 @@ func accessLevel(protected bool) string {
 
 // appendManager is API::Entities::Ci::RunnerManager (notes 1.4).
 func (w *World) appendManager(b []byte, r *runner, m *manager, c *call) []byte {
-	contact := w.cached(m.contactAt(c.now), m.dbAt(c.now))
+	contact := w.cached(m.contactAt(c.now), m.dbAt(c.now), c.now)
 	b = append(b, '{')
 	b = kInt(b, "id", m.id)
 	b = kStr(b, "system_id", m.systemID)

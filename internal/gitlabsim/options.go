@@ -47,7 +47,8 @@ type Options struct {
 	// for one user; 0: no throttle.
 	RateLimit  int
 	RateWindow time.Duration
-	// Latency is waited before an answer is computed; route as in Requests.
+	// Latency is waited, on a timer of package time, before an answer is
+	// computed; route as in Requests.
 	Latency func(route string) time.Duration
 	// OffsetLimit refuses job pages beyond 50,000 rows with 405, as the flag
 	// enforce_ci_builds_pagination_limit does (notes 2).

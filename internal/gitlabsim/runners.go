@@ -256,21 +256,20 @@ func (w *World) never() string {
 	return "not_connected"
 }
 
-// cached is a contact as the API tells it: Redis first, the column once the
-// cache is lost.
-func (w *World) cached(contact, db int64) int64 {
-	if contact <= w.flushedAt {
+// cacheLife is how long Redis keeps a contact (notes 3.2).
+const cacheLife = day
+
+// cached is a contact as the API tells it at t: Redis first, the column once
+// the cache is lost or has expired.
+func (w *World) cached(contact, db, t int64) int64 {
+	if contact <= w.flushedAt || t-contact > cacheLife {
 		return db
 	}
 	return contact
 }
 
 func (w *World) runnerContact(r *runner, t int64) int64 {
-	c := r.contactAt(t)
-	if c <= w.flushedAt {
-		return r.dbAt(t)
-	}
-	return c
+	return w.cached(r.contactAt(t), r.dbAt(t), t)
 }
 
 // RunnerSpec describes a runner to add. The zero value is an untagged

@@ -71,6 +71,9 @@ func TestNeverContacted(t *testing.T) {
 	if v, ok := row["online"]; !ok || v != nil || row["status"] != "never_contacted" {
 		t.Errorf("row %v", row)
 	}
+	if b := must(t, w, "/runners/all?status=offline").body; b != "[]" {
+		t.Errorf("offline: %s", b)
+	}
 	if d := must(t, w, "/runners/1").object(t); d["contacted_at"] != nil || d["version"] != nil {
 		t.Errorf("details %v", d)
 	}
@@ -120,10 +123,16 @@ func TestContacts(t *testing.T) {
 			t.Errorf("paused %v: oldest contact of an idle runner %v", paused, worst)
 		}
 	}
+	// A job queued for a runner lets all its machines through to Rails.
 	w, c := newWorld(Options{})
-	id := w.AddRunner(RunnerSpec{})
+	id := w.AddRunner(RunnerSpec{Managers: 3})
 	c.add(10 * time.Minute)
 	job := w.CreateJob(JobSpec{Runner: id})
+	for _, m := range must(t, w, "/runners/1/managers").rows(t) {
+		if !instant(t, m["contacted_at"]).Equal(c.now()) {
+			t.Errorf("machine %v", m)
+		}
+	}
 	for range 50 {
 		c.add(time.Minute)
 		if age := c.now().Sub(contacted(t, w, id)); age > time.Minute {
@@ -171,30 +180,49 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// TestFilterDisagrees: ?status= compares the column, the row shows the cache.
-func TestFilterDisagrees(t *testing.T) {
-	w, c := newWorld(Options{})
-	id := w.AddRunner(RunnerSpec{})
+// lagging makes a runner whose column lags half an hour or more, and stops it.
+func lagging(t *testing.T) (w *World, c *clock, id int64, lag time.Duration) {
+	t.Helper()
+	w, c = newWorld(Options{})
+	id = w.AddRunner(RunnerSpec{})
 	w.CreateJob(JobSpec{Runner: id})
-	seen := false
 	for range 300 {
 		c.add(time.Minute)
 		w.mu.Lock()
 		w.catchUp(c.now().UnixMilli())
 		r := w.runners[id]
-		db, contact := r.dbAt(w.now), r.contactAt(w.now)
+		lag = time.Duration(r.contactAt(w.now)-r.dbAt(w.now)) * time.Millisecond
 		w.mu.Unlock()
-		if contact-db < 30*minute {
-			continue
+		if lag >= 30*time.Minute {
+			w.SetOnline(id, false)
+			return w, c, id, lag
 		}
-		w.SetOnline(id, false)
-		c.add(2*time.Hour - time.Duration(contact-db)*time.Millisecond + time.Minute)
-		rows := must(t, w, "/runners/all?status=offline").rows(t)
-		seen = len(rows) == 1 && rows[0]["status"] == "online"
-		break
 	}
-	if !seen {
-		t.Error("no runner listed as offline while its row says online")
+	t.Fatal("the column never lagged")
+	return nil, nil, 0, 0
+}
+
+// TestCacheExpires: a day after the last contact Redis has forgotten it.
+func TestCacheExpires(t *testing.T) {
+	w, c, id, lag := lagging(t)
+	last := contacted(t, w, id)
+	c.add(23 * time.Hour)
+	if at := contacted(t, w, id); !at.Equal(last) {
+		t.Errorf("within the day: %v, was %v", at, last)
+	}
+	c.add(2 * time.Hour)
+	if at := contacted(t, w, id); !at.Equal(last.Add(-lag)) {
+		t.Errorf("after the day: %v, want %v before %v", at, lag, last)
+	}
+}
+
+// TestFilterDisagrees: ?status= compares the column, the row shows the cache.
+func TestFilterDisagrees(t *testing.T) {
+	w, c, _, lag := lagging(t)
+	c.add(2*time.Hour - lag + time.Minute)
+	rows := must(t, w, "/runners/all?status=offline").rows(t)
+	if len(rows) != 1 || rows[0]["status"] != "online" {
+		t.Errorf("want a runner listed as offline while its row says online: %v", rows)
 	}
 }
 

@@ -212,7 +212,7 @@ func (w *World) runnerTruth(r *runner) RunnerTruth {
 		t.Projects = append(t.Projects, p.id)
 	}
 	for _, m := range r.managers {
-		c := w.cached(m.contactAt(at), m.dbAt(at))
+		c := w.cached(m.contactAt(at), m.dbAt(at), at)
 		t.Managers = append(t.Managers, ManagerTruth{
 			ID: m.id, SystemID: m.systemID, Version: m.version, Status: w.statusAt(m.created, c, at), Alive: m.alive,
 			Created: w.time(m.created), Contacted: w.time(c), Executing: int(m.exec),
