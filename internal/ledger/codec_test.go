@@ -111,7 +111,11 @@ func TestLoadRefuses(t *testing.T) {
 		}
 	}
 	for _, k := range []string{"lmx", "lyplanet_type", "lr", "lr1234567", "lw123456789", "ls", "lr\xff\xff\xff\xff\xff\xff\xff\xff"} {
-		if handled, err := New(day).Load([]byte(k), d[keyMeta]); !handled || err == nil {
+		value := map[string][]byte{
+			prefixRun: d[string(runnerKey(10))], prefixJob: d[string(watchKey(9))], prefixDone: d[string(chunkKey(0))],
+			prefixType: d[string(typeKey(snapshot.GroupType))], keyMeta: d[keyMeta],
+		}[k[:2]]
+		if handled, err := New(day).Load([]byte(k), value); !handled || err == nil {
 			t.Errorf("key %q: handled %v, %v", k, handled, err)
 		}
 	}
