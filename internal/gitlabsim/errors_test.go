@@ -3,6 +3,7 @@ package gitlabsim
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,15 @@ func TestErrorBodies(t *testing.T) {
 		if ct := r.header.Get("Content-Type"); ct != "application/json" {
 			t.Errorf("%s: content type %q", tc.path, ct)
 		}
+	}
+	// Only a creator that the caller may read is shown.
+	made := do(t, w, "POST", apiToken, "/user/runners", url.Values{"runner_type": {"instance_type"}}).object(t)
+	path := fmt.Sprintf("/runners/%v", made["id"])
+	if v, ok := do(t, w, "GET", "plain", path, nil).object(t)["created_by"]; ok {
+		t.Errorf("created_by %v", v)
+	}
+	if v := must(t, w, path).object(t)["created_by"]; v == nil {
+		t.Error("created_by is null for an administrator")
 	}
 	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/api/v4/runners/all", nil)
 	req.Header.Set("Authorization", "Bearer "+adminToken)

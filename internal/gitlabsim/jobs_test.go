@@ -452,3 +452,32 @@ func TestConcurrency(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestNobodyPicks: a generated job that no runner takes waits, and fails a day
+// later without one.
+func TestNobodyPicks(t *testing.T) {
+	w, c := newWorld(Options{Runners: 4, Healthy: true, JobsPerHour: 20, Shape: JobShape{LateShare: -1}})
+	for id := range int64(4) {
+		w.Pause(id+1, true)
+	}
+	c.add(12 * time.Hour)
+	truth := w.Truth()
+	if len(truth.Pending) < 150 || len(truth.Finished) != 0 || truth.NeverPicked != 0 {
+		t.Errorf("%d pending, %d finished, %d never picked", len(truth.Pending), len(truth.Finished), truth.NeverPicked)
+	}
+	if j := truth.Pending[0]; j.Status != "pending" || j.Runner != 0 {
+		t.Errorf("pending %+v", j)
+	}
+	c.add(24 * time.Hour)
+	if n := w.Truth().NeverPicked; n < 150 {
+		t.Errorf("%d given up", n)
+	}
+	if row := must(t, w, fmt.Sprintf("/projects/%d/jobs/%d", truth.Pending[0].Project, truth.Pending[0].ID)).object(t); row["status"] != "failed" || row["failure_reason"] != "stuck_pending_no_matching_runners" || row["runner"] != nil {
+		t.Errorf("given up: %v", row)
+	}
+	w.Pause(1, false)
+	c.add(5 * time.Minute)
+	if n := len(w.Truth().Executing) + len(w.Truth().Finished); n == 0 {
+		t.Error("nothing is picked once a runner takes jobs again")
+	}
+}
