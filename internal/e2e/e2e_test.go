@@ -1,0 +1,208 @@
+// Package e2e holds the tests that need the real program as a process of its
+// own, over real HTTP: what only a kill -9, a full disk or a real signal shows.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+)
+
+const token = "glpat-e2e-canary-91Kd" //nolint:gosec // of a simulated GitLab
+
+// program is the binary under test, built once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "fleet-e2e-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "gitlab_runner_fleet_exporter")
+	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := program(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// process is a running exporter.
+type process struct {
+	cmd  *exec.Cmd
+	addr string
+	log  *lockedBuffer
+	done chan error
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+var listening = regexp.MustCompile(`msg=listening address=(\S+)`)
+
+// launch starts the exporter on a free port and waits until it listens.
+func launch(t *testing.T, args ...string) *process {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{log: &lockedBuffer{}, done: make(chan error, 1)}
+	p.cmd = exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.done <- p.cmd.Wait() }()
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		if m := listening.FindStringSubmatch(p.log.String()); m != nil {
+			p.addr = m[1]
+			return p
+		}
+		select {
+		case err := <-p.done:
+			t.Fatalf("the exporter ended: %v\n%s", err, p.log)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	t.Fatalf("the exporter does not listen:\n%s", p.log)
+	return nil
+}
+
+// kill ends it as the kernel's OOM killer does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// stop asks it to end and returns its exit status.
+func (p *process) stop(t *testing.T) int {
+	t.Helper()
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(30 * time.Second):
+		t.Fatalf("the exporter did not stop:\n%s", p.log)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// scrape reads the metrics as series; nil while nobody answers.
+func (p *process) scrape() map[string]float64 {
+	client := &http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get("http://" + p.addr + "/metrics")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil // killed in the middle: Prometheus drops such a scrape too
+	}
+	out := map[string]float64{}
+	sc := bufio.NewScanner(bytes.NewReader(body))
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		line := sc.Text()
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		if i := strings.LastIndexByte(line, ' '); i > 0 {
+			if v, err := strconv.ParseFloat(line[i+1:], 64); err == nil {
+				out[line[:i]] = v
+			}
+		}
+	}
+	return out
+}
+
+// isCounter tells the fleet's counters and buckets, and the two counters of
+// the exporter's own that are kept over restarts.
+func isCounter(series string) bool {
+	name, _, _ := strings.Cut(series, "{")
+	if strings.HasPrefix(name, "gitlab_runner_fleet_exporter_") {
+		return strings.HasSuffix(name, "_jobs_recovered_total") || strings.HasSuffix(name, "_jobs_unresolved_total")
+	}
+	return strings.HasPrefix(name, "gitlab_runner_fleet_") &&
+		(strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_bucket") || strings.HasSuffix(name, "_count") || strings.HasSuffix(name, "_sum"))
+}
+
+// serve puts a simulated GitLab on loopback.
+func serve(t *testing.T, o gitlabsim.Options) (*gitlabsim.World, string) {
+	t.Helper()
+	o.Token = token
+	w := gitlabsim.New(o)
+	srv := httptest.NewServer(w.Handler())
+	t.Cleanup(srv.Close)
+	return w, srv.URL
+}
+
+// configure writes a configuration with short intervals and returns its path.
+func configure(t *testing.T, dir, extra string, gitlabs ...string) string {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("poll: {runners_interval: 1s, details_interval: 3s, jobs_interval: 1s, reconcile_interval: 5s, lookback: 1h, max_requests_per_second: 0}\n")
+	b.WriteString(extra)
+	b.WriteString("gitlabs:\n")
+	for i, url := range gitlabs {
+		fmt.Fprintf(&b, "  - {name: g%d, url: %q, authorization: {credentials_file: token}}\n", i, url)
+	}
+	path := filepath.Join(dir, "config.yml")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// labels parses a series' labels.
+var labelPair = regexp.MustCompile(`([a-z_]+)="((?:[^"\\]|\\.)*)"`)
+
+func labels(series string) map[string]string {
+	out := map[string]string{}
+	for _, m := range labelPair.FindAllStringSubmatch(series, -1) {
+		out[m[1]] = m[2]
+	}
+	return out
+}
