@@ -548,8 +548,21 @@ func TestNewestReadsUntilContiguousAndWithoutNews(t *testing.T) {
 	// News at the mark: deeper, until a page has none.
 	p = l.Poll(10, at(31))
 	if !page(p, rows("success", 299, 10, 30.5)) || page(p, rows("pending", 250, 10, 29)) {
-		t.Error("it must read on while there is news, and no further")
+		t.Error("it must read on while there is news below the mark, and no further")
 	}
+	p.Done(false)
+	// News above it are no reason, unless a watched job may come next.
+	p = l.Poll(10, at(31))
+	if page(p, append(rows("success", 310, 5, 30.5), rows("pending", 300, 5, 29)...)) {
+		t.Error("it reads on below the mark for nothing")
+	}
+	p.Executing([]gitlab.Job{ran(50, "running", 31, 0)})
+	p.Done(false)
+	p = l.Poll(10, at(32))
+	if !page(p, append(rows("success", 320, 5, 31.5), rows("pending", 300, 5, 29)...)) || page(p, rows("pending", 200, 5, 29)) {
+		t.Error("it must read on for a watched job while there is news, and no further")
+	}
+	p.Asked(ran(50, "success", 31, 31.5))
 	p.Done(false)
 	// A failed reading does not move the mark.
 	p = l.Poll(10, at(32))

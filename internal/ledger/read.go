@@ -68,14 +68,15 @@ func (r *runner) meet() {
 }
 
 // Newest folds a page of the newest rows and tells whether the next page must
-// be read: until a page brought no news and the last contiguous id is reached,
-// or the whole page is older than anything that counts, or the rows end.
+// be read: until the last contiguous id is reached and nothing suggests that
+// more lies below it, or the whole page is older than anything that counts, or
+// the rows end.
 func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 	p.page++
 	if p.page == 1 {
 		p.total = page.Total
 	}
-	news, old := false, len(page.Jobs) > 0
+	news, late, old := false, false, len(page.Jobs) > 0
 	lowest := int64(-1)
 	for i := range page.Jobs {
 		j := &page.Jobs[i]
@@ -90,6 +91,7 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		switch v {
 		case entered, counted:
 			news = true
+			late = late || (met && j.ID <= p.r.high)
 		case overdue:
 			if !again {
 				p.overdue++
@@ -110,10 +112,14 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		p.bottomed = true
 		return false
 	}
-	// At the very first read there is no contiguous id yet: what ended before
-	// counting began is history, and what executed then is in the running list.
-	contiguous := p.r.high == 0 || lowest <= p.r.high
-	return news || !contiguous
+	if p.r.high == 0 {
+		// At the very first read there is no contiguous id yet.
+		return news
+	}
+	// News above the mark are what it is read for. Below it, a job that was
+	// never met suggests more of its kind; and where watched jobs end, the next
+	// page may save asking for others one by one.
+	return lowest > p.r.high || late || (news && len(p.Missing()) > 0)
 }
 
 // Ask is a watched job that has to be asked for by itself.
