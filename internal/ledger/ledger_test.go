@@ -1094,3 +1094,15 @@ func TestWalkWanted(t *testing.T) {
 		t.Error("it is whole, and another is wanted")
 	}
 }
+
+// A runner that appeared while the exporter was away has news on many pages.
+func TestTheFirstReadingGoesOnWhileThereIsNews(t *testing.T) {
+	l, _ := begun(t)
+	p := l.Poll(10, at(30))
+	if !p.Newest(gitlab.JobsPage{Jobs: rows("success", 300, 100, 29), Next: 2, Total: -1}) {
+		t.Error("it stops at the first page")
+	}
+	if p.Newest(gitlab.JobsPage{Jobs: rows("success", 200, 100, -1), Next: 3, Total: -1}) {
+		t.Error("it reads through the history")
+	}
+}
