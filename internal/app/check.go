@@ -21,6 +21,8 @@ const (
 	checkSample = 5
 	// checkTimeout bounds the check of one GitLab: a person waits.
 	checkTimeout = 5 * time.Minute
+	// answerTimeout bounds the wait for a first answer.
+	answerTimeout = 10 * time.Second
 	// rowsPerPage is what GitLab gives at most (API notes 2).
 	rowsPerPage = 100
 	// expirySoon is when a token's end is worth a warning.
@@ -85,13 +87,13 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 		c.problem("%s", err)
 		return
 	}
-	limits := newBudget(g, c.shards)
+	// Without the configured rate: a person waits, and the requests are few. What
+	// GitLab itself says of limits is obeyed.
+	limits := budget.New(budget.Options{})
 	client = client.For(limits.Gate(budget.Listing))
 
-	if version, err := client.Version(ctx); err != nil {
-		c.warn("it does not tell its version: %s", err)
-	} else {
-		c.say("GitLab %s", version)
+	if !c.version(ctx, client) {
+		return
 	}
 	c.token(ctx, client)
 	runners, ok := c.list(ctx, client)
@@ -101,6 +103,23 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 	c.visibility(ctx, client)
 	c.sample(ctx, client, runners)
 	c.need(runners, limits.State())
+}
+
+// version reads GitLab's version; false: nobody answers.
+func (c *check) version(ctx context.Context, client *gitlab.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	version, err := client.Version(ctx)
+	switch gitlab.ReasonOf(err) {
+	case "":
+		c.say("GitLab %s", version)
+	case gitlab.ReasonConnection, gitlab.ReasonTLS, gitlab.ReasonTimeout, gitlab.ReasonRedirect, gitlab.ReasonCanceled:
+		c.problem("it cannot be reached: %s", err)
+		return false
+	default:
+		c.warn("it does not tell its version: %s", err)
+	}
+	return true
 }
 
 // token tells whose token it is. Only some kinds of token can be asked.

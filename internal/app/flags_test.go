@@ -1,0 +1,163 @@
+package app
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// runOnce runs the program to its end.
+func runOnce(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs buffer
+	code = Run(t.Context(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, name := range []string{"GITLAB_TOKEN"} {
+		t.Setenv(name, "")
+	}
+	good := configFile(t, "gitlabs:\n"+entry("a", "http://127.0.0.1:1", ""))
+	badWeb := filepath.Join(t.TempDir(), "web.yml")
+	write(t, badWeb, "tls_server_config: {cert_file: missing.pem, key_file: missing.key}\n")
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close() //nolint:errcheck // a test's
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, "")
+	url := "--gitlab.url=http://127.0.0.1:1"
+
+	for _, tt := range []struct {
+		name string
+		args string
+		code int
+		says string // in stdout or stderr
+	}{
+		{"help", "--help", exitOK, "--web.listen-address"},
+		{"help names environment variables", "--help", exitOK, "GITLAB_RUNNER_FLEET_CONFIG_FILE"},
+		{"version", "--version", exitOK, program + ", version"},
+		{"version wins over what else is given", "--version --demo", exitOK, program + ", version"},
+		{"nothing", "", exitUsage, "--demo "},
+		{"unknown flag", "--no-such-flag", exitUsage, "no-such-flag"},
+		{"argument", "--demo extra", exitUsage, "extra"},
+		{"flag without its value", "--config.file", exitUsage, "config.file"},
+		{"log level", "--demo --log.level=loud", exitUsage, "loud"},
+		{"log format", "--demo --log.format=xml", exitUsage, "xml"},
+		{"shard count zero", "--demo --shard.count=0", exitUsage, "--shard.count"},
+		{"shard count a word", "--demo --shard.count=two", exitUsage, "two"},
+		{"shard index too high", "--demo --shard.count=2 --shard.index=2", exitUsage, "between 0 and 1"},
+		{"shard index negative", "--demo --shard.index=-1", exitUsage, "--shard.index"},
+		{"telemetry path relative", "--demo --web.telemetry-path=metrics", exitUsage, "slash"},
+		{"telemetry path reserved", "--demo --web.telemetry-path=/-/ready", exitUsage, "another meaning"},
+		{"telemetry path of the health page", "--demo --web.telemetry-path=/fleet", exitUsage, "another meaning"},
+		{"telemetry path root", "--demo --web.telemetry-path=/", exitUsage, "another meaning"},
+		{"telemetry path a pattern", "--demo --web.telemetry-path=/{x}", exitUsage, "plain path"},
+		{"telemetry path unclean", "--demo --web.telemetry-path=/a//b", exitUsage, "plain path"},
+		{"file and url", "--config.file=" + good + " " + url, exitUsage, "both given"},
+		{"demo and file", "--demo --config.file=" + good, exitUsage, "--demo"},
+		{"demo and check", "--demo --gitlab.check", exitUsage, "nothing to check"},
+		{"two checks", "--config.check --gitlab.check --config.file=" + good, exitUsage, "both given"},
+		{"token file without url", "--gitlab.token-file=" + file + " --config.file=" + good, exitUsage, "credentials_file"},
+		{"url without a token", url, exitUsage, "GITLAB_TOKEN"},
+		{"missing file", "--config.file=/nonexistent.yml", exitFailure, "no such file"},
+		{"missing file checked", "--config.check --config.file=/nonexistent.yml", exitFailure, "no such file"},
+		{"good file checked", "--config.check --config.file=" + good, exitOK, "the configuration is valid"},
+		{"bad web configuration", "--storage.path= --web.config.file=" + badWeb + " --config.file=" + good, exitFailure, "missing.pem"},
+		{"bad web configuration checked", "--config.check --web.config.file=" + badWeb + " --config.file=" + good, exitFailure, "missing.pem"},
+		{"address taken", "--storage.path= --config.file=" + good + " --web.listen-address=" + taken.Addr().String(), exitFailure, "in use"},
+		{"address nonsense", "--storage.path= --config.file=" + good + " --web.listen-address=nonsense", exitFailure, "nonsense"},
+		{"no systemd", "--storage.path= --config.file=" + good + " --web.systemd-socket", exitFailure, "socket unit"},
+		{"storage is a file", "--storage.path=" + file + " --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			code, stdout, stderr := runOnce(t, strings.Fields(tt.args)...)
+			if code != tt.code {
+				t.Errorf("exit status %d, want %d", code, tt.code)
+			}
+			if !strings.Contains(stdout+stderr, tt.says) {
+				t.Errorf("does not say %q:\n%s%s", tt.says, stdout, stderr)
+			}
+			if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, testToken) {
+				t.Errorf("a stack trace or the token:\n%s", stderr)
+			}
+		})
+	}
+}
+
+// TestTokenFromEnvironment holds that a flag may come by its variable, and the
+// token by its own.
+func TestTokenFromEnvironment(t *testing.T) {
+	t.Setenv("GITLAB_TOKEN", "glpat-of-the-environment")
+	t.Setenv("GITLAB_RUNNER_FLEET_GITLAB_URL", "https://gitlab.example.org/root")
+	t.Setenv("GITLAB_RUNNER_FLEET_CONFIG_CHECK", "true")
+	code, stdout, stderr := runOnce(t)
+	if code != exitOK || !strings.Contains(stdout, "https://gitlab.example.org/root") {
+		t.Errorf("%d: %s%s", code, stdout, stderr)
+	}
+	if strings.Contains(stdout+stderr, "glpat-of-the-environment") {
+		t.Error("the token is shown")
+	}
+}
+
+var wantLine = regexp.MustCompile(`^line (\d+): (?:([^ ]+): )?(.*)$`)
+
+// TestBadConfigurations starts the program with each bad file of config: it
+// must end with 1, at once, and name each mistake.
+func TestBadConfigurations(t *testing.T) {
+	t.Chdir("../../config") // the expected texts name files from there
+	files, err := filepath.Glob("testdata/bad/*.yml")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%d files, error %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yml"), func(t *testing.T) {
+			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".want")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := string(data)
+
+			began := time.Now()
+			code, _, stderr := runOnce(t, "--config.check", "--config.file="+file)
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("took %s", took)
+			}
+			if code != exitFailure || !strings.Contains(stderr, strings.TrimSuffix(want, "\n")) {
+				t.Errorf("check: exit status %d\n%s\nwant\n%s", code, stderr, want)
+			}
+
+			code, _, stderr = runOnce(t, "--storage.path=", "--config.file="+file)
+			if code != exitFailure {
+				t.Errorf("start: exit status %d", code)
+			}
+			if got, lines := strings.Count(stderr, "level=error"), strings.Count(want, "\n"); got != lines {
+				t.Errorf("%d log lines for %d mistakes:\n%s", got, lines, stderr)
+			}
+			for line := range strings.Lines(want) {
+				m := wantLine.FindStringSubmatch(strings.TrimSpace(line))
+				if m != nil && !strings.Contains(stderr, "line="+m[1]+" path="+m[2]) {
+					t.Errorf("no line=%s path=%s in\n%s", m[1], m[2], stderr)
+				}
+			}
+			if strings.Contains(stderr, "CANARY") || strings.Contains(stderr, "goroutine ") {
+				t.Errorf("a secret or a stack trace:\n%s", stderr)
+			}
+		})
+	}
+}
+
+// TestUnknownFamily: only the collector knows the names.
+func TestUnknownFamily(t *testing.T) {
+	file := configFile(t, "gitlabs:\n"+entry("a", "http://127.0.0.1:1", "")+"metrics: {disable: [runer_info]}\n")
+	code, _, stderr := runOnce(t, "--config.check", "--config.file="+file)
+	if code != exitFailure || !strings.Contains(stderr, "line 5") || !strings.Contains(stderr, "runner_info") {
+		t.Errorf("%d: %s", code, stderr)
+	}
+}
