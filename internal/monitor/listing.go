@@ -23,8 +23,11 @@ const maxPages = 100_000
 // stretches the interval; it never overlaps the next.
 func (m *Monitor) listLoop(ctx context.Context) error {
 	// Who we are comes first: its answers set the clock that the first start
-	// is taken from.
-	m.inform(ctx)
+	// is taken from. A GitLab that is down must not hold up the listing, which
+	// tells what is wrong.
+	first, cancel := context.WithTimeout(ctx, firstInform)
+	m.inform(first)
+	cancel()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -196,6 +199,7 @@ func (m *Monitor) scopeKey() string {
 // Every so often the server's version and the token are read again.
 const (
 	informInterval = time.Hour
+	firstInform    = 5 * time.Second
 	tokenFileCheck = 15 * time.Second
 )
 

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"time"
 
@@ -197,7 +198,15 @@ func (m *Monitor) Ready() bool {
 }
 
 // Attempt is the client's hook: every answer's Date sets the clock.
-func (m *Monitor) Attempt(a gitlab.Attempt) { m.clock.hear(a.Date, a.ReceivedAt) }
+func (m *Monitor) Attempt(a gitlab.Attempt) {
+	m.clock.hear(a.Date, a.ReceivedAt)
+	if a.Code == 0 || a.Code >= http.StatusInternalServerError {
+		// Tried, and down: readiness need not wait for the end of its retries.
+		m.mu.Lock()
+		m.tried = true
+		m.mu.Unlock()
+	}
+}
 
 // Run reads, commits and publishes until ctx ends; then it saves what was
 // folded. It returns nil when it was asked to stop.
