@@ -24,7 +24,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		Seed: seed, Runners: 25, Tags: 8, Healthy: true, JobsPerHour: 40_000,
 		Shape: gitlabsim.JobShape{
 			ShortShare: 0.5, ShortMax: 2 * time.Second, MeanDuration: 4 * time.Second, MaxDuration: 8 * time.Second, MeanQueued: 500 * time.Millisecond,
-			LateMax: 10 * time.Second, CancelingLength: time.Second,
+			LateShare: -1, CancelingLength: time.Second,
 		},
 	})
 	world.Quiesce() // the first start falls into a second without an end
