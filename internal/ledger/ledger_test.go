@@ -596,10 +596,11 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 		t.Error("deep is not on disk")
 	}
 	// A whole page older than lookback and the slack of their order.
+	l.runners[10].deep = ms(at(59 * 60))
 	old := func(minutes float64) *Poll {
 		p := l.Poll(10, at(60*60))
 		row := ran(5, "success", 1, 2)
-		row.CreatedAt = at(36*60 - minutes)
+		row.CreatedAt = at(35*60 - minutes)
 		p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{row}, Next: 2})
 		return p
 	}
@@ -611,7 +612,7 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 		t.Error("it reads below lookback")
 	}
 	p.Done(false)
-	if !l.Deep(10).Equal(at(20)) {
+	if !l.Deep(10).Equal(at(59 * 60)) {
 		t.Error("a failed reading is a whole walk")
 	}
 }
@@ -714,24 +715,35 @@ func TestWalkResumes(t *testing.T) {
 	}
 }
 
-// A walk reads as deep as when it began, though it takes for hours.
+// A walk reads as deep as when it began, though it takes for hours, and
+// lookback deeper than the last whole one: what ended since may have waited.
 func TestAWalkKeepsItsBound(t *testing.T) {
-	l, _ := begun(t)
-	l.Advance(at(0), at(0))
-	w := l.Walk(10, at(30*60))
-	w.Page(gitlab.JobsPage{Jobs: rows("pending", 500, 100, 29*60), Cursor: "c1", Total: -1})
-	l.Advance(at(35*60), at(35*60))
-	w = l.Walk(10, at(35*60))
-	old := func(created float64) []gitlab.Job {
-		j := ran(3, "success", created+1, 20*60)
-		j.CreatedAt = at(created)
-		return []gitlab.Job{j}
-	}
-	if w.Page(gitlab.JobsPage{Jobs: old(6 * 60), Cursor: "c2", Total: -1}) {
-		t.Error("a row created within lookback of the walk's start ended it")
-	}
-	if !w.Page(gitlab.JobsPage{Jobs: old(6*60 - 11), Cursor: "c3", Total: -1}) {
-		t.Error("it reads below its bound")
+	for name, c := range map[string]struct{ deep, began, resumed, bound float64 }{
+		"an hour after the last":   {29, 30, 35, 5},
+		"after a stop of 9 hours":  {29, 38, 40, 5},
+		"not for what is too late": {2, 50, 50, 2},
+		"a Date of the past":       {29, 28, 28, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, d := begun(t)
+			l.runners[10].deep = ms(at(c.deep * 60))
+			w := l.Walk(10, l.Advance(at(c.began*60), at(c.began*60)))
+			w.Page(gitlab.JobsPage{Jobs: rows("pending", 500, 100, c.deep*60), Cursor: "c1", Total: -1})
+			d.commit(l)
+			l = d.open(t, day)
+			w = l.Walk(10, l.Advance(at(c.resumed*60), at(c.resumed*60)))
+			old := func(created float64) []gitlab.Job {
+				j := ran(3, "success", created+1, 20*60)
+				j.CreatedAt = at(created)
+				return []gitlab.Job{j}
+			}
+			if w.Page(gitlab.JobsPage{Jobs: old(c.bound*60 - 9), Cursor: "c2", Total: -1}) {
+				t.Error("it ends above its bound")
+			}
+			if !w.Page(gitlab.JobsPage{Jobs: old(c.bound*60 - 11), Cursor: "c3", Total: -1}) {
+				t.Error("it reads below its bound")
+			}
+		})
 	}
 }
 

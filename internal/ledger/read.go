@@ -32,12 +32,15 @@ func (l *Ledger) Poll(id int64, now time.Time) *Poll {
 		return nil
 	}
 	r.reads++
-	return &Poll{l: l, r: r, start: ms(now), bound: l.bound(now), total: -1}
+	return &Poll{l: l, r: r, start: ms(now), bound: l.bound(r, ms(now)), total: -1}
 }
 
-// bound is the created_at below which rows can hold nothing that still counts.
-func (l *Ledger) bound(now time.Time) int64 {
-	return ms(now.Add(-l.opts.Lookback - orderSlack))
+// bound is the created_at below which a reading that began at start is deep
+// enough: lookback before the last whole one, because what ended since then
+// may have waited for that long before; the longer the exporter was away, the
+// deeper. What ended below the floor does not count any more.
+func (l *Ledger) bound(r *runner, start int64) int64 {
+	return max(min(start, r.deep), l.floor) - (l.opts.Lookback + orderSlack).Milliseconds()
 }
 
 // NeedsExecuting tells whether the running list must be read: not where the
@@ -246,10 +249,7 @@ func (l *Ledger) Walk(id int64, now time.Time) *Walk {
 	if r.walk.started == 0 {
 		r.walk = walkState{started: ms(now), total: -1}
 	}
-	// As deep as when it began, however long it takes, but not for what ended
-	// below the floor.
-	begun := fromMS(max(r.walk.started, l.floor))
-	return &Walk{l: l, r: r, now: ms(now), bound: min(l.bound(now), l.bound(begun))}
+	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
 }
 
 // Query is the page to read next. keyset says whether this GitLab offers it.
