@@ -58,7 +58,7 @@ func (p process) run(ctx context.Context, args []string) int {
 		return exitOK
 	}
 	if err != nil {
-		fmt.Fprintf(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
+		tell(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
 		return exitUsage
 	}
 
@@ -118,6 +118,9 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 	return p.serve(ctx, o, l, v, load, hangups)
 }
 
+// tell writes for a person. An output that is gone cannot be told of.
+func tell(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
 // load reads the configuration that the flags name.
 func (o *options) load() (*config.Validated, error) {
 	var v *config.Validated
@@ -151,11 +154,10 @@ func (p process) checkConfig(o *options, v *config.Validated, err error) int {
 		err = validateWeb(*o.web.WebConfigFile)
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, err)
+		tell(p.stderr, "%s\n", err)
 		return exitFailure
 	}
-	fmt.Fprint(p.stdout, v.Summary())
-	fmt.Fprintln(p.stdout, "the configuration is valid")
+	tell(p.stdout, "%sthe configuration is valid\n", v.Summary())
 	return exitOK
 }
 

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -40,7 +39,7 @@ const (
 func checkGitLabs(ctx context.Context, o *options, v *config.Validated, out io.Writer, logger log.Logger) int {
 	code := exitOK
 	for _, w := range v.Warnings() {
-		fmt.Fprintf(out, "warning: %s\n", w)
+		tell(out, "warning: %s\n", w)
 	}
 	for _, g := range v.GitLabs() {
 		c := &check{gitlab: g, out: out, shards: o.shardCount}
@@ -63,7 +62,7 @@ type check struct {
 	problems int
 }
 
-func (c *check) say(format string, args ...any)  { fmt.Fprintf(c.out, "  "+format+"\n", args...) }
+func (c *check) say(format string, args ...any)  { tell(c.out, "  "+format+"\n", args...) }
 func (c *check) warn(format string, args ...any) { c.say("warning: "+format, args...) }
 
 func (c *check) problem(format string, args ...any) {
@@ -75,7 +74,7 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	g := c.gitlab
-	fmt.Fprintf(c.out, "gitlab %q at %s\n", g.Name, g.URL)
+	tell(c.out, "gitlab %q at %s\n", g.Name, g.URL)
 	httpClient, err := newHTTPClient(g)
 	if err != nil {
 		c.problem("its HTTP client: %s", err)

@@ -108,7 +108,7 @@ func greet(w io.Writer, addresses []string, o *options, v *config.Validated) {
 	if a := gitlabs[0].HTTPClientConfig.Authorization; a != nil {
 		token = string(a.Credentials)
 	}
-	fmt.Fprintf(w, `
+	tell(w, `
 A simulated GitLab with %[1]d runners is being monitored; it lives on its own, and
 ends with this process. The whole picture is there within ten seconds.
 

@@ -58,13 +58,13 @@ const testVersion = "1.2.3-test"
 func binaryPath(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
-		dir, err := os.MkdirTemp("", "app-test-")
+		dir, err := os.MkdirTemp("", "app-test-") //nolint:usetesting // outlives the test
 		if err != nil {
 			built.err = err
 			return
 		}
 		built.path = filepath.Join(dir, program)
-		cmd := exec.Command("go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+testVersion, "-o", built.path, "../..")
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+testVersion, "-o", built.path, "../..") //nolint:gosec // our own program
 		if out, err := cmd.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("%w: %s", err, out)
 		}
@@ -140,15 +140,18 @@ func startHere(t *testing.T, args ...string) *running {
 func startProcess(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
 	r := &running{t: t, stdout: &buffer{}, stderr: &buffer{}}
-	cmd := exec.Command(binaryPath(t), append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), binaryPath(t), append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...) //nolint:gosec // our own program
 	cmd.Stdout, cmd.Stderr = r.stdout, r.stderr
 	cmd.Env = append(os.Environ(), env...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	r.proc = cmd.Process
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = cmd.Wait() // the exit status is looked at
+	}()
 	r.wait = sync.OnceValue(func() int {
 		select {
 		case <-exited:

@@ -200,7 +200,7 @@ func checkMetrics(t *testing.T, r *running) {
 		t.Fatalf("promtool is missing: run `make tools` (%v)", err)
 	}
 	_, body := r.get("/metrics")
-	cmd := exec.Command(promtool, "check", "metrics")
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
 	cmd.Stdin = strings.NewReader(body)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -145,7 +145,6 @@ type servers struct {
 	flags     *web.FlagConfig
 	listeners []net.Listener
 	servers   []*http.Server
-	logger    *slog.Logger
 }
 
 // listen takes the addresses; a taken one shall be found before anything else starts.
