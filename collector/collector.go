@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
-	"github.com/go-kit/log/level"
+	loglevel "github.com/go-kit/log/level"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -36,6 +36,9 @@ type Options struct {
 	// Disable names families that are not exported (metrics.disable). A name
 	// that is not in the table is an error.
 	Disable []string
+	// SeriesLimit is the ceiling over all fleet families of all GitLabs
+	// (metrics.series_limit); 0: none.
+	SeriesLimit int
 	// Shard is the value of the label shard on every fleet family; "" where
 	// there is one shard only, and then there is no such label.
 	Shard string
@@ -60,6 +63,8 @@ type Exporter struct {
 	families []*family // exported from snapshots, sorted by name
 
 	publishing sync.Mutex // serialises writers of picture; a scrape never takes it
+	limit      int
+	level      level // what gives way to limit now
 	picture    atomic.Pointer[[]*entry]
 
 	// asked is when a scrape last asked for a format, in Unix nanoseconds: one
@@ -98,6 +103,7 @@ func New(o Options) (*Exporter, error) {
 		registry: o.Registry,
 		created:  o.CreatedSamples,
 		shard:    o.Shard,
+		limit:    o.SeriesLimit,
 	}
 	if e.logger == nil {
 		e.logger = log.NewNopLogger()
@@ -169,19 +175,11 @@ func (e *Exporter) Publish(s *snapshot.GitLab) {
 		}
 	}
 	if next.rows == nil {
-		next.rows = e.newPart(s, true, 0)
+		next.rows = e.newPart(s, true)
 	}
-	next.main = e.newPart(s, false, next.rows.series)
+	next.main = e.newPart(s, false)
 	if bad := next.main.bad + next.rows.bad; bad > 0 {
-		_ = level.Error(e.logger).Log("msg", "series with a wrong number of labels or buckets left out", "gitlab", s.Name, "count", bad)
-	}
-
-	now := time.Now().UnixNano()
-	for f := range format(numFormats) {
-		if now-e.asked[f].Load() < int64(hotFor) {
-			next.main.block(f)
-			next.rows.block(f)
-		}
+		_ = loglevel.Error(e.logger).Log("msg", "series with a wrong number of labels or buckets left out", "gitlab", s.Name, "count", bad)
 	}
 
 	var list []*entry
@@ -190,6 +188,30 @@ func (e *Exporter) Publish(s *snapshot.GitLab) {
 		list[at] = next
 	} else {
 		list = slices.Insert(slices.Clone(old), at, next)
+	}
+	e.show(list, next)
+}
+
+// show puts the list under the ceiling, renders the entries that changed in
+// the formats that are asked for, and makes it the picture.
+func (e *Exporter) show(list []*entry, changed *entry) {
+	was := e.level
+	e.level = chooseLevel(list, e.limit, was)
+	if e.level != was {
+		_ = loglevel.Warn(e.logger).Log("msg", e.level.message(), "series_limit", e.limit)
+	}
+	now := time.Now().UnixNano()
+	for i, en := range list {
+		if en == changed || en.rows.level != e.level {
+			en = en.at(e.level)
+			list[i] = en
+			for f := range format(numFormats) {
+				if now-e.asked[f].Load() < int64(hotFor) {
+					en.main.block(f)
+					en.rows.block(f)
+				}
+			}
+		}
 	}
 	e.picture.Store(&list)
 }
@@ -201,8 +223,7 @@ func (e *Exporter) Withdraw(name string) {
 	defer e.publishing.Unlock()
 	old := *e.picture.Load()
 	if at, found := find(old, name); found {
-		list := slices.Delete(slices.Clone(old), at, at+1)
-		e.picture.Store(&list)
+		e.show(slices.Delete(slices.Clone(old), at, at+1), nil)
 	}
 }
 

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
-	"github.com/go-kit/log/level"
+	loglevel "github.com/go-kit/log/level"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -22,6 +23,11 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	groups, err := collected(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	wire := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
@@ -38,15 +44,15 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 	}
 
 	list := *e.picture.Load()
-	body, err := e.body(list, wire)
+	body, err := e.body(list, wire, groups)
 	if err != nil {
-		_ = level.Error(e.logger).Log("msg", "scrape failed", "err", err)
+		_ = loglevel.Error(e.logger).Log("msg", "scrape failed", "err", err)
 		h.Del("Content-Encoding")
 		http.Error(w, "An error has occurred while serving metrics, see the log.", http.StatusInternalServerError)
 		return
 	}
 	if err := e.write(w, body, encoding); err != nil {
-		_ = level.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
+		_ = loglevel.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
 		return
 	}
 	// What still lies in a buffer has not been read by anyone. A wrapper that
@@ -58,13 +64,37 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for _, en := range list {
-		raise(&en.line.served, en.snap.Generation)
-		raise(&en.line.servedRows, en.rows.view.RowsGeneration)
+		if groups.has(GroupFleet) {
+			raise(&en.line.served, en.snap.Generation)
+		}
+		if groups.has(GroupRunner) {
+			raise(&en.line.servedRows, en.rows.view.RowsGeneration)
+		}
 	}
 }
 
+// groups are the groups of families that a scrape asks for; nil: all.
+type groups []Group
+
+func (g groups) has(one Group) bool { return g == nil || slices.Contains(g, one) }
+
+// collected reads ?collect[]=fleet|runner|exporter, which may stand several
+// times: so a large fleet's runner_ families can be scraped more seldom than
+// the rest.
+func collected(r *http.Request) (groups, error) {
+	var out groups
+	for _, v := range r.URL.Query()["collect[]"] {
+		g := Group(v)
+		if g != GroupFleet && g != GroupRunner && g != GroupExporter {
+			return nil, fmt.Errorf("unknown value %q of collect[]: it may be %s, %s or %s", v, GroupFleet, GroupRunner, GroupExporter)
+		}
+		out = append(out, g)
+	}
+	return out, nil
+}
+
 // body gathers the self metrics and lists the pieces of the answer in order.
-func (e *Exporter) body(list []*entry, wire expfmt.Format) ([][]byte, error) {
+func (e *Exporter) body(list []*entry, wire expfmt.Format, want groups) ([][]byte, error) {
 	var f format
 	switch wire.FormatType() {
 	case expfmt.TypeTextPlain:
@@ -78,12 +108,15 @@ func (e *Exporter) body(list []*entry, wire expfmt.Format) ([][]byte, error) {
 	}
 	e.asked[f].Store(time.Now().UnixNano())
 
-	pieces := e.fleet(list, f)
+	pieces := e.fleet(list, f, want)
 
 	// One collector's error must not hide the rest.
-	families, err := e.registry.Gather()
-	if err != nil {
-		_ = level.Error(e.logger).Log("msg", "gathering self metrics", "err", err)
+	var families []*dto.MetricFamily
+	var err error
+	if want.has(GroupExporter) {
+		if families, err = e.registry.Gather(); err != nil {
+			_ = loglevel.Error(e.logger).Log("msg", "gathering self metrics", "err", err)
+		}
 	}
 	var self bytes.Buffer
 	var opts []expfmt.EncoderOption
@@ -112,13 +145,16 @@ func (e *Exporter) body(list []*entry, wire expfmt.Format) ([][]byte, error) {
 
 // fleet joins the published blocks family by family, so that a family stands
 // once, with the series of all GitLabs.
-func (e *Exporter) fleet(list []*entry, f format) [][]byte {
+func (e *Exporter) fleet(list []*entry, f format, want groups) [][]byte {
 	pieces := make([][]byte, 0, len(e.families)*(len(list)+1))
 	blocks := make([][2]block, len(list))
 	for i, en := range list {
 		blocks[i] = [2]block{en.main.block(f), en.rows.block(f)}
 	}
 	for i, fam := range e.families {
+		if !want.has(fam.Group) {
+			continue
+		}
 		group := 0
 		if fam.rows {
 			group = 1

@@ -218,7 +218,7 @@ func TestMalformedSeries(t *testing.T) {
 	clean := newExporter(t, Options{})
 	clean.Publish(small("corp"))
 	for f := range format(numFormats) {
-		got, want := join(e.fleet(*e.picture.Load(), f)), join(clean.fleet(*clean.picture.Load(), f))
+		got, want := join(e.fleet(*e.picture.Load(), f, nil)), join(clean.fleet(*clean.picture.Load(), f, nil))
 		if !bytes.Equal(got, want) {
 			t.Errorf("format %d: malformed series change the exposition", f)
 		}

@@ -341,8 +341,11 @@ func collectUnresolved(v *view, s *sink) {
 func collectTagsOverLimit(v *view, s *sink) { s.gauge(float64(v.Self.TagsOverLimit)) }
 func collectSeries(v *view, s *sink)        { s.gauge(float64(v.series)) }
 
-// collectSeriesDropped has nothing to tell yet: nothing enforces a ceiling.
-func collectSeriesDropped(*view, *sink) {}
+func collectSeriesDropped(v *view, s *sink) {
+	for _, family := range slices.Sorted(maps.Keys(v.dropped)) {
+		s.gauge(float64(v.dropped[family]), family)
+	}
+}
 
 func collectTokenExpiry(v *view, s *sink) { s.time(v.Self.TokenExpiry) }
 

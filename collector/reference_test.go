@@ -125,7 +125,7 @@ func TestEqualToReference(t *testing.T) {
 				e.Publish(s)
 			}
 			_, want := referenceOf(t, e)
-			ours := decode(t, join(e.fleet(*e.picture.Load(), formatProto)))
+			ours := decode(t, join(e.fleet(*e.picture.Load(), formatProto, nil)))
 
 			for _, f := range []struct {
 				format format
@@ -142,7 +142,7 @@ func TestEqualToReference(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if got := string(join(e.fleet(*e.picture.Load(), f.format))); got != b.String() {
+				if got := string(join(e.fleet(*e.picture.Load(), f.format, nil))); got != b.String() {
 					t.Errorf("%s differs from expfmt's:\n%s", f.wire, firstDifference(got, b.String()))
 				}
 				if f.format == formatText {
@@ -336,7 +336,7 @@ func FuzzLabelValue(f *testing.F) {
 		name := fleetPrefix + "tag_expected_runners"
 
 		p := expfmt.NewTextParser(model.LegacyValidation)
-		mfs, err := p.TextToMetricFamilies(bytes.NewReader(join(e.fleet(*e.picture.Load(), formatText))))
+		mfs, err := p.TextToMetricFamilies(bytes.NewReader(join(e.fleet(*e.picture.Load(), formatText, nil))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +354,7 @@ func FuzzLabelValue(f *testing.F) {
 				}
 			}
 		}
-		if got := join(e.fleet(*e.picture.Load(), formatOpenMetrics)); !bytes.Contains(got, b.Bytes()) {
+		if got := join(e.fleet(*e.picture.Load(), formatOpenMetrics, nil)); !bytes.Contains(got, b.Bytes()) {
 			t.Errorf("OpenMetrics does not hold\n%s", b.Bytes())
 		}
 	})

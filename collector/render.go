@@ -31,7 +31,8 @@ const (
 // view is what a collect function reads.
 type view struct {
 	*snapshot.GitLab
-	series int // how many series the fleet families of this GitLab have
+	series  int            // how many series the fleet families of this GitLab have
+	dropped map[string]int // by family: how many gave way to the ceiling
 }
 
 // part is one group of families of one published snapshot: the runner_ ones, or
@@ -44,32 +45,41 @@ type part struct {
 	created  bool
 	scratch  *sync.Pool
 
-	series int // of the fleet families, as Prometheus counts them
-	bad    int // series left out for a wrong number of labels or buckets
+	counts []int // series of each fleet family, as Prometheus counts them
+	series int   // their sum
+	bad    int   // series left out for a wrong number of labels or buckets
+	level  level // what gives way to the ceiling, and is not rendered
 
 	once   [numFormats]sync.Once
 	blocks [numFormats]block
 }
 
-// newPart counts the series, which the family series shows, and renders
-// nothing. more is the number of series in the GitLab's other part.
-func (e *Exporter) newPart(s *snapshot.GitLab, rows bool, more int) *part {
+// newPart counts the series and renders nothing.
+func (e *Exporter) newPart(s *snapshot.GitLab, rows bool) *part {
 	p := &part{
 		families: e.families, rows: rows, view: view{GitLab: s}, shard: e.shard, created: e.created,
-		scratch: &e.scratch,
+		scratch: &e.scratch, counts: make([]int, len(e.families)),
 	}
-	for _, f := range p.families {
+	for i, f := range p.families {
 		if f.rows != rows || f.self {
 			continue
 		}
 		n := &counting{}
 		sk := sink{family: f, out: n}
 		f.collect(&p.view, &sk)
+		p.counts[i] = n.series
 		p.series += n.series
 		p.bad += sk.bad
 	}
-	p.view.series = p.series + more
 	return p
+}
+
+// at is the part as it is shown at a level; nothing of it is rendered yet.
+func (p *part) at(l level) *part {
+	return &part{
+		families: p.families, rows: p.rows, view: p.view, shard: p.shard, created: p.created, scratch: p.scratch,
+		counts: p.counts, series: p.series, bad: p.bad, level: l,
+	}
 }
 
 // block is a part in one format: the bytes of each family of the exporter,
@@ -84,7 +94,7 @@ func (p *part) block(f format) block {
 		}
 		b := make(block, len(p.families))
 		for i, fam := range p.families {
-			if fam.rows != p.rows {
+			if fam.rows != p.rows || p.level.drops(fam) {
 				continue
 			}
 			*buf = p.render(fam, f, (*buf)[:0])

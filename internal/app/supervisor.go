@@ -69,7 +69,7 @@ func (s *supervisor) apply(ctx context.Context, v *config.Validated) error {
 	metrics := v.Metrics()
 	exporter := s.exporter.Load()
 	all := s.current == nil || !metrics.Equal(s.current.Metrics())
-	if s.current == nil || !slices.Equal(metrics.Disable, s.current.Metrics().Disable) {
+	if s.current == nil || !slices.Equal(metrics.Disable, s.current.Metrics().Disable) || metrics.SeriesLimit != s.current.Metrics().SeriesLimit {
 		var err error
 		if exporter, err = s.newExporter(metrics); err != nil {
 			return err
@@ -128,7 +128,7 @@ func (s *supervisor) newExporter(m config.Metrics) (*collector.Exporter, error) 
 		shard = strconv.Itoa(s.opts.shardIndex)
 	}
 	return collector.New(collector.Options{
-		Disable: m.Disable, Shard: shard, CreatedSamples: s.opts.createdSamples, Logger: s.logger,
+		Disable: m.Disable, SeriesLimit: m.SeriesLimit, Shard: shard, CreatedSamples: s.opts.createdSamples, Logger: s.logger,
 	})
 }
 
