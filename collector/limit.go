@@ -48,7 +48,7 @@ func chooseLevel(list []*entry, limit int, now level) level {
 			}
 		}
 	}
-	for l := everything; l < withoutRows; l++ {
+	for l := range withoutRows {
 		total := sums + rows
 		if l == withoutTags {
 			total -= tags
