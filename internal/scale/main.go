@@ -1,0 +1,154 @@
+// Command scale measures the exporter at the size of large fleets: the real
+// program, built as for a release, against a simulated GitLab in a process of
+// its own, over real HTTP on loopback.
+//
+//	go run ./internal/scale -runners=1000,10000 -limits=0,600
+//
+// It prints one column for each case: how long the first complete picture
+// takes beside the time its requests need by themselves, requests and CPU in
+// steady state, peak memory, scrape times, series and state on disk. It is
+// bounded in time and requests, and leaves nothing behind.
+//
+// docs/performance.md has results and how to read them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// simulateCommand makes this program the simulated GitLab.
+const simulateCommand = "simulate"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var err error
+	if len(args) > 0 && args[0] == simulateCommand {
+		err = simulate(ctx, stdin, stdout)
+	} else {
+		err = bench(ctx, args, stdout, stderr)
+	}
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	default:
+		_, _ = fmt.Fprintln(stderr, "scale:", err)
+		return 1
+	}
+}
+
+// plan is what the flags ask for.
+type plan struct {
+	runners, limits []int
+	latency         time.Duration
+	concurrency     int
+	jobs            float64 // an hour and runner
+	history         time.Duration
+	tags            int
+
+	picture, settle, steady time.Duration // bounds, and the length measured
+	scrapes                 int
+	maxRequests             int
+	timeout                 time.Duration
+
+	ldflags, binary, keep string
+}
+
+func (p *plan) parse(args []string, stderr io.Writer) error {
+	fs := flag.NewFlagSet("scale", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	runners := fs.String("runners", "1000,10000", "fleet sizes, each a case; 100000 needs some 3 GB and ten minutes")
+	limits := fs.String("limits", "0,600", "requests a minute that GitLab allows, each a case; 0: no limit")
+	fs.DurationVar(&p.latency, "latency", 20*time.Millisecond, "of each answer of GitLab")
+	fs.IntVar(&p.concurrency, "concurrency", 16, "max_concurrent_requests")
+	fs.Float64Var(&p.jobs, "jobs", 6, "jobs an hour and runner")
+	fs.DurationVar(&p.history, "history", 20*time.Hour, "jobs that GitLab already knows at the start: enough to fill a page of each runner")
+	fs.IntVar(&p.tags, "tags", 200, "tags in the fleet")
+	fs.DurationVar(&p.picture, "picture", 5*time.Minute, "how long to wait for the first picture of a case")
+	fs.DurationVar(&p.settle, "settle", 5*time.Minute, "how long to wait until every reading is on time")
+	fs.DurationVar(&p.steady, "steady", 2*time.Minute, "length of the steady state that is measured; details_interval is 15m, so below 15m details are hardly in it")
+	fs.IntVar(&p.scrapes, "scrapes", 100, "timed scrapes of each format")
+	fs.IntVar(&p.maxRequests, "max-requests", 1_000_000, "end a case after so many requests to GitLab")
+	fs.DurationVar(&p.timeout, "timeout", 2*time.Hour, "end everything after this time")
+	fs.StringVar(&p.ldflags, "ldflags", "-s -w", "for building the exporter")
+	fs.StringVar(&p.binary, "binary", "", "measure this exporter instead of building one")
+	fs.StringVar(&p.keep, "log", "", "append the exporter's log to this file")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if p.runners, err = ints(*runners); err != nil {
+		return fmt.Errorf("-runners: %w", err)
+	}
+	if p.limits, err = ints(*limits); err != nil {
+		return fmt.Errorf("-limits: %w", err)
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return nil
+}
+
+func ints(list string) ([]int, error) {
+	var out []int
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("%q is not a number from 0", s)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func bench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var p plan
+	if err := p.parse(args, stderr); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "fleet-scale-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if p.binary == "" {
+		p.binary = filepath.Join(dir, "gitlab_runner_fleet_exporter")
+		if err := build(ctx, p.ldflags, p.binary, stderr); err != nil {
+			return err
+		}
+	}
+	var results []*result
+	for _, runners := range p.runners {
+		for _, limit := range p.limits {
+			c := oneCase{plan: &p, runners: runners, limit: limit, dir: filepath.Join(dir, fmt.Sprintf("%d-%d", runners, limit)), say: stderr}
+			r, err := c.measure(ctx)
+			if r != nil {
+				results = append(results, r)
+			}
+			if err != nil {
+				_, _ = io.WriteString(stdout, report(&p, results)) // what is there is worth having
+				return fmt.Errorf("%d runners, limit %d: %w", runners, limit, err)
+			}
+		}
+	}
+	_, err = io.WriteString(stdout, report(&p, results))
+	return err
+}
