@@ -23,6 +23,7 @@ type Self struct {
 	settleDelay     *prometheus.HistogramVec
 	saveDuration    *prometheus.HistogramVec
 	saveErrors      *prometheus.CounterVec
+	damaged         *prometheus.CounterVec
 	reloadOK        *prometheus.GaugeVec
 	reloadTime      *prometheus.GaugeVec
 }
@@ -72,6 +73,7 @@ func newSelf(reg prometheus.Registerer, table []*family, disabled map[string]boo
 		settleDelay:     histogram("job_settle_delay_seconds"),
 		saveDuration:    histogram("state_save_duration_seconds"),
 		saveErrors:      counter("state_save_errors_total"),
+		damaged:         counter("state_damaged_total"),
 		reloadOK:        gauge("config_last_reload_successful"),
 		reloadTime:      gauge("config_last_reload_success_timestamp_seconds"),
 	}
@@ -99,6 +101,7 @@ func (s *Self) Declare(gitlab string, routes, reasons []string) {
 		}
 	}
 	s.settleDelay.WithLabelValues(gitlab)
+	s.damaged.WithLabelValues(gitlab)
 }
 
 // DeclareRetries is Declare for the reasons why a request is sent again.
@@ -117,6 +120,7 @@ func (s *Self) Forget(gitlab string) {
 	s.pollDuration.DeletePartialMatch(of)
 	s.pollFailures.DeletePartialMatch(of)
 	s.settleDelay.DeletePartialMatch(of)
+	s.damaged.DeletePartialMatch(of)
 }
 
 // codeError stands for a request that had no answer.
@@ -159,6 +163,9 @@ func (s *Self) StateSave(d time.Duration, err error) {
 		s.saveErrors.WithLabelValues().Inc()
 	}
 }
+
+// StateDamaged counts one state file that was put aside.
+func (s *Self) StateDamaged(gitlab string) { s.damaged.WithLabelValues(gitlab).Inc() }
 
 // ConfigReload tells the outcome of a load of the configuration, the first one included.
 func (s *Self) ConfigReload(ok bool, t time.Time) {

@@ -369,6 +369,10 @@ func selfTable() []*family {
 			Help: "Commits of the durable state that failed; they are tried again.",
 		}},
 		{Family: Family{
+			Name: "state_damaged_total", Type: Counter, Labels: []string{"gitlab"}, Series: "1",
+			Help: "State files that were found damaged and put aside; counting began anew. The log names the file.",
+		}},
+		{Family: Family{
 			Name: "config_last_reload_successful", Type: Gauge, Series: "1 in all",
 			Help: "Whether the last load of the configuration succeeded: 1 if so, else 0.",
 		}},

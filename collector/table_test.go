@@ -56,6 +56,7 @@ poll_failures_total counter gitlab stage reason
 jobs_recovered_total counter gitlab
 jobs_unresolved_total counter gitlab reason
 state_save_errors_total counter
+state_damaged_total counter gitlab
 job_settle_delay_seconds histogram gitlab
 api_request_duration_seconds histogram gitlab route
 poll_duration_seconds histogram gitlab stage
@@ -161,6 +162,7 @@ func touchSelf(s *Self) {
 	s.JobSettleDelay("corp", -time.Second)
 	s.StateSave(time.Millisecond, nil)
 	s.StateSave(time.Millisecond, io.ErrShortWrite)
+	s.StateDamaged("corp")
 	s.ConfigReload(true, t0)
 	s.ConfigReload(false, t0.Add(time.Hour))
 }
@@ -234,6 +236,7 @@ func TestSelfValues(t *testing.T) {
 		`poll_duration_seconds_count{gitlab="corp",stage="details"} 0`,
 		`job_settle_delay_seconds_count{gitlab="corp"} 0`,
 		`state_save_errors_total 0`,
+		`state_damaged_total{gitlab="corp"} 0`,
 		`config_last_reload_successful 0`,
 	} {
 		if !strings.Contains(before, "\n"+selfPrefix+line+"\n") {
@@ -253,6 +256,7 @@ func TestSelfValues(t *testing.T) {
 		`job_settle_delay_seconds_sum{gitlab="corp"} 20`,
 		`state_save_duration_seconds_count 2`,
 		`state_save_errors_total 1`,
+		`state_damaged_total{gitlab="corp"} 1`,
 		`config_last_reload_successful 0`,
 		`config_last_reload_success_timestamp_seconds 1.77236640025e+09`,
 	} {

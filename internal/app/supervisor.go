@@ -205,6 +205,9 @@ func (s *supervisor) load(w *watch) (err error) {
 		if w.state, err = s.folder.Open(g.Name, g.URL); err != nil {
 			return err
 		}
+		if w.state.Quarantined() != "" {
+			w.exporter.Self().StateDamaged(g.Name)
+		}
 	}
 	logger := log.With(s.logger, "gitlab", g.Name)
 	self := w.exporter.Self()
