@@ -1,0 +1,127 @@
+# Build, test, run. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+BINARY := gitlab_runner_fleet_exporter
+TOOLS := $(CURDIR)/.tools
+EXTRA_SKIPS := $(TOOLS)/extra-skips
+FUZZTIME ?= 3s
+
+# What the tests need, at versions that resolve and build together:
+# name, package, version, build tags.
+define TOOL_LIST
+golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
+promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0 remove_all_sd
+prometheus github.com/prometheus/prometheus/cmd/prometheus v0.316.0 remove_all_sd
+alertmanager github.com/prometheus/alertmanager/cmd/alertmanager v0.31.1
+amtool github.com/prometheus/alertmanager/cmd/amtool v0.31.1
+govulncheck golang.org/x/vuln/cmd/govulncheck v1.9.0
+endef
+export TOOL_LIST
+
+# The build tells who it is. Some environments build without VCS stamping, so it
+# does not rest on that; the date is the commit's, for builds that repeat.
+PKG := github.com/prometheus/common/version
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
+BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
+
+.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-scale demo docs clean
+
+help: ## this list
+	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+build: ## the binary, static
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) .
+
+demo: build ## run against a simulated GitLab
+	./$(BINARY) --demo
+
+tools: ## install what the tests need into .tools
+	@mkdir -p $(TOOLS)
+	@while read -r name package version tags; do \
+	  have=$$(go version -m "$(TOOLS)/$$name" 2>/dev/null | awk '$$1 == "mod" {print $$3}' || true); \
+	  if [ "$$have" != "$$version" ]; then \
+	    echo "install $$name $$version"; \
+	    GOBIN=$(TOOLS) go install $${tags:+-tags "$$tags"} "$$package@$$version" </dev/null; \
+	  fi; \
+	done <<<"$$TOOL_LIST"
+
+test: tools fmt vet lint rules vuln fuzz unit ## everything that needs neither root nor a network
+
+fmt:
+	@echo "== format"
+	@out=$$($(TOOLS)/golangci-lint fmt --diff); if [ -n "$$out" ]; then echo "$$out"; echo "run: .tools/golangci-lint fmt"; exit 1; fi
+
+vet:
+	@echo "== go vet"
+	@go vet ./...
+
+lint:
+	@echo "== golangci-lint"
+	@$(TOOLS)/golangci-lint run
+
+rules:
+	@echo "== promtool: rules"
+	@shopt -s nullglob; \
+	rules=(alerts/*.yml); tests=(alerts/tests/*.yml); \
+	if [ $${#rules[@]} -gt 0 ]; then $(TOOLS)/promtool check rules "$${rules[@]}"; fi; \
+	if [ $${#tests[@]} -gt 0 ]; then $(TOOLS)/promtool test rules "$${tests[@]}"; fi
+
+# govulncheck ends with 3 where it found something, and otherwise with 1 where
+# its database does not answer: that is a skip, told by name.
+vuln:
+	@echo "== govulncheck"
+	@: >$(EXTRA_SKIPS)
+	@code=0; out=$$($(TOOLS)/govulncheck ./... 2>&1) || code=$$?; \
+	case $$code in \
+	  0) ;; \
+	  3) echo "$$out"; exit 1 ;; \
+	  *) if grep -qiE 'fetching|dial |lookup|timeout|connection|vuln(erability)? database|unexpected status|403|404' <<<"$$out"; then \
+	       printf 'govulncheck\tits database does not answer\n' >>$(EXTRA_SKIPS); \
+	     else echo "$$out"; exit 1; fi ;; \
+	esac
+
+# A short run of each target from its committed seeds.
+fuzz:
+	@echo "== fuzz, $(FUZZTIME) each"
+	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' --exclude-dir=.tools . | while IFS=: read -r file func; do \
+	  out=$$(go test -run='^$$' -fuzz="^$${func#func }$$" -fuzztime=$(FUZZTIME) "$$(dirname "$$file")" 2>&1 </dev/null) || { echo "$$out"; exit 1; }; \
+	done
+
+unit:
+	@echo "== go test"
+	@touch $(EXTRA_SKIPS)
+	@go build -o $(TOOLS)/summary ./internal/ci/summary
+	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(EXTRA_SKIPS)
+
+# Packages of the system that the ship tests drive.
+SHIP_PACKAGES := python3-gitlab buildah podman runc busybox-static ca-certificates
+
+test-ship: ## what needs root and a Debian: the image, other people's clients, a full disk
+	@[ "$$(id -u)" = 0 ] || { echo "make test-ship needs root: it installs packages and builds an image"; exit 1; }
+	@echo "== packages"
+	@dpkg -s $(SHIP_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SHIP_PACKAGES) </dev/null >/dev/null; }
+	@mkdir -p $(TOOLS)
+	@go build -o $(TOOLS)/summary ./internal/ci/summary
+	@echo "== go test -tags ship"
+	@go test -json -tags ship -run Ship -count=1 -timeout 30m ./... | $(TOOLS)/summary
+
+sim: ## the ledger's simulation with a million jobs
+	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
+
+bench: ## every benchmark
+	go test -run '^$$' -bench . -benchmem ./...
+
+bench-scale: ## benchmarks at the size of the largest fleets
+	go test -run '^$$' -bench 'Scale' -benchtime 1x -benchmem -timeout 60m ./...
+
+docs: ## write the generated parts of the documents
+	go test ./docs -update
+
+clean: ## remove what was built
+	rm -rf $(BINARY) dist
