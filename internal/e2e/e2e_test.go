@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -31,7 +32,7 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "gitlab_runner_fleet_exporter")
-	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput() //nolint:gosec // our own path; once for all tests
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -51,7 +52,7 @@ type process struct {
 	cmd  *exec.Cmd
 	addr string
 	log  *lockedBuffer
-	done chan error
+	done chan struct{}
 }
 
 type lockedBuffer struct {
@@ -80,13 +81,21 @@ func launch(t *testing.T, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{log: &lockedBuffer{}, done: make(chan error, 1)}
-	p.cmd = exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)
+	return launchWith(t, exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)) //nolint:gosec,noctx // our own program, killed by the test
+}
+
+func launchWith(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, log: &lockedBuffer{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { p.done <- p.cmd.Wait() }()
+	go func() {
+		_ = p.cmd.Wait() // its status is read from ProcessState
+		close(p.done)
+	}()
+	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
 	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		if m := listening.FindStringSubmatch(p.log.String()); m != nil {
@@ -94,8 +103,8 @@ func launch(t *testing.T, args ...string) *process {
 			return p
 		}
 		select {
-		case err := <-p.done:
-			t.Fatalf("the exporter ended: %v\n%s", err, p.log)
+		case <-p.done:
+			t.Fatalf("the exporter ended: %v\n%s", p.cmd.ProcessState, p.log)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -125,8 +134,13 @@ func (p *process) stop(t *testing.T) int {
 
 // scrape reads the metrics as series; nil while nobody answers.
 func (p *process) scrape() map[string]float64 {
-	client := &http.Client{Timeout: 5 * time.Second}
-	resp, err := client.Get("http://" + p.addr + "/metrics")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/metrics", http.NoBody)
+	if err != nil {
+		return nil
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
 		return nil
 	}
@@ -177,14 +191,13 @@ func serve(t *testing.T, o gitlabsim.Options) (*gitlabsim.World, string) {
 }
 
 // configure writes a configuration with short intervals and returns its path.
-func configure(t *testing.T, dir, extra string, gitlabs ...string) string {
+func configure(t *testing.T, dir string, gitlabs ...string) string {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
 	b.WriteString("poll: {runners_interval: 1s, details_interval: 3s, jobs_interval: 1s, reconcile_interval: 5s, lookback: 1h, max_requests_per_second: 0}\n")
-	b.WriteString(extra)
 	b.WriteString("gitlabs:\n")
 	for i, url := range gitlabs {
 		fmt.Fprintf(&b, "  - {name: g%d, url: %q, authorization: {credentials_file: token}}\n", i, url)

@@ -17,7 +17,7 @@ import (
 // back, and at the end all equal the truth.
 func TestKilledAtAnyMoment(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // a seed
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
 	world, url := serve(t, gitlabsim.Options{
@@ -31,7 +31,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
 	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})
 	dir := t.TempDir()
-	args := []string{"--config.file=" + configure(t, dir, "", url), "--storage.path=" + dir + "/state"}
+	args := []string{"--config.file=" + configure(t, dir, url), "--storage.path=" + dir + "/state"}
 
 	shown := map[string]float64{}
 	back := map[string]string{}
