@@ -19,6 +19,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ const (
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(path) //nolint:gosec // a document of this repository
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +77,37 @@ func generated(t *testing.T, path, name, want string) {
 }
 
 func TestMetricTables(t *testing.T) {
-	for _, path := range []string{readme, metrics} {
-		generated(t, path, "metrics", collector.MarkdownTable())
+	generated(t, metrics, "metrics", collector.MarkdownTable())
+	generated(t, readme, "metrics", shortTable())
+}
+
+// shortTable is the README's: every family, in as few words as will do.
+func shortTable() string {
+	var b strings.Builder
+	for _, part := range []struct {
+		group         collector.Group
+		title, prefix string
+	}{
+		{collector.GroupFleet, "The fleet", "gitlab_runner_fleet_"},
+		{collector.GroupRunner, "Each runner", "gitlab_runner_fleet_"},
+		{collector.GroupExporter, "The exporter about itself", "gitlab_runner_fleet_exporter_"},
+	} {
+		fmt.Fprintf(&b, "\n%s, `%s`…\n\n| family | type | labels | meaning |\n|---|---|---|---|\n", part.title, part.prefix)
+		for _, f := range collector.Families() {
+			if f.Group != part.group {
+				continue
+			}
+			kind := string(f.Type)
+			if f.Stability != collector.Stable {
+				kind += " (" + string(f.Stability) + ")"
+			}
+			labels := slices.DeleteFunc(slices.Clone(f.Labels), func(l string) bool { return l == "gitlab" })
+			meaning, _, _ := strings.Cut(f.Help, ". ")
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", strings.TrimPrefix(f.Name, part.prefix), kind,
+				strings.Join(labels, ", "), strings.ReplaceAll(strings.TrimSuffix(meaning, "."), "|", `\|`))
+		}
 	}
+	return b.String()
 }
 
 // A programFlag is what --help tells of a flag.
@@ -212,8 +241,7 @@ func each(typ reflect.Type, f func(key string)) {
 	if typ.Kind() != reflect.Struct {
 		return
 	}
-	for i := range typ.NumField() {
-		field := typ.Field(i)
+	for field := range typ.Fields() {
 		key, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 		inline := strings.Contains(options, "inline")
 		if !field.IsExported() || key == "-" || key == "" && !inline {
@@ -243,17 +271,17 @@ func TestConfigurationDefaults(t *testing.T) {
 		"poll.reconcile_interval":      duration(g.Poll.ReconcileInterval),
 		"poll.lookback":                duration(g.Poll.Lookback),
 		"poll.max_requests_per_second": fmt.Sprint(g.Poll.MaxRequestsPerSecond),
-		"poll.max_concurrent_requests": fmt.Sprint(g.Poll.MaxConcurrentRequests),
+		"poll.max_concurrent_requests": strconv.Itoa(g.Poll.MaxConcurrentRequests),
 		"poll.request_timeout":         duration(g.Poll.RequestTimeout),
 		"poll.staleness":               duration(g.Poll.Staleness),
-		"metrics.runners.enabled":      fmt.Sprint(m.RunnersEnabled),
+		"metrics.runners.enabled":      strconv.FormatBool(m.RunnersEnabled),
 		"metrics.runners.include":      m.Runners.Include,
 		"metrics.tags.include":         m.Tags.Include,
-		"metrics.tags.limit":           fmt.Sprint(m.TagsLimit),
+		"metrics.tags.limit":           strconv.Itoa(m.TagsLimit),
 		"metrics.tags.retention":       duration(m.TagsRetention),
-		"metrics.series_limit":         fmt.Sprint(m.SeriesLimit),
-		"follow_redirects":             fmt.Sprint(g.HTTPClientConfig.FollowRedirects),
-		"enable_http2":                 fmt.Sprint(g.HTTPClientConfig.EnableHTTP2),
+		"metrics.series_limit":         strconv.Itoa(m.SeriesLimit),
+		"follow_redirects":             strconv.FormatBool(g.HTTPClientConfig.FollowRedirects),
+		"enable_http2":                 strconv.FormatBool(g.HTTPClientConfig.EnableHTTP2),
 	} {
 		m := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(key) + "` \\| `([^`]*)` \\|").FindStringSubmatch(text)
 		if m == nil {
