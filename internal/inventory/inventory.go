@@ -45,6 +45,7 @@ type Inventory struct {
 	version  string    // of GitLab
 	detailed bool      // latched: see Fleet
 
+	relabel      bool // tags came or went: every runner's labels must be derived again
 	dirtyMeta    bool
 	dirtyRunners map[int64]struct{} // includes removed ones
 	dirtyTags    map[string]struct{}
@@ -88,8 +89,14 @@ type tag struct {
 	name          string
 	types         [snapshot.NumRunnerTypes]bool // types that ever had a runner under it
 	seen          time.Time                     // last reading in which a runner had it
+	saved         time.Time                     // seen, as it stands in the state
 	lastAvailable time.Time
 }
+
+// seenSlack is how much seen may be older on disk than in memory: else each
+// listing would write each tag. Without any writing a tag whose runners left
+// after a week would have no retention left once the exporter restarts.
+const seenSlack = time.Hour
 
 // New returns an empty inventory.
 func New(o Options) *Inventory {
@@ -270,6 +277,9 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 	for _, t := range r.tags {
 		inv.see(t, r.kind, at)
 	}
+	if r.runUntagged {
+		inv.see(snapshot.TagUntagged, r.kind, at)
+	}
 	inv.label(r)
 	inv.dirtyRunners[id] = struct{}{}
 }
@@ -426,23 +436,41 @@ func match(include, exclude *regexp.Regexp, s string) bool {
 // see notes that a runner of kind has a tag, and admits the tag while there
 // is room: admission is sticky, so that a series does not come and go.
 func (inv *Inventory) see(name string, kind snapshot.RunnerType, at time.Time) {
-	if !inv.wanted(name) {
+	if name != snapshot.TagUntagged && !inv.wanted(name) {
 		return
 	}
 	t := inv.tags[name]
 	if t == nil {
-		if len(inv.tags) >= inv.opts.TagLimit {
+		if name != snapshot.TagUntagged && inv.free() <= 0 {
 			return
 		}
 		t = inv.admitTag(name)
 	}
-	if !t.types[kind] || at.Sub(t.seen) > time.Hour {
+	if !t.types[kind] {
+		t.types[kind] = true
 		inv.dirtyTags[name] = struct{}{}
 	}
-	t.types[kind] = true
+	inv.had(t, at)
+}
+
+// had notes that a runner has a tag at a time.
+func (inv *Inventory) had(t *tag, at time.Time) {
 	if at.After(t.seen) {
 		t.seen = at
 	}
+	if t.seen.Sub(t.saved) > seenSlack {
+		inv.dirtyTags[t.name] = struct{}{}
+	}
+}
+
+// free is how many more tags may have series of their own; (untagged) takes
+// no place.
+func (inv *Inventory) free() int {
+	n := inv.opts.TagLimit - len(inv.tags)
+	if inv.tags[snapshot.TagUntagged] != nil {
+		n++
+	}
+	return n
 }
 
 func (inv *Inventory) admitTag(name string) *tag {
@@ -451,6 +479,7 @@ func (inv *Inventory) admitTag(name string) *tag {
 		t = &tag{name: name}
 		inv.tags[name] = t
 		inv.dirtyTags[name] = struct{}{}
+		inv.relabel = true
 	}
 	return t
 }
@@ -464,42 +493,43 @@ func (inv *Inventory) Retire(now time.Time) []int64 {
 		for _, t := range r.tags {
 			counts[t]++
 		}
+		if r.runUntagged {
+			counts[snapshot.TagUntagged]++
+		}
 	}
 	for name, t := range inv.tags {
 		if counts[name] > 0 {
-			if now.After(t.seen) {
-				if now.Sub(t.seen) > time.Hour {
-					inv.dirtyTags[name] = struct{}{}
-				}
-				t.seen = now
-			}
+			inv.had(t, now)
 			continue
 		}
 		if _, floor := inv.opts.Expected[name]; !floor && now.Sub(t.seen) > inv.opts.TagRetention {
 			delete(inv.tags, name)
 			inv.dirtyTags[name] = struct{}{}
+			inv.relabel = true
 		}
 	}
-	if len(inv.tags) < inv.opts.TagLimit {
+	if free := inv.free(); free > 0 {
 		waiting := make([]string, 0)
 		for name := range counts {
-			if inv.tags[name] == nil && inv.wanted(name) {
+			if inv.tags[name] == nil && name != snapshot.TagUntagged && inv.wanted(name) {
 				waiting = append(waiting, name)
 			}
 		}
 		slices.SortFunc(waiting, func(a, b string) int {
 			return cmp.Or(counts[b]-counts[a], cmp.Compare(a, b))
 		})
-		for _, name := range waiting[:min(len(waiting), inv.opts.TagLimit-len(inv.tags))] {
-			inv.admitTag(name).seen = now
+		for _, name := range waiting[:min(len(waiting), free)] {
+			inv.had(inv.admitTag(name), now)
 		}
 	}
 	var changed []int64
 	for _, id := range inv.order {
 		r := inv.runners[id]
 		before := r.labels
-		inv.label(r)
-		for _, t := range r.tags {
+		if inv.relabel {
+			inv.label(r)
+		}
+		for _, t := range r.labels {
 			if tg := inv.tags[t]; tg != nil && !tg.types[r.kind] {
 				tg.types[r.kind] = true
 				inv.dirtyTags[t] = struct{}{}
@@ -509,6 +539,7 @@ func (inv *Inventory) Retire(now time.Time) []int64 {
 			changed = append(changed, id)
 		}
 	}
+	inv.relabel = false
 	return changed
 }
 

@@ -36,7 +36,8 @@ func (p *peaks) see(jobs int, at time.Time) bool {
 			kept = append(kept, d)
 		}
 	}
-	*p = append(kept, peak{today, jobs})
+	kept = append(kept, peak{today, jobs})
+	*p = kept
 	return true
 }
 

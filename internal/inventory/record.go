@@ -100,6 +100,7 @@ func (inv *Inventory) Records() ([]Record, error) {
 		if err := put([]byte(prefixTag+name), tagRecord{t.types, t.seen, t.lastAvailable}); err != nil {
 			return nil, err
 		}
+		t.saved = t.seen
 	}
 	inv.dirtyMeta = false
 	clear(inv.dirtyRunners)
@@ -141,6 +142,9 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 			inv.listedAt, inv.version = m.ListedAt, m.Version
 		}
 	case prefixRunner:
+		if idOf(key) <= 0 {
+			return true, fmt.Errorf("inventory: record %q names no runner", key)
+		}
 		var rec runnerRecord
 		if err = json.Unmarshal(value, &rec); err == nil {
 			if rec.Kind >= snapshot.NumRunnerTypes || rec.Status >= snapshot.NumStatuses {
@@ -161,7 +165,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 		var rec tagRecord
 		if err = json.Unmarshal(value, &rec); err == nil {
 			name := string(key[2:])
-			inv.tags[name] = &tag{name: name, types: rec.Types, seen: rec.Seen, lastAvailable: rec.LastAvailable}
+			inv.tags[name] = &tag{name: name, types: rec.Types, seen: rec.Seen, saved: rec.Seen, lastAvailable: rec.LastAvailable}
 		}
 	default:
 		return false, nil
@@ -178,7 +182,10 @@ func (inv *Inventory) Finish() {
 	names := inv.TagNames()
 	for _, name := range names {
 		_, floor := inv.opts.Expected[name]
-		if !floor && (!inv.wanted(name) || len(inv.tags) > inv.opts.TagLimit) {
+		if floor || name == snapshot.TagUntagged {
+			continue
+		}
+		if !inv.wanted(name) || inv.free() < 0 {
 			delete(inv.tags, name)
 			inv.dirtyTags[name] = struct{}{}
 		}

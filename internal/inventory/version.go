@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// mostMajor is the highest major release that is believed. A runner says its
+// version itself, and releases are counted one by one from it to the newest.
+const mostMajor = 999
+
 // parseVersion reads "17.5.0", "17.5.0~pre.88.gb8e0d7d1" or "19.1.0-ee".
 func parseVersion(s string) (major, minor, patch int, ok bool) {
 	s = strings.TrimPrefix(s, "v")
@@ -15,7 +19,7 @@ func parseVersion(s string) (major, minor, patch int, ok bool) {
 	}
 	major, err1 := strconv.Atoi(parts[0])
 	minor, err2 := strconv.Atoi(leadingDigits(parts[1]))
-	if err1 != nil || err2 != nil || major < 0 {
+	if err1 != nil || err2 != nil || major < 0 || major > mostMajor {
 		return 0, 0, 0, false
 	}
 	if len(parts) == 3 {
@@ -73,6 +77,9 @@ func behind(v, newest string) int {
 	bm, bn, _, bok := parseVersion(newest)
 	if !aok || !bok {
 		return -1
+	}
+	if am > bm {
+		return 0
 	}
 	n := bn - an
 	for m := am; m < bm; m++ {
