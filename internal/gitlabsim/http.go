@@ -178,7 +178,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 	case limited:
 		a.status, a.body = http.StatusTooManyRequests, []byte("Retry later\n")
 		c.out.Set("Content-Type", "text/plain")
-	case c.route == graphqlRoute && w.graphql != nil:
+	case c.route.path == graphqlRoute.path && w.graphql != nil && (c.route == graphqlRoute || !c.route.write()):
 		gql = w.graphql
 		c.tok = tok
 	default:
@@ -395,7 +395,7 @@ func (t template) fits(seg []string) bool {
 var templates = makeTemplates(
 	"/runners", "/runners/all", "/runners/verify", "/runners/reset_registration_token", "/runners/reset_authentication_token",
 	"/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects", "/runners/:id/reset_authentication_token",
-	"/groups/:id/runners", "/groups/:id/runners/reset_registration_token",
+	"/groups/:id", "/groups/:id/runners", "/groups/:id/runners/reset_registration_token",
 	"/projects/:id/runners", "/projects/:id/runners/reset_registration_token", "/projects/:id/runners/:runner_id", "/projects/:id/jobs/:job_id",
 	"/version", "/metadata", "/personal_access_tokens/self", "/user", "/user/runners",
 )
@@ -484,6 +484,7 @@ func (w *World) makeRoutes() map[route]handler {
 		{"GET", "/runners/all"}:                                  (*call).listAll,
 		{"GET", "/runners/:id"}:                                  (*call).runnerDetails,
 		{"GET", "/runners/:id/jobs"}:                             (*call).runnerJobs,
+		{"GET", "/groups/:id"}:                                   (*call).groupInfo,
 		{"GET", "/groups/:id/runners"}:                           (*call).listGroup,
 		{"GET", "/projects/:id/runners"}:                         (*call).listProject,
 		{"GET", "/projects/:id/jobs/:job_id"}:                    (*call).projectJob,

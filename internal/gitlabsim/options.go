@@ -1,7 +1,6 @@
 package gitlabsim
 
 import (
-	"strconv"
 	"strings"
 	"time"
 )
@@ -174,13 +173,7 @@ type features struct {
 }
 
 func parseFeatures(version string) features {
-	parts := strings.SplitN(strings.SplitN(version, "-", 2)[0], ".", 3)
-	major, _ := strconv.Atoi(parts[0])
-	minor := 0
-	if len(parts) > 1 {
-		minor, _ = strconv.Atoi(parts[1])
-	}
-	since := func(a, b int) bool { return major > a || major == a && minor >= b }
+	since := func(major, minor int) bool { return since(version, major, minor) }
 	f := features{
 		paused:          since(14, 8),
 		neverContacted:  since(15, 0),

@@ -251,8 +251,8 @@ func (w *World) time(ms int64) time.Time {
 	return time.UnixMilli(ms).In(w.opt.Location)
 }
 
-// GraphQLHandler answers POST /api/graphql; token is the caller's, "" if the
-// request carries none. It is called without the world's lock.
+// GraphQLHandler answers POST and GET /api/graphql; caller is not known if the
+// request carries no token that opens it. It is called without the world's lock.
 type GraphQLHandler func(rw http.ResponseWriter, r *http.Request, caller Caller)
 
 // SetGraphQL mounts GraphQL, which answers 404 until then: it is a package of

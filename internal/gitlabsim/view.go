@@ -1,0 +1,248 @@
+package gitlabsim
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What GraphQL shows beside REST: the same rows by another door, since a
+// package of its own answers it and must see neither the lock nor the rows.
+
+// RunnerView is a runner as GraphQL's CiRunner tells it: its status is never
+// "paused" (notes 3.1).
+type RunnerView struct {
+	ID           int64
+	Type         string // as REST writes it: instance_type
+	Description  string
+	Status       string
+	Paused       bool
+	Active       bool // executes a job
+	RunUntagged  bool
+	Locked       bool
+	Protected    bool
+	Timeout      int64 // seconds; 0: none
+	Created      time.Time
+	Contacted    time.Time // zero: never
+	Tags         []string
+	OwnerProject string // full path; of a project runner
+	Group        string // full path; of a group runner
+	Managers     []ManagerView
+}
+
+// ManagerView is a machine as CiRunnerManager tells it.
+type ManagerView struct {
+	ID                          int64
+	SystemID, Version, Revision string
+	Platform, Arch, IP          string
+	Status                      string
+	Active                      bool
+	Created, Contacted          time.Time
+}
+
+// Membership says which runners of a group are meant.
+type Membership uint8
+
+// The values of CiRunnerMembershipFilter.
+const (
+	Direct       Membership = iota // the group's own
+	Descendants                    // and its subgroups' and projects'
+	AllAvailable                   // and its ancestors' and the instance's
+)
+
+// ViewQuery says which runners are read, newest first.
+type ViewQuery struct {
+	Group, Project string // full path; both empty: the instance
+	Membership     Membership
+	Type, Status   string // "": any
+	Paused         *bool
+	Ascending      bool
+	After          int64 // id of the last runner read; 0: from the start
+	First          int
+}
+
+// What a reading of views can fail of, as GraphQL tells it.
+var (
+	ErrNotVisible  = errors.New("no such group or project, or none that the caller may see")
+	ErrNotReadable = errors.New("the caller may not read these runners")
+)
+
+// Version is GitLab's own.
+func (w *World) Version() string { return w.opt.Version }
+
+// Since tells whether the world's release is major.minor or later.
+func (w *World) Since(major, minor int) bool { return since(w.opt.Version, major, minor) }
+
+// URL is GitLab's external address, its relative root included.
+func (w *World) URL() string { return w.opt.ExternalURL + w.opt.Root }
+
+// Views reads one page of runners as c may see them; more tells whether others
+// follow, total how many there are in all.
+func (w *World) Views(c Caller, q ViewQuery) (views []RunnerView, more bool, total int, err error) {
+	w.lock()
+	defer w.mu.Unlock()
+	in, err := w.viewed(c, q)
+	if err != nil {
+		return nil, false, 0, err
+	}
+	at := &call{w: w, now: w.now, at: w.now}
+	rows := make([]*runner, 0, len(w.order))
+	for _, r := range w.order {
+		if in(r) && at.matches(r, filter{typ: q.Type, status: q.Status, paused: q.Paused}) > 0 {
+			rows = append(rows, r)
+		}
+	}
+	older := func(a, b *runner) int {
+		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
+	}
+	slices.SortFunc(rows, func(a, b *runner) int {
+		if q.Ascending {
+			return older(a, b)
+		}
+		return older(b, a)
+	})
+	total = len(rows)
+	if last := w.findRunner(q.After); last != nil {
+		// The cursor is a place in the order, so it stays good where the runner
+		// it was taken from is deleted.
+		n := 0
+		for n < len(rows) && (q.Ascending && older(rows[n], last) <= 0 || !q.Ascending && older(rows[n], last) >= 0) {
+			n++
+		}
+		rows = rows[n:]
+	}
+	if more = len(rows) > q.First; more {
+		rows = rows[:q.First]
+	}
+	for _, r := range rows {
+		views = append(views, w.view(r, at))
+	}
+	return views, more, total, nil
+}
+
+// viewed is who stands in a list.
+func (w *World) viewed(c Caller, q ViewQuery) (in func(*runner) bool, err error) {
+	var u *user
+	if i := slices.IndexFunc(w.users, func(u *user) bool { return c.Known && u.id == c.UserID }); i >= 0 {
+		u = w.users[i]
+	}
+	all := c.Admin || u != nil && u.auditor && w.f.created
+	switch {
+	case q.Group != "":
+		g, ok := w.paths[q.Group].(*group)
+		if !ok || u == nil {
+			return nil, ErrNotVisible
+		}
+		if !all && !u.maintainsGroup(g) {
+			return nil, ErrNotReadable
+		}
+		return func(r *runner) bool {
+			switch r.typ {
+			case instanceType:
+				return q.Membership == AllAvailable
+			case groupType:
+				return r.group == g || q.Membership != Direct && r.group.under(g) || q.Membership == AllAvailable && g.under(r.group)
+			case projectType:
+				return q.Membership != Direct && slices.ContainsFunc(r.projects, func(p *project) bool { return p.group.under(g) })
+			}
+			return false
+		}, nil
+	case q.Project != "":
+		p, ok := w.paths[q.Project].(*project)
+		if !ok || u == nil {
+			return nil, ErrNotVisible
+		}
+		if !all && !u.maintains(p) {
+			return nil, ErrNotReadable
+		}
+		return func(r *runner) bool {
+			return r.typ == instanceType || r.typ == groupType && p.group.under(r.group) || slices.Contains(r.projects, p)
+		}, nil
+	case !all:
+		return nil, ErrNotReadable
+	}
+	return func(*runner) bool { return true }, nil
+}
+
+func (w *World) view(r *runner, c *call) RunnerView {
+	contact := w.runnerContact(r, c.now)
+	v := RunnerView{
+		ID: r.id, Type: runnerTypes[r.typ], Description: r.desc, Status: w.statusAt(r.created, contact, c.now),
+		Paused: r.paused(), Active: w.activeAt(r, nil, c), RunUntagged: r.untagged, Locked: r.locked, Protected: r.protected,
+		Timeout: r.timeout, Created: w.time(r.created), Contacted: w.time(contact), Tags: r.tagList(),
+	}
+	if r.group != nil {
+		v.Group = r.group.path
+	}
+	if len(r.projects) > 0 {
+		v.OwnerProject = r.projects[0].path
+	}
+	for _, m := range r.managers {
+		at := w.cached(m.contactAt(c.now), m.dbAt(c.now), c.now)
+		v.Managers = append(v.Managers, ManagerView{
+			ID: m.id, SystemID: m.systemID, Version: m.version, Revision: m.revision, Platform: m.platform, Arch: m.arch, IP: m.ip,
+			Status: w.statusAt(m.created, at, c.now), Active: w.activeAt(r, m, c), Created: w.time(m.created), Contacted: w.time(at),
+		})
+	}
+	return v
+}
+
+// JobCount counts a runner's jobs of these statuses, all without any, up to
+// most.
+func (w *World) JobCount(id int64, statuses []string, most int) (n int) {
+	w.lock()
+	defer w.mu.Unlock()
+	r := w.runners[id]
+	if r == nil {
+		return 0
+	}
+	rows := r.jobs
+	if len(statuses) > 0 && !slices.ContainsFunc(statuses, func(s string) bool { return s != "running" && s != "canceling" }) {
+		rows = r.exec
+	}
+	for _, i := range rows {
+		if n >= most {
+			break
+		}
+		if len(statuses) == 0 || slices.Contains(statuses, jobStates[w.jobs.at(i).state]) {
+			n++
+		}
+	}
+	return n
+}
+
+// groupInfo answers GET /groups/:id.
+func (c *call) groupInfo() *failure {
+	g, err := c.findGroup()
+	if err != nil {
+		return err
+	}
+	b := kInt([]byte{'{'}, "id", g.id)
+	b = kStr(b, "web_url", c.w.opt.ExternalURL+c.w.opt.Root+"/groups/"+g.path)
+	b = kStr(b, "name", g.name)
+	b = kStr(b, "path", g.path[strings.LastIndexByte(g.path, '/')+1:])
+	b = kStr(b, "full_name", g.fullName)
+	b = kStr(b, "full_path", g.path)
+	if g.parent == nil {
+		b = kNull(b, "parent_id")
+	} else {
+		b = kInt(b, "parent_id", g.parent.id)
+	}
+	b = append(b, '}')
+	c.body = b
+	return nil
+}
+
+// since tells whether a release is major.minor or later.
+func since(version string, major, minor int) bool {
+	parts := strings.SplitN(strings.SplitN(version, "-", 2)[0], ".", 3)
+	a, _ := strconv.Atoi(parts[0])
+	b := 0
+	if len(parts) > 1 {
+		b, _ = strconv.Atoi(parts[1])
+	}
+	return a > major || a == major && b >= minor
+}
