@@ -13,7 +13,6 @@ package gitlab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -180,7 +179,7 @@ func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, erro
 // get reads one answer, repeating what may be repeated, and returns its
 // header. decode is called once for each answer with status 200 and starts
 // anew each time. The error is always an *Error.
-func (c *Client) get(ctx context.Context, r request, decode func(*json.Decoder) error) (http.Header, error) {
+func (c *Client) get(ctx context.Context, r request, decode func(io.Reader) error) (http.Header, error) {
 	var last *Error
 	for n := 1; ; n++ {
 		header, e := c.attempt(ctx, r, n, decode)
@@ -202,7 +201,7 @@ func (c *Client) get(ctx context.Context, r request, decode func(*json.Decoder) 
 }
 
 // attempt sends one request and reads its answer.
-func (c *Client) attempt(ctx context.Context, r request, n int, decode func(*json.Decoder) error) (http.Header, *Error) {
+func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.Reader) error) (http.Header, *Error) {
 	if err := c.gate.Acquire(ctx); err != nil {
 		e := &Error{Reason: ReasonCanceled, Route: r.route, Message: c.text(err.Error(), nil), Err: err}
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -259,7 +258,7 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(*jso
 }
 
 // readBody turns an answer into a decoded value or an error.
-func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, decode func(*json.Decoder) error) *Error {
+func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, decode func(io.Reader) error) *Error {
 	plain := io.Reader(resp.Body)
 	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
 		unpacked := &gzipBody{packed: resp.Body, pool: c.unpackers}
@@ -272,7 +271,7 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		return c.statusError(resp, r, text)
 	}
 	body := &cappedBody{r: plain, left: c.maxBody}
-	err := decode(json.NewDecoder(body))
+	err := decode(body)
 	if err == nil {
 		return nil // decode has read to the end
 	}

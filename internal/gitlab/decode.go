@@ -282,15 +282,6 @@ func decodeManagers(dec *json.Decoder) (managers []Manager, rows int, err error)
 	return managers, rows, err
 }
 
-func decodeJobs(dec *json.Decoder) (jobs []Job, rows int, err error) {
-	rows, err = decodeArray(dec, blankJob(), func(r *jobRow) {
-		if r.ID > 0 {
-			jobs = append(jobs, r.job())
-		}
-	})
-	return jobs, rows, err
-}
-
 // errTooLarge ends the reading of a body beyond Options.MaxBody.
 var errTooLarge = errors.New("the body is too large")
 

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -162,7 +163,7 @@ func TestTolerantJobs(t *testing.T) {
 		{"id":3,"status":null,"created_at":17,"started_at":"","finished_at":"2024-13-01T00:00:00Z","duration":1e999,"queued_duration":0,
 		 "project":{"id":4},"pipeline":{"id":99,"status":"success"},"runner":{"id":98}}
 	]`
-	got, _, err := decodeJobs(json.NewDecoder(strings.NewReader(body)))
+	got, _, err := decodeJobs(strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +325,7 @@ func TestStreamingEqualsUnmarshal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, rows, err := decodeJobs(json.NewDecoder(bytes.NewReader(page)))
+	got, rows, err := decodeJobs(bytes.NewReader(page))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +339,7 @@ func TestStreamingEqualsUnmarshal(t *testing.T) {
 func TestPageMemory(t *testing.T) {
 	cost := func(page []byte) float64 {
 		return testing.AllocsPerRun(10, func() {
-			if _, _, err := decodeJobs(json.NewDecoder(bytes.NewReader(page))); err != nil {
+			if _, _, err := decodeJobs(bytes.NewReader(page)); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -357,11 +358,105 @@ func TestPageMemory(t *testing.T) {
 	}
 }
 
-// FuzzJobs: no body makes the decoder panic, what it accepts is what the plain
-// way reads, and no job without an id gets through.
+// decoderJobs reads a page with encoding/json alone.
+func decoderJobs(r io.Reader) (jobs []Job, rows int, err error) {
+	rows, err = decodeArray(json.NewDecoder(r), blankJob(), func(r *jobRow) {
+		if r.ID > 0 {
+			jobs = append(jobs, r.job())
+		}
+	})
+	return jobs, rows, err
+}
+
+// kindOf is what the client makes of a decoder's error.
+func kindOf(err error) string {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, errNotArray, errTrailing} {
+		if errors.Is(err, e) {
+			return e.Error()
+		}
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return "syntax"
+	}
+	return fmt.Sprint(err)
+}
+
+// sameAsDecoder holds decodeJobs against encoding/json, with the body in one
+// piece and in the smallest.
+func sameAsDecoder(t *testing.T, body []byte) {
+	t.Helper()
+	want, wantRows, wantErr := decoderJobs(bytes.NewReader(body))
+	for name, r := range map[string]io.Reader{
+		"whole": bytes.NewReader(body), "by bytes": iotest.OneByteReader(bytes.NewReader(body)), "EOF with data": iotest.DataErrReader(bytes.NewReader(body)),
+	} {
+		got, rows, err := decodeJobs(r)
+		if kindOf(err) != kindOf(wantErr) {
+			t.Fatalf("%s: error %v, want %v", name, err, wantErr)
+		}
+		if rows != wantRows || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s: %d rows, want %d\ngot  %+v\nwant %+v", name, rows, wantRows, got, want)
+		}
+	}
+}
+
+// TestScannerEqualsDecoder: what the scanner reads itself, and what it leaves
+// to encoding/json, reads the same.
+func TestScannerEqualsDecoder(t *testing.T) {
+	job := func(members string) string {
+		return `[{"id":1,"status":"success"},{` + members + `},{"id":3,"status":"failed","failure_reason":"script_failure"}]`
+	}
+	for _, body := range []string{
+		job(`"id":2`), job(``), job(`"id":2,`), job(`"id":2 "status":"x"`), job(`"id" 2`), job(`"id":2,,"status":"x"`),
+		job(`"id":02`), job(`"id":-2`), job(`"id":2.0`), job(`"id":2e3`), job(`"id":+2`), job(`"id":-`), job(`"id":2.`), job(`"id":2e`), job(`"id":.5`),
+		job(`"id":123456789012345678`), job(`"id":1234567890123456789`), job(`"id":12345678901234567890`), job(`"id":null`), job(`"id":nul`), job(`"id":nullx`),
+		job(`"ID":2,"Status":"x"`), job(`"id":2,"\u0069d":5`), job(`"id":2,"id":4`), job(`"id":2,"\u017ftatus":"x"`), job("\"id\":2,\"\u017ftatus\":\"x\""),
+		job(`"id":2,"status":"a\"b\\c\u00e9"`), job(`"id":2,"status":"é"`), job("\"id\":2,\"status\":\"\xff\""), job("\"id\":2,\"status\":\"a\nb\""),
+		job(`"id":2,"status":7`), job(`"id":2,"status":null`), job(`"id":2,"status":""`), job(`"id":2,"status":"waiting_for_callback"`),
+		job(`"id":2,"name":"\u12g4"`), job(`"id":2,"name":"\x"`), job(`"id":2,"name":"\ud83d\ude00\/\b\f\n\r\t"`), job("\"id\":2,\"name\":\"long enough \x1f for a step of eight\""),
+		job(`"id":2,"name":"` + strings.Repeat("é\\\"x", 40) + `"`), job(`"id":2,"name":"` + strings.Repeat("x", 3*scanBuffer) + `","status":"failed"`),
+		job(`"id":2,"duration":0.1,"queued_duration":123456789.000000001`), job(`"id":2,"duration":1e999`), job(`"id":2,"duration":"1"`), job(`"id":2,"duration":null,"queued_duration":-0`),
+		job(`"id":2,"created_at":"2026-03-01T10:00:00.123+02:00","started_at":"x","finished_at":null`), job(`"id":2,"created_at":17`), job(`"id":2,"created_at":"2026-03-01T10:00:00\u005a"`),
+		job(`"id":2,"project":{"id":5,"x":[1,{"id":6}]}`), job(`"id":2,"project":null`), job(`"id":2,"project":[]`), job(`"id":2,"project":{"ID":5}`), job(`"id":2,"project":{"id":5,"id":6}`), job(`"id":2,"project":{"id":5},"project":{}`), job(`"id":2,"project":{"id":5`),
+		job(`"id":2,"user":[[],[ ],[1 , 2],{"a":{}, "b" : true},false,null,1.5e-7]`), job(`"id":2,"user":[1,]`), job(`"id":2,"user":[1 2]`), job(`"id":2,"user":{"a"}`), job(`"id":2,"user":{1:2}`), job(`"id":2,"user":tru`),
+		job(`"id":2,"user":` + strings.Repeat("[", scanDepth+5) + strings.Repeat("]", scanDepth+5)), job(`"id":2,"user":` + strings.Repeat(`{"a":`, scanDepth+5) + "1" + strings.Repeat("}", scanDepth+5)),
+		" \n[ \t{ \"id\" : 1 , \"status\" : \"running\" }\r\n, {\"id\":2} ] \n", `[]`, ` [ ] `, `[,]`, `[{"id":1},]`, `[{"id":1},{"id":2},]`, `[{"id":1}{"id":2}]`, `[{"id":1},7,"x",null,[1],{"id":2}]`,
+		`[{"id":1},nul]`, `[{"id":1}],`, `[{"id":1}]]`, `[{"id":1}] x`, `[{"id":1}]{`, `{"id":1}`, `<html>`, ``, ` `, `[`, `null`, "\xef\xbb\xbf[]",
+	} {
+		sameAsDecoder(t, []byte(body))
+		for cut := range len(body) { // the connection ends anywhere
+			if len(body) < 300 {
+				sameAsDecoder(t, []byte(body[:cut]))
+			}
+		}
+	}
+	sameAsDecoder(t, jobsPage(t))
+}
+
+// TestScannerKeepsTransportError: a connection cut off in the middle is told as
+// what it is, after a whole page it is not.
+func TestScannerKeepsTransportError(t *testing.T) {
+	cut := errors.New("connection reset")
+	for body, want := range map[string]error{`[{"id":1},{"id":`: cut, `[{"id":1}`: cut, ``: cut, `[{"id":1}]`: nil} {
+		_, _, err := decodeJobs(io.MultiReader(strings.NewReader(body), iotest.ErrReader(cut)))
+		if !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", body, err, want)
+		}
+	}
+	if _, _, err := decodeJobs(silent{}); !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("a reader without an answer: %v", err)
+	}
+}
+
+type silent struct{}
+
+func (silent) Read([]byte) (int, error) { return 0, nil }
+
+// FuzzJobs: no body makes the decoder panic, it agrees with encoding/json on
+// each, and no job without an id gets through.
 func FuzzJobs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, rows, err := decodeJobs(json.NewDecoder(bytes.NewReader(body)))
+		sameAsDecoder(t, body)
+		got, rows, err := decodeJobs(bytes.NewReader(body))
 		if len(got) > rows {
 			t.Fatalf("%d jobs of %d rows", len(got), rows)
 		}
@@ -417,11 +512,20 @@ func FuzzRunners(f *testing.F) {
 
 func BenchmarkJobsPage(b *testing.B) {
 	page := jobsPage(b)
-	b.Run("streamed", func(b *testing.B) {
+	b.Run("scanned", func(b *testing.B) {
 		b.SetBytes(int64(len(page)))
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, _, err := decodeJobs(json.NewDecoder(bytes.NewReader(page))); err != nil {
+			if _, _, err := decodeJobs(bytes.NewReader(page)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("decoder", func(b *testing.B) {
+		b.SetBytes(int64(len(page)))
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, _, err := decoderJobs(bytes.NewReader(page)); err != nil {
 				b.Fatal(err)
 			}
 		}

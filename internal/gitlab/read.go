@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -33,8 +34,8 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 		out  RunnersPage
 		rows int
 	)
-	h, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
-		out.Runners, rows, err = decodeRunners(dec)
+	h, err := c.get(ctx, r, func(r io.Reader) (err error) {
+		out.Runners, rows, err = decodeRunners(json.NewDecoder(r))
 		return err
 	})
 	if err != nil {
@@ -59,9 +60,9 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 		r.query = url.Values{"include_projects": {"false"}}
 	}
 	var row detailsRow
-	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+	_, err := c.get(ctx, r, func(r io.Reader) error {
 		row = detailsRow{}
-		if err := decodeObject(dec, &row); err != nil {
+		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
 			return err
 		}
 		if row.ID <= 0 {
@@ -83,8 +84,8 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 		out  []Manager
 		rows int
 	)
-	_, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
-		out, rows, err = decodeManagers(dec)
+	_, err := c.get(ctx, r, func(r io.Reader) (err error) {
+		out, rows, err = decodeManagers(json.NewDecoder(r))
 		return err
 	})
 	if err != nil {
@@ -120,8 +121,8 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 		out  JobsPage
 		rows int
 	)
-	h, err := c.get(ctx, r, func(dec *json.Decoder) (err error) {
-		out.Jobs, rows, err = decodeJobs(dec)
+	h, err := c.get(ctx, r, func(r io.Reader) (err error) {
+		out.Jobs, rows, err = decodeJobs(r)
 		return err
 	})
 	if err != nil {
@@ -152,9 +153,9 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 func (c *Client) Job(ctx context.Context, project, job int64) (Job, error) {
 	r := request{route: RouteJob, path: "/projects/" + strconv.FormatInt(project, 10) + "/jobs/" + strconv.FormatInt(job, 10)}
 	var row jobRow
-	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+	_, err := c.get(ctx, r, func(r io.Reader) error {
 		row = blankJob()
-		if err := decodeObject(dec, &row); err != nil {
+		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
 			return err
 		}
 		if row.ID <= 0 {
@@ -184,9 +185,9 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 
 func (c *Client) version(ctx context.Context, r request) (string, error) {
 	var row versionRow
-	_, err := c.get(ctx, r, func(dec *json.Decoder) error {
+	_, err := c.get(ctx, r, func(r io.Reader) error {
 		row = versionRow{}
-		if err := decodeObject(dec, &row); err != nil {
+		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
 			return err
 		}
 		if row.Version == "" {
@@ -202,9 +203,9 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 // (ReasonForbidden, ReasonNotFound), which says nothing against the token.
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	var row tokenRow
-	_, err := c.get(ctx, request{route: RouteToken, path: "/personal_access_tokens/self"}, func(dec *json.Decoder) error {
+	_, err := c.get(ctx, request{route: RouteToken, path: "/personal_access_tokens/self"}, func(r io.Reader) error {
 		row = tokenRow{}
-		if err := decodeObject(dec, &row); err != nil {
+		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
 			return err
 		}
 		if row.UserID <= 0 {
