@@ -47,6 +47,11 @@ const (
 	zeroFirst = 5 * time.Minute
 	// perPage is how many rows GitLab puts on a page of what we ask for.
 	perPage = 100
+	// pollPages is how many pages of the newest rows a poll reads at the most.
+	// One that must reach further back, after a stop or a shortage, would
+	// sooner or later meet a failure, begin anew with even more to read, and
+	// never be whole again: the walk, which resumes, takes over.
+	pollPages = 10
 	// askLimit is how many polls in a row a watched job may answer 404 or 403
 	// before it is given up.
 	askLimit = 3

@@ -1118,3 +1118,42 @@ func TestTheFirstReadingGoesOnWhileThereIsNews(t *testing.T) {
 		t.Error("it reads through the history")
 	}
 }
+
+// A poll that had to reach far back would never be whole where requests fail.
+func TestAPollLeavesTheRestToAWalk(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{newest: rows("success", 100, 1, 0.5)})
+	p := l.Poll(10, at(300))
+	high, pages := int64(100_000), 1
+	for p.Newest(gitlab.JobsPage{Jobs: rows("success", high, 100, 299), Next: 2, Total: -1}) {
+		high -= 100
+		pages++
+	}
+	if pages != pollPages {
+		t.Errorf("%d pages", pages)
+	}
+	if l.WalkWanted(10) || !p.Done(true) || !l.WalkWanted(10) {
+		t.Error("a walk must be wanted, once it is known to be")
+	}
+	if l.runners[10].high != 100_000 || !l.Deep(10).Equal(at(1)) {
+		t.Errorf("the mark is at %d, deep %v", l.runners[10].high, l.Deep(10))
+	}
+	wantFinished(t, l, 1001)
+	// What suggests more below the mark ends there too, and leaves no gap.
+	l.runners[10].hinted = false
+	p = l.Poll(10, at(301))
+	for high, pages = 50_000, 1; p.Newest(gitlab.JobsPage{Jobs: rows("success", high, 1, 299), Next: 2, Total: -1}); high-- {
+		pages++
+	}
+	if pages != pollPages || p.Done(true) || l.WalkWanted(10) {
+		t.Errorf("%d pages, or a walk is wanted for nothing", pages)
+	}
+	w := l.Walk(10, at(301))
+	if !w.Page(gitlab.JobsPage{Jobs: rows("success", 99_000, 100, 299), Total: -1}) {
+		t.Error("the walk does not end")
+	}
+	wantFinished(t, l, 1111)
+	if l.WalkWanted(10) {
+		t.Error("the walk is whole, and another is wanted")
+	}
+}

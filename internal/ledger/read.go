@@ -19,6 +19,7 @@ type Poll struct {
 	high     int64 // highest id of the newest rows
 	lowest   int64 // lowest id of them so far; 0: none yet
 	page     int
+	cut      bool // the rest is left to a walk
 	bottomed bool // the read reached the bound or the end of the list
 	overdue  uint64
 	total    int
@@ -115,14 +116,20 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		p.bottomed = true
 		return false
 	}
+	gap := lowest > p.r.high
+	more = gap || late || (news && len(p.Missing()) > 0)
 	if p.r.high == 0 {
 		// At the very first read there is no contiguous id yet.
-		return news
+		gap, more = news, news
 	}
 	// News above the mark are what it is read for. Below it, a job that was
 	// never met suggests more of its kind; and where watched jobs end, the next
 	// page may save asking for others one by one.
-	return lowest > p.r.high || late || (news && len(p.Missing()) > 0)
+	if more && p.page >= pollPages {
+		p.cut = gap
+		return false
+	}
+	return more
 }
 
 // Ask is a watched job that has to be asked for by itself.
@@ -180,7 +187,7 @@ func (p *Poll) RunnerGone() {
 
 // Done ends the reading. whole says that the executing and the newest rows
 // were read without a failure; hint that the list has grown by more than was
-// met, so that a walk should come next. An X-Total can only hint: deleted
+// met, or that the rest was too much for a poll, so that a walk should come next. An X-Total can only hint: deleted
 // rows lower it.
 func (p *Poll) Done(whole bool) (hint bool) {
 	r := p.r
@@ -222,6 +229,9 @@ func (p *Poll) Done(whole bool) (hint bool) {
 		r.hinted = false
 	default:
 		r.hinted = false
+	}
+	if p.cut {
+		hint, r.hinted = true, true
 	}
 	r.total, r.withheld = total, total < 0
 	if changed {

@@ -133,6 +133,7 @@ type simClient struct {
 	busy     bool // a reading is under way
 	pollAt   int64
 	walkAt   int64
+	hinted   bool
 	gone     bool // 404
 	describe bool
 }
@@ -570,9 +571,11 @@ func (s *sim) pick() *simReading {
 		if s.l.runners[x.r.id].leftAt != 0 || x.c.gone {
 			return nil // nothing to read; planned again if it returns
 		}
-		if deep := ms(s.l.Deep(x.r.id)); deep+hour > s.now && x.c.walkAt == deep+hour {
+		if !x.c.hinted && ms(s.l.Deep(x.r.id))+hour > s.now {
+			s.planWalk(x.r, x.c) // a poll has reached the bottom since
 			return nil
 		}
+		x.c.hinted = false
 		x.walk = s.l.Walk(x.r.id, s.clock())
 		return x
 	}
@@ -719,7 +722,7 @@ func (s *sim) end(x *simReading, whole bool) bool {
 	c := x.c
 	c.polled = s.now
 	if x.poll.Done(whole) {
-		c.walkAt = s.now
+		c.walkAt, c.hinted = s.now, true
 		heap.Push(&s.walks, simItem{s.now, x.r})
 	}
 	if c.gone && s.l.Watched(x.r.id) == 0 {
