@@ -1,0 +1,290 @@
+package alerts
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// an alert as the API of Alertmanager takes and gives it.
+type posted struct {
+	Labels map[string]string `json:"labels"`
+	Status struct {
+		State       string   `json:"state"`
+		InhibitedBy []string `json:"inhibitedBy"`
+	} `json:"status"`
+}
+
+func al(name string, labels ...string) map[string]string {
+	l := map[string]string{"alertname": name}
+	for pair := range slices.Chunk(labels, 2) {
+		l[pair[0]] = pair[1]
+	}
+	return l
+}
+
+// TestOnePageForOneCause asks the real Alertmanager, with the example as it
+// is, which alerts it would let through.
+func TestOnePageForOneCause(t *testing.T) {
+	base := alertmanager(t)
+	for i, c := range []struct {
+		cause  string
+		alerts []map[string]string
+		heard  []string // names and identities that are not inhibited
+		page   int      // groups of notifications for the pager
+	}{
+		{
+			cause: "the exporter is down",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetExporterDown"),
+				al("GitLabRunnerFleetExporterTargetDown", "instance", "a"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "7", "runner_type", "instance_type"),
+			},
+			heard: []string{"GitLabRunnerFleetExporterDown"}, page: 1,
+		},
+		{
+			cause: "GitLab refuses the token; the other GitLab is well and lost a tag",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetTokenRefused", "gitlab", "corp", "reason", "unauthorized"),
+				al("GitLabRunnerFleetGitLabUnreadable", "gitlab", "corp"),
+				al("GitLabRunnerFleetShardMissing", "gitlab", "corp"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "lab", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerFleetStateNotSaved", "instance", "a"),
+			},
+			heard: []string{"GitLabRunnerFleetStateNotSaved a", "GitLabRunnerFleetTokenRefused corp", "GitLabRunnerTagLost lab gpu"}, page: 2,
+		},
+		{
+			cause: "GitLab is down",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetGitLabUnreadable", "gitlab", "corp"),
+				al("GitLabRunnerFleetReadingLagging", "gitlab", "corp", "stage", "details", "instance", "a"),
+				al("GitLabRunnerTypeLost", "gitlab", "corp", "runner_type", "instance_type"),
+				al("GitLabRunnerFleetTokenExpiresSoon", "gitlab", "corp"),
+			},
+			heard: []string{"GitLabRunnerFleetGitLabUnreadable corp", "GitLabRunnerFleetTokenExpiresSoon corp"}, page: 1,
+		},
+		{
+			cause: "a type is lost: its tags and runners are explained, tags of another or of both are not",
+			alerts: []map[string]string{
+				al("GitLabRunnerTypeLost", "gitlab", "corp", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "arm", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "own", "runner_type", "project_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "both"),
+				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "7", "runner_type", "instance_type"),
+			},
+			heard: []string{"GitLabRunnerTagLost corp both", "GitLabRunnerTagLost corp own", "GitLabRunnerTypeLost corp"}, page: 3,
+		},
+		{
+			cause: "all runners are lost",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetLost", "gitlab", "corp"),
+				al("GitLabRunnerTypeLost", "gitlab", "corp", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "both"),
+				al("GitLabRunnerTagBelowFloor", "gitlab", "corp", "tag", "both"),
+				al("GitLabRunnerFleetTokenExpiring", "gitlab", "corp"),
+			},
+			heard: []string{"GitLabRunnerFleetLost corp", "GitLabRunnerFleetTokenExpiring corp"}, page: 1,
+		},
+		{
+			cause: "a tag is lost: its tickets are explained, those of other tags are not",
+			alerts: []map[string]string{
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "gpu"),
+				al("GitLabRunnerTagSaturated", "gitlab", "corp", "tag", "arm"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "arm"),
+				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "arm"),
+			},
+			heard: []string{"GitLabRunnerTagInfrastructureFailures corp arm", "GitLabRunnerTagLost corp gpu", "GitLabRunnerTagSaturated corp arm"}, page: 1,
+		},
+		{
+			cause: "many at once are one matter",
+			alerts: []map[string]string{
+				al("GitLabRunnerTypeOffline", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "7", "runner_type", "group_type"),
+				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "8", "runner_type", "project_type"),
+				al("GitLabRunnerMassPause", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerPausedLong", "gitlab", "corp", "runner_id", "9", "runner_type", "group_type"),
+				al("GitLabRunnerTypeInfrastructureFailures", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "gpu"),
+			},
+			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerOffline corp 8", "GitLabRunnerTypeInfrastructureFailures corp", "GitLabRunnerTypeOffline corp"},
+		},
+	} {
+		// Alerts of one case must not meet those of another.
+		world := strconv.Itoa(i)
+		heard, page := ask(t, base, world, c.alerts, c.heard)
+		if !slices.Equal(heard, c.heard) {
+			t.Errorf("%s: heard %q, want %q", c.cause, heard, c.heard)
+		}
+		if page != c.page {
+			t.Errorf("%s: %d pages, want %d", c.cause, page, c.page)
+		}
+		endAll(t, base, c.alerts)
+	}
+}
+
+// ask posts alerts and returns those that are not inhibited, and how many
+// groups of them go to the pager. Alertmanager's parts learn of an alert one
+// after the other: it has some seconds to come to what is wanted.
+func ask(t *testing.T, base, world string, list []map[string]string, want []string) (heard []string, pages int) {
+	t.Helper()
+	severities := alerts(t)
+	for _, l := range list {
+		l["severity"] = severities[l["alertname"]].Labels["severity"]
+		if l["severity"] == "" {
+			t.Fatalf("there is no alert %s", l["alertname"])
+		}
+	}
+	post(t, base, list, time.Now().Add(time.Hour))
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		var got []posted
+		call(t, base+"/api/v2/alerts", nil, &got)
+		heard, pages = through(got)
+		if len(got) == len(list) && slices.Equal(heard, want) || time.Now().After(deadline) {
+			if len(got) != len(list) {
+				t.Errorf("case %s: Alertmanager holds %d alerts of %d", world, len(got), len(list))
+			}
+			return heard, pages
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// through are the alerts that are not inhibited, and how many groups of them
+// go to the pager.
+func through(list []posted) (heard []string, pages int) {
+	groups := map[string]bool{}
+	for _, a := range list {
+		if len(a.Status.InhibitedBy) > 0 {
+			continue
+		}
+		var id []string
+		for _, k := range []string{"alertname", "gitlab", "tag", "runner_id", "instance"} {
+			if a.Labels[k] != "" {
+				id = append(id, a.Labels[k])
+			}
+		}
+		heard = append(heard, strings.Join(id, " "))
+		if a.Labels["severity"] == "critical" {
+			groups[a.Labels["gitlab"]+"\x00"+a.Labels["tag"]] = true
+		}
+	}
+	slices.Sort(heard)
+	return heard, len(groups)
+}
+
+// endAll ends alerts and waits until Alertmanager shows none.
+func endAll(t *testing.T, base string, list []map[string]string) {
+	t.Helper()
+	post(t, base, list, time.Now())
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		var left []posted
+		call(t, base+"/api/v2/alerts", nil, &left)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d alerts do not end", len(left))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func post(t *testing.T, base string, list []map[string]string, ends time.Time) {
+	t.Helper()
+	var body []map[string]any
+	for _, l := range list {
+		body = append(body, map[string]any{"labels": l, "startsAt": time.Now().Add(-time.Hour), "endsAt": ends})
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call(t, base+"/api/v2/alerts", raw, nil)
+}
+
+// call does one request; with a body a POST.
+func call(t *testing.T, url string, body []byte, out any) {
+	t.Helper()
+	method := http.MethodGet
+	if body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s %s %v", method, url, resp.Status, raw, err)
+	}
+	if out != nil {
+		if err := json.Unmarshal(raw, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// alertmanager starts the real one with the example and returns its address.
+func alertmanager(t *testing.T) string {
+	t.Helper()
+	path := tool(t, tools+"/alertmanager", "make tools")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=") //nolint:gosec // a tool of the Makefile
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(strings.TrimSpace(log.String()))
+		}
+	})
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/-/ready", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := (&http.Client{}).Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return "http://" + addr
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("Alertmanager is not ready")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
