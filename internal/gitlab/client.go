@@ -7,11 +7,13 @@
 // decided elsewhere (internal/inventory, internal/ledger). Section numbers in
 // comments are those of the notes on GitLab's API.
 //
-// A request is built in one place, and its method is GET. Secrets live in the
-// http.Client that is handed in and never appear in an error or a log line.
+// A request is built in one place: its method is GET, or POST with a GraphQL
+// query, never a mutation. Secrets live in the http.Client that is handed in and
+// never appear in an error or a log line.
 package gitlab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -76,6 +78,7 @@ const (
 	defaultTimeout = 30 * time.Second
 	defaultMaxBody = 32 << 20
 	apiRoot        = "/api/v4"
+	graphqlPath    = "/api/graphql"
 )
 
 // Client reads one GitLab. It is immutable and safe for concurrent use.
@@ -149,16 +152,35 @@ type request struct {
 	route Route
 	path  string // escaped, below apiRoot
 	query url.Values
+
+	document  string // of GraphQL; "": REST
+	variables map[string]any
+}
+
+// below is the path under the root of GitLab.
+func (r request) below() string {
+	if r.document != "" {
+		return graphqlPath
+	}
+	return apiRoot + r.path
 }
 
 // newRequest is the only place where a request is made, so that this program
-// cannot but read.
+// cannot but read: what is not a GET is a GraphQL document of one query.
 func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.Scheme+"://"+c.base.Host, http.NoBody)
+	method, body := http.MethodGet, io.Reader(http.NoBody)
+	if r.document != "" {
+		packed, err := graphqlBody(r)
+		if err != nil {
+			return nil, err
+		}
+		method, body = http.MethodPost, bytes.NewReader(packed)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base.Scheme+"://"+c.base.Host, body)
 	if err != nil {
 		return nil, err
 	}
-	escaped := c.base.EscapedPath() + apiRoot + r.path
+	escaped := c.base.EscapedPath() + r.below()
 	plain, err := url.PathUnescape(escaped)
 	if err != nil {
 		return nil, err
@@ -167,6 +189,9 @@ func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, erro
 	req.URL.Path, req.URL.RawPath = plain, escaped
 	req.URL.RawQuery = r.query.Encode()
 	req.Header.Set("Accept", "application/json")
+	if r.document != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	// Asked for and unpacked here, because prometheus/common builds transports
 	// that do not: a page of jobs shrinks tenfold on the wire.
 	req.Header.Set("Accept-Encoding", "gzip")
@@ -246,6 +271,10 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 	}
 	keyvals := []any{"msg", "request", "route", r.route, "status", result.Code, "duration", result.Duration, "attempt", n}
 	if e != nil {
+		if e.Reason == ReasonTimeout && e.retryable && r.document != "" {
+			// The same page would take as long again: a smaller one may not.
+			e.slow, e.retryable = true, false
+		}
 		e.Route = r.route
 		e.RequestID = requestID(header)
 		keyvals = append(keyvals, "reason", e.Reason, "err", e)
@@ -274,6 +303,11 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 	err := decode(body)
 	if err == nil {
 		return nil // decode has read to the end
+	}
+	if no, ok := errors.AsType[*refusal](err); ok {
+		message := c.text(no.message, secretsSent(resp.Request))
+		no.message = "" // the cause would show what the text hides
+		return &Error{Reason: no.reason, Status: resp.StatusCode, Message: message, Err: no, slow: no.slow}
 	}
 	if body.err != nil {
 		e := c.transportError(ctx, body.err, secretsSent(resp.Request))
@@ -310,6 +344,9 @@ func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error
 	e := &Error{Status: resp.StatusCode, retryAfter: retryAfter(resp.Header, time.Now())}
 	e.Reason, e.retryable = statusReason(resp.StatusCode)
 	sent := secretsSent(resp.Request)
+	if r.document != "" && tooSlow(resp.StatusCode, body) {
+		e.slow, e.retryable = true, false
+	}
 	if e.Reason == ReasonRedirect {
 		e.Message = c.text(redirectMessage(resp, r), sent)
 		return e
@@ -329,7 +366,7 @@ func redirectMessage(resp *http.Response, r request) string {
 	if err != nil {
 		return "a redirect without a target"
 	}
-	root, isAPI := strings.CutSuffix(to.EscapedPath(), apiRoot+r.path)
+	root, isAPI := strings.CutSuffix(to.EscapedPath(), r.below())
 	if isAPI {
 		return "redirected to " + to.Host + ": set url to " + to.Scheme + "://" + to.Host + root
 	}

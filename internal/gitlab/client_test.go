@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,7 +102,10 @@ func TestOnlyReads(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		requests = append(requests, r.Method+" "+r.URL.Path)
-		if r.ContentLength != 0 {
+		body, _ := io.ReadAll(r.Body)
+		if r.URL.Path == "/api/graphql" {
+			mustBeQuery(t, body)
+		} else if len(body) != 0 {
 			t.Errorf("%s %s has a body", r.Method, r.URL.Path)
 		}
 		w.WriteHeader(http.StatusNotFound)
@@ -116,6 +121,8 @@ func TestOnlyReads(t *testing.T) {
 				args = append(args, reflect.ValueOf(t.Context()))
 			case in.Kind() == reflect.Int64 || in.Kind() == reflect.Int:
 				args = append(args, reflect.ValueOf(1).Convert(in))
+			case in.Kind() == reflect.String:
+				args = append(args, reflect.ValueOf("a/b"))
 			default:
 				args = append(args, reflect.Zero(in))
 			}
@@ -131,11 +138,25 @@ func TestOnlyReads(t *testing.T) {
 		t.Errorf("only %d methods were called", called)
 	}
 	for _, r := range requests {
-		if !strings.HasPrefix(r, "GET /api/v4/") {
+		if !strings.HasPrefix(r, "GET /api/v4/") && r != "POST /api/graphql" {
 			t.Errorf("sent %s", r)
 		}
 	}
 }
+
+// mustBeQuery holds the body of a POST to one GraphQL operation that reads.
+func mustBeQuery(t *testing.T, body []byte) {
+	t.Helper()
+	var sent struct{ Query string }
+	if err := json.Unmarshal(body, &sent); err != nil {
+		t.Errorf("a body of %s: %v", body, err)
+	}
+	if n := len(operations.FindAllString(sent.Query, -1)); n != 1 || !strings.HasPrefix(sent.Query, "query ") {
+		t.Errorf("%d operations in %s", n, sent.Query)
+	}
+}
+
+var operations = regexp.MustCompile(`\b(query|mutation|subscription)\b`)
 
 func TestJob(t *testing.T) {
 	for body, project := range map[string]int64{
@@ -563,7 +584,7 @@ func TestReasonOf(t *testing.T) {
 }
 
 func TestClosedSets(t *testing.T) {
-	if got := Routes(); len(got) != 12 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 12 {
+	if got := Routes(); len(got) != 13 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 13 {
 		t.Errorf("routes %v", got)
 	}
 	if got := Reasons(); len(got) != 13 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 13 {

@@ -202,9 +202,17 @@ func (r *tokenRow) token() Token {
 	return t
 }
 
-// decodeArray streams the elements of a JSON array, each into a row that
-// starts as blank, and returns how many there were.
+// decodeArray is decodeRows of a body that is an array and nothing else.
 func decodeArray[T any](dec *json.Decoder, blank T, each func(*T)) (rows int, err error) {
+	if rows, err = decodeRows(dec, blank, each); err != nil {
+		return rows, err
+	}
+	return rows, end(dec)
+}
+
+// decodeRows streams the elements of a JSON array, each into a row that starts
+// as blank, and returns how many there were.
+func decodeRows[T any](dec *json.Decoder, blank T, each func(*T)) (rows int, err error) {
 	first, err := dec.Token()
 	if err != nil {
 		return 0, err
@@ -221,10 +229,8 @@ func decodeArray[T any](dec *json.Decoder, blank T, each func(*T)) (rows int, er
 		rows++
 		each(&row)
 	}
-	if _, err := dec.Token(); err != nil {
-		return rows, err
-	}
-	return rows, end(dec)
+	_, err = dec.Token()
+	return rows, err
 }
 
 // decodeObject decodes one JSON object into *v, which holds the defaults.

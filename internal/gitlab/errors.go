@@ -34,12 +34,17 @@ type Error struct {
 
 	retryable  bool
 	retryAfter time.Duration
+	slow       bool // GraphQL: a smaller page may be answered
 }
 
 // Error is a text for people.
 func (e *Error) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "get %s: %s", e.Route, e.Reason)
+	verb := "get"
+	if e.Route == RouteGraphQL {
+		verb = "query"
+	}
+	fmt.Fprintf(&b, "%s %s: %s", verb, e.Route, e.Reason)
 	if e.Status != 0 {
 		fmt.Fprintf(&b, " (HTTP %d)", e.Status)
 	}
@@ -194,6 +199,9 @@ func bodyMessage(body []byte) string {
 	text = join(": ", text, flatten(m["error_description"], 0))
 	if scope := flatten(m["scope"], 0); scope != "" {
 		text += " (scope: " + scope + ")"
+	}
+	if text == "" && m["errors"] != nil {
+		return graphqlMessages(m["errors"])
 	}
 	if text == "" {
 		return flatten(m, 0)

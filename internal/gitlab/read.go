@@ -77,7 +77,7 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 }
 
 // Managers reads the machines behind a runner (1.4). GitLab gives them all at
-// once and deletes those silent for 7 days.
+// once and deletes those silent for 7 days. None is an empty list, not nil.
 func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 	r := request{route: RouteManagers, path: "/runners/" + strconv.FormatInt(id, 10) + "/managers"}
 	var (
@@ -92,6 +92,9 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 		return nil, err
 	}
 	c.skipped(r.route, rows-len(out))
+	if out == nil {
+		out = []Manager{} // none is known, unlike nil
+	}
 	return out, nil
 }
 

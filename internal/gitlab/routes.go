@@ -11,6 +11,7 @@ const (
 	RouteRunner         Route = "/runners/:id"
 	RouteManagers       Route = "/runners/:id/managers"
 	RouteRunnerJobs     Route = "/runners/:id/jobs"
+	RouteGroup          Route = "/groups/:id"
 	RouteGroupRunners   Route = "/groups/:id/runners"
 	RouteProjectRunners Route = "/projects/:id/runners"
 	RouteJob            Route = "/projects/:id/jobs/:job_id"
@@ -23,7 +24,7 @@ const (
 // Routes is the closed set, so that a metric may be created before its first event.
 func Routes() []Route {
 	return []Route{
-		RouteRunners, RouteAllRunners, RouteRunner, RouteManagers, RouteRunnerJobs, RouteGroupRunners,
+		RouteRunners, RouteAllRunners, RouteRunner, RouteManagers, RouteRunnerJobs, RouteGroup, RouteGroupRunners,
 		RouteProjectRunners, RouteJob, RouteMetadata, RouteVersion, RouteToken, RouteGraphQL,
 	}
 }

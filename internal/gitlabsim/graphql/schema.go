@@ -347,7 +347,7 @@ func resolveRunners(p gql.ResolveParams) (any, error) {
 	}
 	views, more, total, err := r.world.Views(r.caller, q)
 	if err != nil {
-		return nil, errors.New(notAvailable)
+		return nil, errors.New(notAvailable) //nolint:staticcheck // GitLab's words
 	}
 	out := &page[gitlabsim.RunnerView]{nodes: views, more: more, count: total}
 	if len(views) > 0 {
