@@ -21,6 +21,7 @@ import (
 
 var (
 	simJobs = flag.Int("sim.jobs", 50_000, "finished jobs of TestSimulation")
+	simRate = flag.Float64("sim.requests", 0.9, "request budget of TestSimulation a minute and runner")
 	simSeed = flag.Uint64("sim.seed", 0, "seed of the simulations and histories; 0: a random one, which is printed")
 )
 
@@ -178,7 +179,7 @@ func newSim(t *testing.T, seed uint64, jobs int) *sim {
 	}
 	n := max(150, jobs/500)
 	s.limit = max(2000, jobs/100)
-	s.perMin = float64(n) * 0.9
+	s.perMin = float64(n) * *simRate
 	s.makeWorld(n, jobs)
 	s.cur.since = map[int64]int64{}
 	s.dur = s.cur.clone()
