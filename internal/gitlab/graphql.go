@@ -137,16 +137,17 @@ func (e *FieldError) Error() string {
 }
 
 // GraphQLRefused tells an error by which GitLab says that it will not do this
-// by GraphQL (no GraphQL there, not for this token, not in this release) from
-// an outage, which REST would meet as well. After the former REST may be tried.
+// by GraphQL (no GraphQL there, not for this token, not in this release, not
+// in time) from an outage or a bad token, which REST would meet as well. After
+// the former REST may be tried.
 func GraphQLRefused(err error) bool {
 	switch ReasonOf(err) {
 	case ReasonForbidden, ReasonNotFound, ReasonBadRequest, ReasonDecode, ReasonRedirect, ReasonTooLarge:
 		return true
 	case ReasonServerError, ReasonTimeout:
-		// Alive, but not able to answer even the smallest page.
+		// Alive, since it answers 200, or not able to answer even the smallest page.
 		e, ok := errors.AsType[*Error](err)
-		return ok && e.slow
+		return ok && (e.slow || e.Status == http.StatusOK)
 	default:
 		return false
 	}

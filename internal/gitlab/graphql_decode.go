@@ -139,7 +139,8 @@ func (r *fleetRow) managers(out *FleetRunner) {
 // fleetAnswer is a GraphQL answer, of which any part may be missing.
 type fleetAnswer struct {
 	page   GraphQLPage
-	data   bool // there is data, though it may be null inside
+	ran    bool // there is data, though it may be null: the query was understood
+	data   bool // it is not null
 	group  bool // data tells of a group, be it null
 	list   bool // runners were told
 	legacy bool // a status of before 15.0, which hides whether a runner is up
@@ -205,7 +206,7 @@ func decodeFleet(dec *json.Decoder) (*fleetAnswer, error) {
 		switch key {
 		case "data":
 			null, err := walkObject(dec, func(key string) error { return a.member(dec, key) })
-			a.data = err == nil && !null
+			a.ran, a.data = true, err == nil && !null
 			return err
 		case "errors":
 			_, err := decodeRows(dec, graphqlError{}, func(e *graphqlError) {
@@ -223,7 +224,10 @@ func decodeFleet(dec *json.Decoder) (*fleetAnswer, error) {
 	case null || !a.data && len(a.errors) == 0:
 		return nil, errNoAnswer
 	}
-	return a, end(dec)
+	if err := end(dec); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 func (a *fleetAnswer) member(dec *json.Decoder, key string) error {
@@ -331,15 +335,14 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 		return &refusal{reason: ReasonForbidden, message: "GitLab tells no runners"}
 	}
 	no := &refusal{reason: ReasonBadRequest, message: graphqlTexts(a.errors)}
-	if a.data {
-		no.reason = ReasonServerError // it was understood, and failed
+	if a.ran {
+		no.reason = ReasonServerError
 	}
 	var fatal, denied bool
 	for _, e := range a.errors {
 		if m := tooComplex.FindStringSubmatch(e.Message); m != nil {
 			no.score, _ = strconv.Atoi(m[1])
 			no.limit, _ = strconv.Atoi(m[2])
-			no.score = max(no.score, 1)
 			return no
 		}
 		if lacks, name, known := validation(e.Message); known {
@@ -357,7 +360,7 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 			no.slow, no.reason = true, ReasonTimeout
 		case notPermitted.MatchString(e.Message) && lastOf(e.Path) == 0:
 			denied = true
-		case a.data:
+		case a.ran:
 			no.lacks |= lastOf(e.Path) // one field of a runner failed: the others may not
 			fatal = fatal || lastOf(e.Path) == 0
 		default:

@@ -1,0 +1,494 @@
+package gitlab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-kit/log"
+)
+
+// TestDocument holds the whole request, as it goes out, for both scopes.
+func TestDocument(t *testing.T) {
+	type sent struct {
+		Query     string
+		Variables map[string]any
+	}
+	var (
+		got  sent
+		line string
+	)
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		line = r.Method + " " + r.RequestURI + " " + r.Header.Get("Content-Type")
+		got = sent{}
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil {
+			t.Error(err)
+		}
+		// one runner, so that no second way of asking is tried
+		_, _ = w.Write([]byte(`{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}]},"group":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}]}}}}`))
+	}, func(o *Options) { o.BaseURL += "/gitlab" })
+	for _, tc := range []struct {
+		q    GraphQLQuery
+		want sent
+	}{
+		{GraphQLQuery{}, sent{
+			`query fleet($first: Int!, $after: String) { queryComplexity { score limit } runners(first: $first, after: $after) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus tagList runUntagged accessLevel contactedAt ownerProject { fullPath } groups(first: 1) { nodes { fullPath } } managers(first: 100) { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } } paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } }`,
+			map[string]any{"first": 100.0},
+		}},
+		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{ScopeGroup, `a/b") {`}}, sent{
+			`query fleet($first: Int!, $after: String, $type: CiRunnerType!, $path: ID!) { queryComplexity { score limit } group(fullPath: $path) { runners(first: $first, after: $after, type: $type, membership: ALL_AVAILABLE) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } } }`,
+			map[string]any{"first": 40.0, "after": `a"b`, "type": "PROJECT_TYPE", "path": `a/b") {`},
+		}},
+		{
+			GraphQLQuery{Fields: FieldManagers, First: 400, Dialect: &GraphQLDialect{lacks: FieldManagers | fieldComplexity | fieldAllAvailable, rows: 25}, Scope: Scope{ScopeGroup, "a"}},
+			sent{
+				`query fleet($first: Int!, $after: String, $path: ID!) { group(fullPath: $path) { runners(first: $first, after: $after, membership: DESCENDANTS) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status version platformName architectureName active } } } }`,
+				map[string]any{"first": 25.0, "path": "a"},
+			},
+		},
+	} {
+		if _, err := c.RunnersGraphQL(t.Context(), tc.q); err != nil {
+			t.Error(err)
+		}
+		equal(t, "sent", got, tc.want)
+		if line != "POST /gitlab/api/graphql application/json" {
+			t.Error(line)
+		}
+	}
+	for _, s := range []Scope{{Kind: ScopeOwned}, {Kind: ScopeProject, ID: "a"}, {Kind: ScopeGroup}, {Kind: ScopeGroup, ID: ".."}} {
+		line = ""
+		if _, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: s}); ReasonOf(err) != ReasonBadRequest || line != "" {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+}
+
+// TestOnlyQueries: whatever document is put into a request, one that changes
+// something does not leave.
+func TestOnlyQueries(t *testing.T) {
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was sent", r.Method, r.URL) })
+	for _, doc := range []string{`mutation { runnerDelete(input: {}) { errors } }`, `subscription { x }`, ` query { x }`, `{ x }`, `querymutation`} {
+		_, err := c.get(t.Context(), request{route: RouteGraphQL, document: doc}, func(io.Reader) error { return nil })
+		if ReasonOf(err) != ReasonBadRequest {
+			t.Errorf("%s: %v", doc, err)
+		}
+	}
+	// Every document that can be built is one query.
+	for f := range fieldEnd {
+		if f&(FieldTags|FieldUntagged|FieldContact) != 0 { // as good as others, and a million less
+			continue
+		}
+		for _, kind := range []ScopeKind{ScopeInstance, ScopeGroup} {
+			body, err := graphqlBody(request{document: document(kind, f, f&1 == 0)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustBeQuery(t, body)
+			if n := bytes.Count(body, []byte("{")) - bytes.Count(body, []byte("}")); n != 0 {
+				t.Fatalf("%d braces too many in %s", n, body)
+			}
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// TestErrorsInside200 gives what GitLab writes into an answer of status 200.
+func TestErrorsInside200(t *testing.T) {
+	const row = `{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}`
+	const denied = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
+	for _, c := range []struct {
+		name, body string
+		reason     Reason
+		message    string
+		field      string // of a FieldError; "-": none
+		refused    bool
+	}{
+		{"not for this user", `{"data":{"runners":null},"errors":[{"message":"` + denied + `","path":["runners"]}]}`, ReasonForbidden, denied, "-", true},
+		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
+		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
+		{"a field that must be", `{"errors":[{"message":"Field 'status' doesn't exist on type 'CiRunner'","path":["query fleet","runners","nodes","status"]}]}`, ReasonBadRequest, "Field 'status' doesn't exist on type 'CiRunner'", "status", true},
+		{"no runners at all", `{"errors":[{"message":"Field 'runners' doesn't exist on type 'Query'"},{"message":"Field 'managers' doesn't exist on type 'CiRunner'"}]}`, ReasonBadRequest, "Field 'runners' doesn't exist on type 'Query'; Field 'managers' doesn't exist on type 'CiRunner'", "runners", true},
+		{"a field that was not asked for", `{"errors":[{"message":"Field 'c4n4ry' doesn't exist on type 'Query'"}]}`, ReasonBadRequest, "Field 'c4n4ry' doesn't exist on type 'Query'", "", true},
+		{"an argument that must be", `{"errors":[{"message":"Field 'runners' doesn't accept argument 'after'"}]}`, ReasonBadRequest, "Field 'runners' doesn't accept argument 'after'", "after", true},
+		{"an unknown type", `{"errors":[{"message":"CiRunnerType isn't a defined input type (on $type)","extensions":{"code":"variableRequiresValidType"}}]}`, ReasonBadRequest, "CiRunnerType isn't a defined input type (on $type)", "", true},
+		{"it failed", `{"data":null,"errors":[{"message":"Internal server error"}]}`, ReasonServerError, "Internal server error", "-", true},
+		{"it failed inside", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"PG::ConnectionBad","path":["runners","nodes",0,"description"]}]}`, ReasonServerError, "PG::ConnectionBad", "-", true},
+		{"it failed without a path", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"boom"}]}`, ReasonServerError, "boom", "-", true},
+		{"legacy status", `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"PAUSED"}]}}}`, ReasonBadRequest, "this release's status does not say whether a paused runner is up", "status", true},
+		{"many errors", `{"data":{},"errors":[{"message":"a"},{"message":"b"},{"message":"a"},{"message":"c"},{"message":"d"},{"message":"e"}]}`, ReasonServerError, "a; b; c; and 2 more", "-", true},
+		{"errors of no form", `{"data":{},"errors":[7,null,{"message":{"a":1},"path":"x"}]}`, ReasonServerError, "", "-", true},
+		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
+		{"nothing", `{}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
+		{"null", `null`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
+		{"REST's array", `[]`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON object", "-", true},
+		{"a login page", `<html><title>Sign in</title></html>`, ReasonDecode, "not the expected JSON (text/html; charset=utf-8): invalid character '<' looking for beginning of value", "-", true},
+		{"nodes that are none", `{"data":{"runners":{"nodes":null}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
+		{"no cursor", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":null},"nodes":[]}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): more pages are announced without a cursor", "-", true},
+		{"an endless page", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"here"},"nodes":[` + row + `]}}}`, ReasonDecode, "the next page is this one", "-", true},
+		{"an empty page that goes on", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"x"},"nodes":[]}}}`, ReasonDecode, "the next page is this one", "-", true},
+		{"text after the end", `{"data":{"runners":{"nodes":[]}}} <html>`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): data after the end of the JSON value", "-", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			requests := 0
+			client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				requests++
+				_, _ = w.Write([]byte(c.body))
+			})
+			_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{After: "here"})
+			e, ok := errors.AsType[*Error](err)
+			if !ok || e.Reason != c.reason || e.Message != c.message || e.Route != RouteGraphQL || e.Status != http.StatusOK {
+				t.Errorf("got %v", err)
+			}
+			fe, ok := errors.AsType[*FieldError](err)
+			switch {
+			case ok != (c.field != "-"):
+				t.Errorf("a FieldError: %t", ok)
+			case ok && (fe.Field != c.field || c.field != "" && !strings.Contains(fe.Error(), c.field)):
+				t.Errorf("field %q: %v", fe.Field, fe)
+			}
+			if GraphQLRefused(err) != c.refused {
+				t.Errorf("refused: %t", !c.refused)
+			}
+			if requests != 1 {
+				t.Errorf("%d requests", requests)
+			}
+		})
+	}
+}
+
+// TestOneFieldFails: what one optional field fails of does not cost the rest.
+func TestOneFieldFails(t *testing.T) {
+	for _, path := range []string{`"runners","nodes",0,"ownerProject"`, `"runners","nodes",0,"ownerProject","fullPath"`} {
+		d := new(GraphQLDialect)
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			answer := `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}]}}`
+			if bytes.Contains(body, []byte("ownerProject")) {
+				answer += `,"errors":[{"message":"boom","path":[` + path + `]}]`
+			}
+			_, _ = w.Write([]byte(answer + "}"))
+		})
+		p, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
+		if err != nil || len(p.Runners) != 1 || p.Fields != FieldsAll&^FieldOwner || d.Lacks() != FieldOwner {
+			t.Errorf("%+v, %v", p, err)
+		}
+	}
+}
+
+// TestGraphQLStatuses of HTTP, and whether REST may be tried after them.
+func TestGraphQLStatuses(t *testing.T) {
+	for _, c := range []struct {
+		status  int
+		body    string
+		reason  Reason
+		refused bool
+	}{
+		{401, `{"errors":[{"message":"Invalid token"}]}`, ReasonUnauthorized, false},
+		{403, `{"errors":[{"message":"API not accessible for user"}]}`, ReasonForbidden, true},
+		{404, `<html><title>Not found</title></html>`, ReasonNotFound, true},
+		{422, `{"errors":[{"message":"Query too large"}]}`, ReasonBadRequest, true},
+		{302, ``, ReasonRedirect, true},
+	} {
+		_, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://other/api/graphql")
+			w.WriteHeader(c.status)
+			_, _ = w.Write([]byte(c.body))
+		}).RunnersGraphQL(t.Context(), GraphQLQuery{})
+		if ReasonOf(err) != c.reason || GraphQLRefused(err) != c.refused {
+			t.Errorf("%d: %v", c.status, err)
+		}
+		if _, text, _ := strings.Cut(c.body, `"message":"`); text != "" && !strings.Contains(err.Error(), strings.TrimSuffix(text, `"}]}`)) {
+			t.Errorf("%d: %v does not say %s", c.status, err, text)
+		}
+		if c.status == 302 && !strings.Contains(err.Error(), "set url to https://other") {
+			t.Error(err)
+		}
+	}
+	for _, reason := range []Reason{ReasonRateLimited, ReasonConnection, ReasonTLS, ReasonTimeout, ReasonCanceled, ReasonServerError, ReasonUnauthorized} {
+		if GraphQLRefused(&Error{Reason: reason}) {
+			t.Errorf("%s counts as refused", reason)
+		}
+	}
+	if GraphQLRefused(nil) {
+		t.Error("no error counts as refused")
+	}
+}
+
+// TestOutageIsNoReasonToShrink: GitLab that is down is asked as REST asks it,
+// with patience, and neither page nor fields change.
+func TestOutageIsNoReasonToShrink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		requests := 0
+		d := new(GraphQLDialect)
+		c := newClient(t, Options{BaseURL: "https://h", HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			requests++
+			return &http.Response{StatusCode: 502, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("<html>")), Request: r}, nil
+		})}})
+		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
+		if ReasonOf(err) != ReasonServerError || requests != maxAttempts || d.rows != 0 || d.lacks != 0 || GraphQLRefused(err) {
+			t.Errorf("%d requests, dialect %+v, %v", requests, d, err)
+		}
+	})
+}
+
+// TestOwnTimeout: a page that outlasts request_timeout is asked for in parts;
+// the caller's own end is not GitLab's slowness.
+func TestOwnTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []int
+		c := newClient(t, Options{BaseURL: "https://h", Timeout: 10 * time.Second, HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			var sent struct{ Variables struct{ First int } }
+			if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
+				t.Error(err)
+			}
+			asked = append(asked, sent.Variables.First)
+			select {
+			case <-time.After(time.Duration(sent.Variables.First) * 300 * time.Millisecond):
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+			return &http.Response{
+				StatusCode: 200, Header: http.Header{}, Request: r,
+				Body: io.NopCloser(strings.NewReader(`{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7"}]}}}`)),
+			}, nil
+		})}})
+		d := new(GraphQLDialect)
+		for range 2 {
+			if _, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d}); err != nil {
+				t.Error(err)
+			}
+		}
+		equal(t, "pages", asked, []int{100, 50, 25, 25})
+		asked = nil
+		d.Reset()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := c.RunnersGraphQL(ctx, GraphQLQuery{Dialect: d})
+		if ReasonOf(err) != ReasonTimeout || len(asked) != 1 || d.rows != 0 || GraphQLRefused(err) {
+			t.Errorf("%v after %v", err, asked)
+		}
+	})
+}
+
+// TestGraphQLRows: one row as GitLab writes it, one with nothing, and damaged ones.
+func TestGraphQLRows(t *testing.T) {
+	p, err := serve(t, answers(sample(t, "graphql_runners.json"))).RunnersGraphQL(t.Context(), GraphQLQuery{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "page", p, GraphQLPage{
+		Next: "eyJjcmVhdGVkX2F0IjoiMjAyNiJ9", Skipped: 4, Fields: FieldsAll, Complexity: 89, Limit: 250,
+		Runners: []FleetRunner{
+			{
+				RunnerDetails: RunnerDetails{
+					Runner: Runner{ID: 9007199254740993, Description: "gpu-1", Type: "project_type", Status: "offline", Execution: "active", Paused: yes(), Online: no()},
+					Tags:   []string{"gpu", "linux"}, RunUntagged: true, Protected: true, Owner: "a/b/c",
+					Version: "18.4.0", Platform: "linux", Arch: "amd64", ContactedAt: at("2026-03-01T11:59:58Z"),
+				},
+				Managers: []Manager{
+					{ID: 4, SystemID: "s_1", Version: "17.11.0", Platform: "darwin", Arch: "arm64", Status: "stale"},
+					{ID: 5, SystemID: "r_2", Version: "18.4.0", Platform: "linux", Arch: "amd64", Status: "online", ContactedAt: at("2026-03-01T11:59:58Z")},
+				},
+				Executing: 1001,
+			},
+			{RunnerDetails: RunnerDetails{Runner: Runner{ID: 8, Type: "group_type", Status: "never_contacted"}, Owner: "g"}, Managers: []Manager{}, Executing: 0},
+			{RunnerDetails: RunnerDetails{Runner: Runner{ID: 7, Type: "instance_type", Status: "hibernating", Online: no()}}, Executing: -1},
+		},
+	})
+}
+
+// TestSecretsInside200: a GitLab, or what poses as one, that shows the token
+// back in a GraphQL error.
+func TestSecretsInside200(t *testing.T) {
+	const canary = "c4n4ry-0123456789abcdef"
+	for _, form := range []string{
+		`{"errors":[{"message":"token %[1]s","path":["%[1]s"],"extensions":{"code":"%[1]s"}}]}`,
+		`{"data":{"runners":null},"errors":[{"message":"Field '%[1]s' doesn't exist on type 'Query'"}]}`,
+		`{"errors":[{"message":"Field 'c4n4ry_0123456789abcdef' doesn't exist on type 'Query'"},{"message":"%[1]s"}]}`,
+		`{"data":{"%[1]s":1},"errors":[{"message":"Timeout on %[1]s"}]}`,
+		`{"data":{"runners":"%[1]s"}}`,
+		`{"data":{"group":null,"x":"%[1]s"}}`,
+	} {
+		var logs bytes.Buffer
+		arrived := false
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			arrived = r.Header.Get("Private-Token") == canary
+			_, _ = fmt.Fprintf(w, form, canary)
+		}, func(o *Options) {
+			o.Logger = log.NewLogfmtLogger(log.NewSyncWriter(&logs))
+			next := o.HTTPClient.Transport
+			o.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+				r = r.Clone(r.Context())
+				r.Header.Set("Private-Token", canary)
+				return next.RoundTrip(r)
+			})
+		})
+		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		if err == nil || !arrived {
+			t.Fatalf("%s: %v, the token arrived: %t", form, err, arrived)
+		}
+		shown := logs.String()
+		for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+			shown += fmt.Sprintf(" %v %+v %#v", cause, cause, cause)
+		}
+		if strings.Contains(shown, canary) || !strings.Contains(shown, "route=/graphql") {
+			t.Errorf("%s: %s", form, shown)
+		}
+	}
+}
+
+// FuzzDecodeFleet: any answer is decoded or refused, and what is decoded is
+// what encoding/json finds in it.
+func FuzzDecodeFleet(f *testing.F) {
+	f.Add([]byte(sample(f, "graphql_runners.json")))
+	f.Add([]byte(`{"data":{"group":{"runners":{"pageInfo":{},"nodes":[{"id":"gid://gitlab/Ci::Runner/1","managers":{"nodes":[null,{"id":1}]}}]}}}}`))
+	f.Add([]byte(`{"errors":[{"message":"Query has complexity of 99, which exceeds max complexity of 7"},{"message":"Timeout on X"}]}`))
+	f.Add([]byte(`{"data":null,"errors":[{"message":"Argument 'statuses' on Field 'jobCount' has an invalid value ([A])."}]}`))
+	f.Add([]byte(`{"data":{"runners":[{"a":[{}]}]}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		a, err := decodeFleet(json.NewDecoder(bytes.NewReader(body)))
+		if err != nil {
+			if a != nil {
+				t.Error("an answer beside an error")
+			}
+			return
+		}
+		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		if no != nil && (no.reason == "" || no.Error() == "" || no.lacks&^(fieldEnd-1) != 0) {
+			t.Errorf("%+v", no)
+		}
+		if no == nil && (len(a.errors) > 0 || !a.list) {
+			t.Error("an answer with errors, or without a list, is whole")
+		}
+		for _, r := range a.page.Runners {
+			if r.ID <= 0 || r.Status != strings.ToLower(r.Status) || r.ManagersCut && r.Managers != nil || r.Online != nil && *r.Online != (r.Status == "online") {
+				t.Errorf("%+v", r)
+			}
+		}
+		var whole struct {
+			Data struct {
+				Runners struct{ Nodes []json.RawMessage }
+			}
+		}
+		if bytes.Count(body, []byte("odes")) == 1 && bytes.Contains(body, []byte(`"nodes"`)) && bytes.Contains(body, []byte(`"data"`)) &&
+			json.Unmarshal(body, &whole) == nil && len(whole.Data.Runners.Nodes) > 0 && bytes.Count(bytes.ToLower(body), []byte("runners")) == 1 &&
+			bytes.Contains(body, []byte(`"runners"`)) && bytes.Count(bytes.ToLower(body), []byte(`"data"`)) == 1 {
+			if n := len(a.page.Runners) + a.page.Skipped; n != len(whole.Data.Runners.Nodes) {
+				t.Errorf("%d rows, of %d", n, len(whole.Data.Runners.Nodes))
+			}
+		}
+	})
+}
+
+// TestRefusal holds what each objection costs: the fields left out for it, or none.
+func TestRefusal(t *testing.T) {
+	const denied = "you don't have permission to perform this action"
+	inside := func(name string) []any { return []any{"runners", "nodes", 0.0, name} }
+	for _, c := range []struct {
+		ran    bool
+		errors []graphqlError
+		want   refusal // without its message
+	}{
+		{false, []graphqlError{{Message: "Field 'platformName' doesn't exist on type 'CiRunnerManager'"}}, refusal{reason: ReasonBadRequest, lacks: FieldManagers}},
+		{false, []graphqlError{{Message: "Field 'pageInfo' doesn't exist on type 'CiRunnerManagerConnection'"}}, refusal{reason: ReasonBadRequest, lacks: FieldManagers}},
+		{false, []graphqlError{{Message: "Field 'score' doesn't exist on type 'QueryComplexity'"}}, refusal{reason: ReasonBadRequest, lacks: fieldComplexity}},
+		{false, []graphqlError{{Message: "Field 'queryComplexity' doesn't exist on type 'Query'"}}, refusal{reason: ReasonBadRequest, lacks: fieldComplexity}},
+		{false, []graphqlError{{Message: "Field 'fullPath' doesn't exist on type 'Project'"}}, refusal{reason: ReasonBadRequest, lacks: FieldOwner}},
+		{false, []graphqlError{{Message: "Field 'fullPath' doesn't exist on type 'Group'"}}, refusal{reason: ReasonBadRequest, lacks: FieldGroups}},
+		{false, []graphqlError{{Message: "Field 'runners' doesn't exist on type 'Group'"}}, refusal{reason: ReasonBadRequest, field: "runners"}},
+		{false, []graphqlError{{Message: "Field 'managers' doesn't accept argument 'first'"}}, refusal{reason: ReasonBadRequest, lacks: FieldManagers}},
+		{false, []graphqlError{{Message: "Field 'groups' doesn't accept argument 'first'"}}, refusal{reason: ReasonBadRequest, lacks: FieldGroups}},
+		{false, []graphqlError{{Message: "Field 'jobCount' doesn't accept argument 'statuses'"}}, refusal{reason: ReasonBadRequest, lacks: FieldExecuting}},
+		{false, []graphqlError{{Message: "Argument 'statuses' on Field 'jobCount' has an invalid value ([RUNNING, CANCELING]). Expected type '[CiJobStatus!]'."}}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
+		{
+			false,
+			[]graphqlError{{Message: "Field 'paused' doesn't exist on type 'CiRunner'"}, {Message: "Field 'tagList' doesn't exist on type 'CiRunner'"}},
+			refusal{reason: ReasonBadRequest, lacks: FieldPaused | FieldTags},
+		},
+		{
+			false,
+			[]graphqlError{{Message: "Field 'paused' doesn't exist on type 'CiRunner'"}, {Message: "Field 'id' doesn't exist on type 'CiRunner'"}},
+			refusal{reason: ReasonBadRequest, field: "id"},
+		},
+		{true, []graphqlError{{Message: "Timeout on CiRunner.managers"}, {Message: "boom", Path: inside("managers")}}, refusal{reason: ReasonTimeout, slow: true}},
+		{true, []graphqlError{{Message: denied, Path: inside("groups")}}, refusal{reason: ReasonServerError, lacks: FieldGroups}},
+		{true, []graphqlError{{Message: denied, Path: inside("groups")}, {Message: denied, Path: []any{"runners"}}}, refusal{reason: ReasonForbidden}},
+		{true, []graphqlError{{Message: "boom", Path: inside("executing")}}, refusal{reason: ReasonServerError, lacks: FieldExecuting}},
+		{true, []graphqlError{{Message: "boom", Path: inside("executing")}, {Message: "boom", Path: inside("id")}}, refusal{reason: ReasonServerError}},
+		{false, []graphqlError{{Message: "Query has complexity of 301, which exceeds max complexity of 250"}}, refusal{reason: ReasonBadRequest, score: 301, limit: 250}},
+	} {
+		a := fleetAnswer{ran: c.ran, errors: c.errors}
+		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		if no == nil {
+			t.Errorf("%v: no objection", c.errors)
+			continue
+		}
+		no.message = ""
+		equal(t, fmt.Sprint(c.errors), *no, c.want)
+	}
+	a, err := decodeFleet(json.NewDecoder(strings.NewReader(`{"errors":[` + strings.Repeat(`{"message":"a"},`, 1000) + `{"message":"b"}]}`)))
+	if err != nil || len(a.errors) != maxGraphQLErrors {
+		t.Errorf("%d errors are kept, %v", len(a.errors), err)
+	}
+}
+
+// TestCut: the page only shrinks, at least by half, and not below the least.
+func TestCut(t *testing.T) {
+	d := new(GraphQLDialect)
+	for _, c := range []struct{ rows, score, limit, want int }{
+		{100, 1000, 250, 25}, {100, 260, 250, 25}, {25, 0, 0, 12}, {12, 1 << 40, 1, 10},
+	} {
+		if !d.cut(ask{rows: c.rows}, c.score, c.limit) || d.rows != c.want {
+			t.Errorf("%+v: %d rows", c, d.rows)
+		}
+	}
+	if d.cut(ask{rows: 10}, 1000, 1) || d.rows != 10 {
+		t.Errorf("cut to %d rows", d.rows)
+	}
+}
+
+// TestKeepsBelowTheLimit: an administrator may ask for more than others, and
+// the next page asks for less all the same.
+func TestKeepsBelowTheLimit(t *testing.T) {
+	d := new(GraphQLDialect)
+	c := serve(t, answers(`{"data":{"queryComplexity":{"score":251,"limit":300},"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7"}]}}}`))
+	p, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
+	if err != nil || p.Complexity != 251 || d.rows != 50 {
+		t.Errorf("%+v, %v, %d rows", p, err, d.rows)
+	}
+}
+
+// TestGroupAsksNoMore: only an empty first page, or a refusal, makes a group's
+// runners be asked for in the lesser way.
+func TestGroupAsksNoMore(t *testing.T) {
+	requests := 0
+	body := `{"data":{"group":{"runners":{"nodes":[]}}}}`
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		requests++
+		_, _ = w.Write([]byte(body))
+	})
+	d := new(GraphQLDialect)
+	q := GraphQLQuery{Scope: Scope{ScopeGroup, "a"}, Dialect: d}
+	p, err := c.RunnersGraphQL(t.Context(), q)
+	if err != nil || p.Partial || requests != 2 || d.lacks != 0 {
+		t.Errorf("an empty group: %+v, %v, %d requests, lacks %b", p, err, requests, d.lacks)
+	}
+	q.After = "x"
+	if _, err := c.RunnersGraphQL(t.Context(), q); err != nil || requests != 3 {
+		t.Errorf("an empty last page: %v, %d requests", err, requests)
+	}
+	body = `{"data":{"group":null},"errors":[{"message":"boom"}]}`
+	if _, err := c.RunnersGraphQL(t.Context(), q); ReasonOf(err) != ReasonServerError || requests != 4 || d.lacks != 0 {
+		t.Errorf("a failure: %v, %d requests, lacks %b", err, requests, d.lacks)
+	}
+}
