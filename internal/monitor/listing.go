@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log/level"
+	"golang.org/x/sync/errgroup"
 
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
@@ -18,6 +19,16 @@ import (
 
 // maxPages ends a listing that a confused server would never end: 10 million runners.
 const maxPages = 100_000
+
+const (
+	// listConcurrency is how many pages of the list are read at once.
+	listConcurrency = 4
+	// listPage is how many rows a page has.
+	listPage = 100
+	// mostTold is the largest total that GitLab tells (API notes 2): a larger
+	// one is not GitLab's, and must not make us ask for so many pages.
+	mostTold = 10_000
+)
 
 // listLoop lists the runners at runners_interval. A listing that takes longer
 // stretches the interval; it never overlaps the next.
@@ -44,7 +55,7 @@ func (m *Monitor) listLoop(ctx context.Context) error {
 }
 
 func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
-	rows, whole, err := m.list(ctx)
+	l, err := m.list(ctx)
 	now := time.Now()
 	if ctx.Err() != nil {
 		return
@@ -66,33 +77,89 @@ func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
 		m.blocked = m.blocked || reason == gitlab.ReasonUnauthorized
 		return
 	}
-	m.listed(rows, whole, began, now)
+	m.listed(l, began, now)
 }
 
-// list reads all pages of all scopes, or nothing. whole is false where rows
-// could not be read: such a listing must not remove runners.
-func (m *Monitor) list(ctx context.Context) (rows []gitlab.Runner, whole bool, err error) {
-	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
-	whole = true
+// listing is a complete reading of who is in the fleet.
+type listing struct {
+	rows  []gitlab.Runner
+	whole bool // no row that could not be read: else it must not remove runners
+
+	// By GraphQL the details come with the rows; detailed tells that they stand
+	// for a reading of each runner by REST.
+	graphql, detailed bool
+	details           []gitlab.FleetRunner
+}
+
+// listClient is for listings and what they need.
+func (m *Monitor) listClient() *gitlab.Client {
+	return m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
+}
+
+// listREST reads all pages of all scopes, or nothing.
+func (m *Monitor) listREST(ctx context.Context) (listing, error) {
+	l := listing{whole: true}
 	for _, scope := range m.opts.Scopes {
-		for page := 1; page != 0; {
-			if page > maxPages {
-				return nil, false, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
-			}
-			p, err := client.Runners(ctx, scope, page)
-			if err != nil {
-				return nil, false, err
-			}
-			whole = whole && p.Skipped == 0
-			for _, r := range p.Runners {
-				if m.owns(r.ID) {
-					rows = append(rows, r)
-				}
-			}
-			page = p.Next
+		if err := m.listScope(ctx, scope, &l); err != nil {
+			return listing{}, err
 		}
 	}
-	return rows, whole, nil
+	return l, nil
+}
+
+// listScope adds the runners of one scope.
+func (m *Monitor) listScope(ctx context.Context, scope gitlab.Scope, l *listing) error {
+	pages, err := m.listPages(ctx, scope)
+	if err != nil {
+		return err
+	}
+	for _, p := range pages {
+		l.whole = l.whole && p.Skipped == 0
+		for _, r := range p.Runners {
+			if m.owns(r.ID) {
+				l.rows = append(l.rows, r)
+			}
+		}
+	}
+	return nil
+}
+
+// listPages reads the pages of one scope. Where the first tells how many there
+// are, a few are read at once: the shorter a listing takes, the fewer rows
+// shift while it is read, and the sooner a first picture is whole.
+func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope) ([]gitlab.RunnersPage, error) {
+	client := m.listClient()
+	first, err := client.Runners(ctx, scope, 1)
+	if err != nil {
+		return nil, err
+	}
+	pages := []gitlab.RunnersPage{first}
+	if known := (first.Total + listPage - 1) / listPage; first.Next == 2 && len(first.Runners) == listPage && known > 2 && first.Total <= mostTold {
+		pages = append(pages, make([]gitlab.RunnersPage, known-1)...)
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(listConcurrency)
+		for i := 1; i < known; i++ {
+			g.Go(func() (err error) {
+				pages[i], err = client.Runners(ctx, scope, i+1)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	// What is left: all where the total is withheld, and what was added meanwhile.
+	for next := pages[len(pages)-1].Next; next != 0; next = pages[len(pages)-1].Next {
+		if next > maxPages {
+			return nil, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
+		}
+		p, err := client.Runners(ctx, scope, next)
+		if err != nil {
+			return nil, err
+		}
+		pages = append(pages, p)
+	}
+	return pages, nil
 }
 
 // owns tells whether a runner is of this process's shard. The id is hashed:
@@ -131,14 +198,18 @@ func (m *Monitor) begin() {
 }
 
 // listed folds a complete listing. The caller holds the mutex.
-func (m *Monitor) listed(rows []gitlab.Runner, whole bool, began, now time.Time) {
+func (m *Monitor) listed(l listing, began, now time.Time) {
 	at := m.now().Add(-now.Sub(began))
-	change := m.inv.Listed(rows, whole, at)
+	change := m.inv.Listed(l.rows, l.whole, at)
 	members := make([]ledger.Member, 0, len(m.inv.IDs()))
-	for _, r := range rows {
+	for _, r := range l.rows {
 		members = append(members, ledger.Member{ID: r.ID, Type: m.inv.Type(r.ID)})
 	}
 	m.led.Listed(members, m.scopeKey(), at)
+	m.inv.SetByGraphQL(l.graphql)
+	if l.detailed {
+		m.detailed(l.details, at, now)
+	}
 	for _, id := range change.Joined {
 		m.led.Describe(id, m.inv.TagLabels(id))
 		m.planDetails(id, now)
@@ -153,6 +224,8 @@ func (m *Monitor) listed(rows []gitlab.Runner, whole bool, began, now time.Time)
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
 	m.led.Tags(m.inv.TagNames())
+	never, failed := m.inv.Unread()
+	m.tagsAwaited = never - failed
 
 	again := m.said.well(snapshot.StageRunners)
 	if again || m.listStarted.IsZero() {

@@ -44,6 +44,7 @@ type Options struct {
 	Name      string
 	URL       string
 	Scopes    []gitlab.Scope
+	API       API
 	Expected  []snapshot.Expected
 	Poll      Poll
 	Inventory inventory.Options
@@ -116,6 +117,8 @@ type Monitor struct {
 	version      string
 	token        gitlab.Token
 	visible      int // jobs_visible
+	gql          graphql // listLoop's own
+	tagsAwaited  int // listed runners whose tags were not known yet, as of the listing, less those read since
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture

@@ -20,6 +20,8 @@ const (
 	retryMost  = 15 * time.Minute
 	// noManagersAfter is how many 404s prove that a release has no machines endpoint.
 	noManagersAfter = 3
+	// managersTold marks a release that has told of machines.
+	managersTold = -1 << 30
 )
 
 // planDetails sets when a runner's details are read next. The caller holds
@@ -86,14 +88,16 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 	if fails := m.fails[key]; fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
 	}
-	switch {
-	case tried:
-		return began.Add(interval + spread(interval))
-	case at.IsZero():
-		return now
-	default:
-		return m.local(at).Add(interval + spread(interval))
+	if !at.IsZero() {
+		// By GraphQL the details are read with the list.
+		if local := m.local(at); !tried || local.After(began) {
+			began, tried = local, true
+		}
 	}
+	if !tried {
+		return now
+	}
+	return began.Add(interval + spread(interval))
 }
 
 // local turns GitLab's time into ours, which the schedule runs on.
@@ -140,10 +144,12 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	if err == nil && merr != nil && gitlab.ReasonOf(merr) != gitlab.ReasonNotFound {
 		err = merr
 	}
+	known := m.inv.TagsKnown(item.ID)
 	if err != nil {
 		if ctx.Err() == nil {
 			m.inv.DetailsFailed(item.ID)
 			if m.inv.TagsKnown(item.ID) {
+				m.tagsRead(!known)
 				m.planJobs(item.ID, now)
 				m.planWalk(item.ID, now)
 			}
@@ -152,19 +158,31 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	}
 	switch {
 	case managers != nil:
-		m.noManagers = -1 << 30 // this release has the endpoint
+		m.noManagers = managersTold
 	case merr != nil:
 		m.noManagers++
 	}
-	first := !m.inv.TagsKnown(item.ID)
 	m.inv.Details(item.ID, details, managers, m.now())
 	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
 	m.led.Tags(m.inv.TagNames())
-	if first {
+	if !known {
+		m.tagsRead(true)
 		m.planJobs(item.ID, now)
 		m.planWalk(item.ID, now)
 	}
 	return nil
+}
+
+// tagsRead notes that one more runner's tags are known. The sums over tags
+// appear with the last one, and then at once: a first picture is waited for.
+// The caller holds the mutex.
+func (m *Monitor) tagsRead(first bool) {
+	if !first {
+		return
+	}
+	if m.tagsAwaited--; m.tagsAwaited == 0 {
+		m.fresh = true
+	}
 }
 
 // pollJobs is one reading of a runner's jobs (docs/counting.md): what executes
