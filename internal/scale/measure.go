@@ -36,8 +36,8 @@ func (c *oneCase) ideal(n int) time.Duration {
 	if c.limit == 0 {
 		return byLatency
 	}
-	// The first minute's requests may go at once.
-	byLimit := time.Duration(float64(max(n-c.limit, 0)) / float64(c.limit) * float64(time.Minute))
+	// Each minute's requests may go at its beginning.
+	byLimit := time.Duration((n-1)/c.limit) * time.Minute
 	return max(byLatency, byLimit)
 }
 
