@@ -39,6 +39,20 @@ const (
 	fieldEnd
 )
 
+// String names the fields as GitLab's schema does, for a log line.
+func (f FieldSet) String() string {
+	var names []string
+	for i, name := range []string{
+		"paused", "jobExecutionStatus", "jobCount(statuses)", "tagList", "runUntagged", "accessLevel", "contactedAt", "ownerProject",
+		"groups", "managers", "version", "queryComplexity", "CANCELING", "ALL_AVAILABLE",
+	} {
+		if f&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
 // What to ask for: a listing every minute needs less than the details.
 const (
 	FieldsListing = FieldPaused | FieldExecution | FieldExecuting

@@ -337,12 +337,13 @@ func TestSecretsInside200(t *testing.T) {
 		if err == nil || !arrived {
 			t.Fatalf("%s: %v, the token arrived: %t", form, err, arrived)
 		}
-		shown := logs.String()
+		var shown strings.Builder
+		shown.WriteString(logs.String())
 		for cause := err; cause != nil; cause = errors.Unwrap(cause) {
-			shown += fmt.Sprintf(" %v %+v %#v", cause, cause, cause)
+			fmt.Fprintf(&shown, " %v %+v %#v", cause, cause, cause)
 		}
-		if strings.Contains(shown, canary) || !strings.Contains(shown, "route=/graphql") {
-			t.Errorf("%s: %s", form, shown)
+		if text := shown.String(); strings.Contains(text, canary) || !strings.Contains(text, "route=/graphql") {
+			t.Errorf("%s: %s", form, text)
 		}
 	}
 }
@@ -490,5 +491,20 @@ func TestGroupAsksNoMore(t *testing.T) {
 	body = `{"data":{"group":null},"errors":[{"message":"boom"}]}`
 	if _, err := c.RunnersGraphQL(t.Context(), q); ReasonOf(err) != ReasonServerError || requests != 4 || d.lacks != 0 {
 		t.Errorf("a failure: %v, %d requests, lacks %b", err, requests, d.lacks)
+	}
+}
+
+func TestFieldSetString(t *testing.T) {
+	names := strings.Fields((fieldEnd - 1).String())
+	if len(names) != 14 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+		t.Errorf("%d names: %v", len(names), names)
+	}
+	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
+		t.Errorf("%q", got)
+	}
+	for _, name := range names[:10] { // each stands for the field of that name
+		if f := named(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
+			t.Errorf("%s is %s", name, f)
+		}
 	}
 }
