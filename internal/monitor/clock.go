@@ -10,11 +10,13 @@ import (
 // several, so that one wrong Date header moves nothing.
 const clockSamples = 7
 
-// clock estimates GitLab's time from the Date headers of its answers.
+// clock estimates GitLab's time from the Date headers of its answers. It
+// counts on from its first answer by the monotonic clock: a jump of the local
+// wall clock, which nobody can call back, must not move the ledger's floor.
 type clock struct {
 	mu      sync.Mutex
-	offsets []time.Duration
-	first   time.Time // local time of the first answer
+	first   time.Time       // local time of the first answer, with its monotonic reading
+	offsets []time.Duration // GitLab's time less first and the time elapsed since
 }
 
 func newClock() *clock { return &clock{} }
@@ -29,10 +31,17 @@ func (c *clock) hear(date, local time.Time) {
 	if date.IsZero() {
 		return
 	}
-	c.offsets = append(c.offsets, date.Sub(local))
+	c.offsets = append(c.offsets, date.Sub(c.steady(local)))
 	if len(c.offsets) > clockSamples {
 		c.offsets = c.offsets[1:]
 	}
+}
+
+// steady is local as the wall clock would show it had it not been changed
+// since the first answer. It has no monotonic reading, so that differences
+// from GitLab's times are taken by the wall.
+func (c *clock) steady(local time.Time) time.Time {
+	return c.first.Round(0).Add(local.Sub(c.first))
 }
 
 // gitlab is GitLab's time at local; zero where no answer told.
@@ -42,9 +51,11 @@ func (c *clock) gitlab(local time.Time) time.Time {
 	if len(c.offsets) == 0 {
 		return time.Time{}
 	}
-	return local.Add(c.median())
+	return c.steady(local).Add(c.median())
 }
 
+// median of an even number is the lower one: a floor that moves late loses
+// nothing.
 func (c *clock) median() time.Duration {
 	s := slices.Clone(c.offsets)
 	slices.Sort(s)

@@ -12,33 +12,46 @@ import (
 )
 
 // TestCountsEveryFinishedJob takes 20,000 jobs through client, JSON and store
-// in virtual time, with faults, stale replicas, kills and restarts.
+// in virtual time, with faults, stale replicas, kills and restarts; fewer for
+// an old release, whose rows differ.
 func TestCountsEveryFinishedJob(t *testing.T) {
-	for _, version := range []string{"19.1.0-ee", "15.11.0"} {
-		t.Run(version, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { countEveryJob(t, version) })
+	for _, c := range []struct {
+		version string
+		jobs    int
+	}{{"19.1.0-ee", 20_000}, {"15.11.0", 3_000}} {
+		t.Run(c.version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs) })
 		})
 	}
 }
 
-func countEveryJob(t *testing.T, version string) {
+func countEveryJob(t *testing.T, version string, atLeast int) {
 	t.Helper()
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
+	// Many jobs in a short time: what a run costs is requests, and those go by
+	// the hour. All times of a usual GitLab are divided by about twenty.
 	world := gitlabsim.New(gitlabsim.Options{
-		Seed: seed, Runners: 24, Tags: 12, JobsPerHour: 2000, Version: version, Token: secret,
-		History: 2 * time.Hour, Shape: gitlabsim.JobShape{LateMax: 3 * time.Hour},
+		Seed: seed, Runners: 8, Tags: 12, JobsPerHour: float64(atLeast) * .8, Version: version, Token: secret,
+		History: 15 * time.Minute, Shape: gitlabsim.JobShape{
+			LateShare: .01, LateMax: 20 * time.Minute, MeanDuration: 40 * time.Second, MaxDuration: 20 * time.Minute, ShortMax: 15 * time.Second,
+		},
 	})
+	poll := defaultPoll()
+	poll.JobsInterval = 3 * time.Minute
+	poll.DetailsInterval, poll.ReconcileInterval, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
 	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
 	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})
-	world.AddFault(gitlabsim.Fault{Probability: 0.05, StaleBy: 45 * time.Second, Route: "/runners/:id/jobs"})
+	// Not at the first start: a job that a stale answer shows executing counts,
+	// though it ended just before.
+	world.AddFault(gitlabsim.Fault{Probability: 0.05, StaleBy: 45 * time.Second, Route: "/runners/:id/jobs", From: time.Now().Add(time.Minute)})
 	dir := memoryDir(t)
 	begin := time.Now().Truncate(time.Second)
 	s := newScraper()
 	// run is one life of the exporter, scraped every 15 s.
 	run := func(life time.Duration, end func(r *running)) {
 		folder, state := openState(t, dir)
-		r := start(t, world, state, s, setup{})
+		r := start(t, world, state, s, setup{poll: poll})
 		for ; life > 0; life -= 15 * time.Second {
 			time.Sleep(15 * time.Second)
 			s.scrape()
@@ -48,8 +61,8 @@ func countEveryJob(t *testing.T, version string) {
 			t.Fatal(err)
 		}
 	}
-	for i := range 12 {
-		run(20*time.Minute+time.Duration(rng.Int64N(int64(70*time.Minute))), func(r *running) {
+	for i := range 9 {
+		run(3*time.Minute+time.Duration(rng.Int64N(int64(5*time.Minute))), func(r *running) {
 			switch i % 3 {
 			case 0:
 				r.kill(t)
@@ -63,11 +76,11 @@ func countEveryJob(t *testing.T, version string) {
 			}
 		})
 		if i == 4 {
-			time.Sleep(80 * time.Minute) // down
+			time.Sleep(20 * time.Minute) // down
 		}
 	}
 	world.Quiesce()
-	run(5*time.Hour, func(r *running) {
+	run(65*time.Minute, func(r *running) {
 		if left := world.Truth(); len(left.Executing)+len(left.Pending) > 0 {
 			t.Fatalf("%d jobs execute and %d wait still", len(left.Executing), len(left.Pending))
 		}
@@ -78,8 +91,8 @@ func countEveryJob(t *testing.T, version string) {
 	var want []gitlabsim.JobTruth
 	for _, j := range world.Truth().Finished {
 		end := j.Finished
-		if end.IsZero() {
-			end = j.Created
+		if version == "15.11.0" && j.Started.IsZero() {
+			end = j.Created // it writes no finished_at where a job was refused at its assignment
 		}
 		if !end.Before(begin) {
 			want = append(want, j)
@@ -88,8 +101,11 @@ func countEveryJob(t *testing.T, version string) {
 	t.Logf("GitLab %s: %d jobs finished, %d requests, settle delay p50 %v p90 %v p99 %v; found by the walk only: %d, unresolved %v",
 		version, len(want), total(world.Requests()), quantile(s.delays, .5), quantile(s.delays, .9), quantile(s.delays, .99),
 		final.Self.JobsRecovered, final.Self.JobsUnresolved)
-	if len(want) < 20_000 {
+	if len(want) < atLeast {
 		t.Errorf("only %d jobs finished: the test proves too little", len(want))
+	}
+	if final.Self.JobsRecovered == 0 {
+		t.Error("the walk alone found nothing: late starters were not simulated")
 	}
 	if d := diff(finished(final), finishedTruth(want)); len(d) > 0 {
 		t.Errorf("counted is not true:\n%s", fmt.Sprint(d))

@@ -155,11 +155,18 @@ func (c *crashing) set(dead, fail bool) {
 const secret = "glpat-canary-7Qx" //nolint:gosec // of a simulated GitLab
 
 // withToken authenticates as the transport of prometheus/common does.
-type withToken struct{ http.RoundTripper }
+type withToken struct {
+	http.RoundTripper
+	token func() string // nil: secret
+}
 
 func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+secret)
+	token := secret
+	if w.token != nil {
+		token = w.token()
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
 	return w.RoundTripper.RoundTrip(r)
 }
 
@@ -170,6 +177,7 @@ type setup struct {
 	logger log.Logger
 	inv    inventory.Options
 	shard  [2]int
+	token  func() string // nil: secret
 }
 
 func defaultPoll() Poll {
@@ -205,7 +213,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	}
 	var m *Monitor
 	client, err := gitlab.New(gitlab.Options{
-		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{w.RoundTripper()}}, Timeout: 30 * time.Second,
+		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{w.RoundTripper(), o.token}}, Timeout: 30 * time.Second,
 		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }},
 	})
 	if err != nil {

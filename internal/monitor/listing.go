@@ -66,7 +66,6 @@ func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.listDuration = now.Sub(began)
 	if err != nil {
 		m.up = false
 		m.tried = true
@@ -219,6 +218,7 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	}
 	for _, id := range change.Active {
 		m.planJobs(id, now)
+		m.hastenDetails(id, now)
 	}
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
@@ -241,7 +241,7 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 		m.visible = 1
 	}
 	m.up, m.tried, m.fresh = true, true, true
-	m.listStarted = began
+	m.listStarted, m.listDuration = began, now.Sub(began)
 	m.lastGood[snapshot.StageRunners] = now
 	m.wake()
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -104,6 +105,7 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
+	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
 	lastGood [snapshot.NumStages]time.Time
@@ -112,7 +114,7 @@ type Monitor struct {
 	tried        bool
 	started      bool          // the first start is on disk: jobs may be read
 	blocked      bool          // the token is refused: nothing but the listing is tried
-	listDuration time.Duration // of the last listing, whole or not
+	listDuration time.Duration // of the last complete listing
 	listStarted  time.Time     // start of the last complete listing, local clock
 	version      string
 	token        gitlab.Token
@@ -149,6 +151,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		kick:    make(chan struct{}, 1),
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
+		fast:    map[int64]bool{},
 		began:   map[readingKey]time.Time{},
 		visible: -1,
 		keyset:  true,
@@ -182,13 +185,22 @@ func New(o Options, d Deps) (*Monitor, error) {
 // resume plans the readings of the runners in the saved state.
 func (m *Monitor) resume() {
 	now := time.Now()
-	for _, id := range m.inv.IDs() {
+	for _, id := range slices.Clone(m.inv.IDs()) {
+		if !m.owns(id) {
+			// Another shard's by a changed shard.count: two must not count its
+			// jobs until two listings have passed.
+			m.inv.Gone(id)
+			m.led.Leave(id, m.now())
+			continue
+		}
 		m.planDetails(id, now)
 		m.planJobs(id, now)
 		m.planWalk(id, now)
 	}
 	for _, id := range m.led.LeftWithWatch() {
-		m.planJobs(id, now)
+		if m.owns(id) {
+			m.planJobs(id, now)
+		}
 	}
 	m.tried = m.inv.Len() > 0 && !m.inv.ListedAt().IsZero()
 }
@@ -358,10 +370,15 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 		return
 	}
 	reason := gitlab.ReasonOf(err)
-	m.fails[key]++
-	m.unread[stage][id] = string(reason)
 	m.deps.Metrics.PollFailure(m.opts.Name, stage.String(), string(reason))
-	m.said.failed(stage, reason, err, "runner", id)
+	if !m.blocked { // a refused token is one trouble, not one of each stage
+		m.said.failed(stage, reason, err, "runner", id)
+	}
+	if m.inv.Has(id) || m.led.Watched(id) > 0 {
+		// Books of a runner that left while it was read would stay for ever.
+		m.fails[key]++
+		m.unread[stage][id] = string(reason)
+	}
 	if reason == gitlab.ReasonUnauthorized {
 		// The token is refused: the listing alone finds out when it is taken again.
 		m.blocked = true
@@ -371,6 +388,7 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 // forget drops the books of a runner that left. The caller holds the mutex.
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
+	delete(m.fast, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})

@@ -31,8 +31,10 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 		return
 	}
 	class, interval := budget.Details, m.opts.Poll.DetailsInterval
+	delete(m.fast, id)
 	if m.busy(id) {
 		class, interval = budget.ActiveDetails, min(interval, activeDetails)
+		m.fast[id] = true
 	}
 	at := m.inv.DetailsAt(id)
 	if at.IsZero() {
@@ -40,6 +42,15 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 	}
 	due := m.due(snapshot.StageDetails, id, at, interval, now)
 	m.sched.Set(class, id, due, due.Add(interval))
+}
+
+// hastenDetails brings the details of a runner forward that has begun to
+// execute since they were planned. Planned once, they are left alone: each
+// call would throw the dice of their jitter anew.
+func (m *Monitor) hastenDetails(id int64, now time.Time) {
+	if !m.fast[id] && m.busy(id) {
+		m.planDetails(id, now)
+	}
 }
 
 // planJobs sets when a runner's jobs are read next: busy ones at
@@ -85,7 +96,10 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 {
+	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && at.IsZero() && fails < 3 {
+		// All sums by tag wait for a runner whose details were never read.
+		return began.Add(retryWait(fails))
+	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
 	}
 	if !at.IsZero() {
@@ -269,6 +283,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	poll.Done(true)
 	if running, canceling, _, read := m.led.Executing(item.ID); read {
 		m.inv.Executed(item.ID, running+canceling, m.now())
+		m.hastenDetails(item.ID, now)
 	}
 	m.planWalk(item.ID, now)
 	return failure

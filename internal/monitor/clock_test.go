@@ -1,0 +1,103 @@
+package monitor
+
+import (
+	"testing"
+	"time"
+)
+
+// One wrong Date header moves nothing, in either direction, wherever it comes;
+// GitLab's own clock, however wrong, is followed.
+func TestClockTakesTheMedian(t *testing.T) {
+	local := time.Now()
+	for _, lag := range []time.Duration{0, -3 * time.Hour, 10 * 24 * time.Hour} {
+		for _, skew := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour} {
+			for wrong := range 10 {
+				c := newClock()
+				if !c.gitlab(local).IsZero() {
+					t.Fatal("a time before any answer")
+				}
+				for i := range 10 {
+					at := local.Add(time.Duration(i) * time.Minute)
+					date := at.Add(lag)
+					if i == wrong {
+						date = date.Add(skew)
+					}
+					c.hear(date, at)
+					c.hear(time.Time{}, at) // an answer without a Date
+					if i < 2 && wrong < 2 {
+						continue // of two that disagree none is known to be right
+					}
+					if got := c.gitlab(at); !got.Equal(at.Add(lag)) {
+						t.Errorf("lag %v, skew %v of answer %d: at answer %d off by %v", lag, skew, wrong, i, got.Sub(at.Add(lag)))
+					}
+					if got, want := c.start(at), local.Add(lag).Truncate(time.Second); !got.Equal(want) {
+						t.Errorf("lag %v, skew %v of answer %d: start %v, want %v", lag, skew, wrong, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Of two that disagree the earlier is taken: a floor that moves late loses nothing.
+func TestClockPrefersTheEarlier(t *testing.T) {
+	local := time.Now()
+	for _, skew := range []time.Duration{time.Hour, -time.Hour} {
+		c := newClock()
+		c.hear(local.Add(skew), local)
+		c.hear(local, local)
+		want := local
+		if skew < 0 {
+			want = local.Add(skew)
+		}
+		if got := c.gitlab(local); !got.Equal(want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}
+
+// It follows GitLab when that changes its clock, after half of the samples.
+func TestClockFollows(t *testing.T) {
+	c, local := newClock(), time.Now()
+	for range 20 {
+		c.hear(local, local)
+	}
+	for i := range clockSamples {
+		c.hear(local.Add(time.Hour), local)
+		moved := c.gitlab(local).Equal(local.Add(time.Hour))
+		if moved != (i >= clockSamples/2) {
+			t.Errorf("after %d answers of a changed clock: moved %t", i+1, moved)
+		}
+	}
+}
+
+// The first start without any Date is the local time.
+func TestClockWithoutDates(t *testing.T) {
+	c, local := newClock(), time.Now()
+	if got := c.start(local); !got.Equal(local) {
+		t.Errorf("start %v without an answer, want %v", got, local)
+	}
+	c.hear(time.Time{}, local)
+	if got := c.start(local.Add(time.Hour)); !got.Equal(local) {
+		t.Errorf("start %v, want that of the first answer, %v", got, local)
+	}
+	if !c.gitlab(local).IsZero() {
+		t.Error("a time that nobody told")
+	}
+}
+
+// What counts is the time elapsed, not what the wall clock shows: a time that
+// was put through a change of the wall clock keeps its monotonic reading.
+func TestClockCountsByElapsedTime(t *testing.T) {
+	c, local := newClock(), time.Now()
+	date := local.Round(0).Add(-time.Hour)
+	c.hear(date, local)
+	later := local.Add(90 * time.Minute)
+	got := c.gitlab(later)
+	if want := date.Add(90 * time.Minute); !got.Equal(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got != got.Round(0) { //nolint:revive // == tells whether a monotonic reading is there
+		t.Error("GitLab's time has a monotonic reading: compared with the wall's it would be wrong after a jump")
+	}
+}
