@@ -15,6 +15,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
 )
 
 // The demonstration's fleet: large enough for every dashboard to have
@@ -51,6 +52,10 @@ func startDemo(ctx context.Context) (*demo, error) {
 		ExternalURL: d.url,
 		Token:       d.token,
 	})
+	if _, err := simgraphql.Mount(world); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("simulated GitLab: %w", err)
+	}
 	d.server = &http.Server{Handler: world.Handler(), ReadHeaderTimeout: readHeaderTimeout}
 	go func() {
 		defer close(d.done)

@@ -236,7 +236,7 @@ func (s *supervisor) load(w *watch) (err error) {
 	}
 	w.published = make(chan struct{})
 	m, err = monitor.New(monitor.Options{
-		Name: g.Name, URL: g.URL, Scopes: scopes(g), Expected: expected, Inventory: inv,
+		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: api(g), Expected: expected, Inventory: inv,
 		Poll: monitor.Poll{
 			RunnersInterval:   g.Poll.RunnersInterval,
 			DetailsInterval:   g.Poll.DetailsInterval,
@@ -297,6 +297,17 @@ func scopes(g config.GitLab) []gitlab.Scope {
 		return scopesOf(gitlab.ScopeProject, g.Projects)
 	default:
 		return []gitlab.Scope{{Kind: gitlab.ScopeInstance}}
+	}
+}
+
+func api(g config.GitLab) monitor.API {
+	switch g.API {
+	case config.APIREST:
+		return monitor.APIREST
+	case config.APIGraphQL:
+		return monitor.APIGraphQL
+	default:
+		return monitor.APIAuto
 	}
 }
 

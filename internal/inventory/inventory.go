@@ -19,6 +19,8 @@ const (
 	// leaveAfter is how many complete listings in a row must lack a runner:
 	// rows shift while pages are read, so one is no proof.
 	leaveAfter = 2
+	// detailsSlack is how much older a runner's details may be on disk.
+	detailsSlack = 10 * time.Minute
 	// detailsTries is how many failed readings make a runner stand under
 	// (unknown) instead of holding back all sums by tag.
 	detailsTries = 3
@@ -45,7 +47,9 @@ type Inventory struct {
 	version  string    // of GitLab
 	detailed bool      // latched: see Fleet
 
-	relabel      bool // tags came or went: every runner's labels must be derived again
+	relabel   bool // tags came or went: every runner's labels must be derived again
+	byGraphQL bool
+
 	dirtyMeta    bool
 	dirtyRunners map[int64]struct{} // includes removed ones
 	dirtyTags    map[string]struct{}
@@ -63,6 +67,7 @@ type runner struct {
 	description string
 
 	detailsAt   time.Time
+	savedAt     time.Time // of the details in the last record
 	failures    int
 	tags        []string
 	runUntagged bool
@@ -252,6 +257,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 			r.active, r.idle = active, idle
 		}
 	}
+	before := r.details()
 	r.detailsAt, r.failures = at, 0
 	r.tags = slices.Compact(slices.Sorted(slices.Values(d.Tags)))
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
@@ -281,7 +287,29 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		inv.see(snapshot.TagUntagged, r.kind, at)
 	}
 	inv.label(r)
-	inv.dirtyRunners[id] = struct{}{}
+	// By GraphQL details come with each listing: the time of a reading alone is
+	// not worth a record of each runner a minute.
+	if at.Sub(r.savedAt) > detailsSlack || !before.equal(r.details()) {
+		r.savedAt = at
+		inv.dirtyRunners[id] = struct{}{}
+	}
+}
+
+// details is what a reading of the details tells, its time and the contact aside.
+type details struct {
+	tags                           []string
+	runUntagged, protected         bool
+	version, platform, arch, owner string
+	machines                       machines
+}
+
+func (r *runner) details() details {
+	return details{r.tags, r.runUntagged, r.protected, r.version, r.platform, r.arch, r.owner, r.machines}
+}
+
+func (d details) equal(o details) bool {
+	return slices.Equal(d.tags, o.tags) && d.runUntagged == o.runUntagged && d.protected == o.protected &&
+		d.version == o.version && d.platform == o.platform && d.arch == o.arch && d.owner == o.owner && d.machines == o.machines
 }
 
 // DetailsFailed counts a failed reading of a runner's details. After three in
@@ -313,6 +341,18 @@ func (inv *Inventory) SetVersion(v string) {
 
 // Version is GitLab's own version; "" if not known.
 func (inv *Inventory) Version() string { return inv.version }
+
+// SetByGraphQL notes how the last listing was read.
+func (inv *Inventory) SetByGraphQL(v bool) {
+	if inv.byGraphQL != v {
+		inv.byGraphQL = v
+		inv.dirtyMeta = true
+	}
+}
+
+// ByGraphQL tells whether the last listing, of this process or one before, was
+// read by GraphQL.
+func (inv *Inventory) ByGraphQL() bool { return inv.byGraphQL }
 
 // ListedAt is the start of the last complete listing; zero: none yet.
 func (inv *Inventory) ListedAt() time.Time { return inv.listedAt }

@@ -25,6 +25,7 @@ const (
 type metaRecord struct {
 	ListedAt time.Time `json:"listed_at"`
 	Version  string    `json:"version,omitempty"`
+	GraphQL  bool      `json:"graphql,omitempty"`
 }
 
 type runnerRecord struct {
@@ -69,7 +70,7 @@ func (inv *Inventory) Records() ([]Record, error) {
 		return nil
 	}
 	if inv.dirtyMeta {
-		if err := put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version}); err != nil {
+		if err := put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL}); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +140,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 	case keyMeta:
 		var m metaRecord
 		if err = json.Unmarshal(value, &m); err == nil {
-			inv.listedAt, inv.version = m.ListedAt, m.Version
+			inv.listedAt, inv.version, inv.byGraphQL = m.ListedAt, m.Version, m.GraphQL
 		}
 	case prefixRunner:
 		if idOf(key) <= 0 {

@@ -118,9 +118,9 @@ type Monitor struct {
 	listStarted  time.Time     // start of the last complete listing, local clock
 	version      string
 	token        gitlab.Token
-	visible      int // jobs_visible
+	visible      int     // jobs_visible
 	gql          graphql // listLoop's own
-	tagsAwaited  int // listed runners whose tags were not known yet, as of the listing, less those read since
+	tagsAwaited  int     // listed runners whose tags were not known yet, as of the listing, less those read since
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture

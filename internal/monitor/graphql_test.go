@@ -1,0 +1,148 @@
+package monitor
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+)
+
+func mount(t *testing.T, w *gitlabsim.World) {
+	t.Helper()
+	if _, err := simgraphql.Mount(w); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One GraphQL page of 100 runners replaces 201 REST requests: listing, tags,
+// contact and machines of 10,000 runners within 110 requests a minute.
+func TestGraphQLReadsALargeFleetCheaply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 10_000, Tags: 40, Token: secret})
+		mount(t, world)
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{})
+		time.Sleep(30 * time.Second)
+		truth := world.Truth()
+		g := s.scrape()
+		check(t, "runners", fleetCounts(g.Fleet), truthCounts(truth))
+		check(t, "tags", tagCounts(g.Fleet), truthTags(truth))
+		before := world.Requests()
+		time.Sleep(10 * time.Minute)
+		after := world.Requests()
+		n := 0
+		for _, route := range []string{"POST /graphql", "GET /runners/all", "GET /runners/:id", "GET /runners/:id/managers"} {
+			n += after[route] - before[route]
+		}
+		t.Logf("%d requests in ten minutes for listing, tags, contact and machines: %v", n, after)
+		if n > 1100 || after["GET /runners/:id"] > 0 || after["POST /graphql"] == 0 {
+			t.Errorf("%d requests in ten minutes, want at most 1,100 and none for single runners: %v", n, after)
+		}
+		r.end(t)
+	})
+}
+
+func TestGraphQLFollowsChanges(t *testing.T) {
+	for _, version := range []string{"19.1.0-ee", "17.8.0-ee", "16.11.0", "15.11.0"} {
+		t.Run(version, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				followChanges(t, version, func(w *gitlabsim.World) { mount(t, w) })
+			})
+		})
+	}
+}
+
+// Where GraphQL is refused REST is used, and GraphQL tried again later.
+func TestGraphQLRefusedFallsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 250, Tags: 10, Token: secret})
+		mount(t, world)
+		remove := world.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"})
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{})
+		time.Sleep(5 * time.Minute)
+		g := s.scrape()
+		check(t, "tags by REST", tagCounts(g.Fleet), truthTags(world.Truth()))
+		tried := world.Requests()["POST /graphql"]
+		if tried == 0 || tried > 3 {
+			t.Errorf("GraphQL was asked %d times in five minutes while it is refused", tried)
+		}
+		remove()
+		time.Sleep(70 * time.Minute)
+		lists := world.Requests()["GET /runners/all"]
+		time.Sleep(10 * time.Minute)
+		if n := world.Requests()["GET /runners/all"]; n != lists {
+			t.Error("GraphQL is offered again, and REST goes on")
+		}
+		check(t, "tags by GraphQL", tagCounts(s.scrape().Fleet), truthTags(world.Truth()))
+		r.end(t)
+	})
+}
+
+// By GraphQL a group shows the runners of its subgroups and projects, which
+// REST cannot. Once they were shown a refusal must not make them leave, over
+// a restart either.
+func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Token: secret})
+		mount(t, world)
+		group := world.AddGroup("acme", 0)
+		sub := world.AddGroup("team", group)
+		project := world.AddProject("app", sub)
+		ids := []int64{
+			world.AddRunner(gitlabsim.RunnerSpec{Type: "group_type", Group: group, Tags: []string{"top"}}),
+			world.AddRunner(gitlabsim.RunnerSpec{Type: "group_type", Group: sub, Tags: []string{"team"}}),
+			world.AddRunner(gitlabsim.RunnerSpec{Type: "project_type", Projects: []int64{project}, Tags: []string{"app"}}),
+		}
+		dir := memoryDir(t)
+		s := newScraper()
+		folder, state := openState(t, dir)
+		o := setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "acme"}}}
+		r := start(t, world, state, s, o)
+		time.Sleep(2 * time.Minute)
+		has := func() map[int64]bool {
+			out := map[int64]bool{}
+			if g := s.scrape(); g.Fleet != nil {
+				for _, row := range g.Fleet.Rows {
+					out[row.ID] = true
+				}
+			}
+			return out
+		}
+		for _, id := range ids {
+			if !has()[id] {
+				t.Fatalf("runner %d of the group's tree is missing: %v", id, has())
+			}
+		}
+		world.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 404, Body: "404", ContentType: "text/plain"})
+		for _, restart := range []bool{false, true} {
+			if restart {
+				r.end(t)
+				if err := folder.Close(); err != nil {
+					t.Fatal(err)
+				}
+				folder, state = openState(t, dir)
+				r = start(t, world, state, s, o)
+			}
+			time.Sleep(4 * time.Minute)
+			g := s.scrape()
+			if g.Up {
+				t.Errorf("restart %v: up is 1 while the whole group cannot be read", restart)
+			}
+			for _, id := range ids {
+				if !has()[id] {
+					t.Errorf("restart %v: runner %d left because GraphQL was refused", restart, id)
+				}
+			}
+		}
+		r.end(t)
+		if err := folder.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
