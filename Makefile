@@ -117,8 +117,10 @@ sim: ## the ledger's simulation with a million jobs
 bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...
 
-bench-scale: ## benchmarks at the size of the largest fleets
-	go test -run '^$$' -bench 'Scale' -benchtime 1x -benchmem -timeout 60m ./...
+# SCALE passes flags, such as SCALE='-runners=100000 -limits=0': docs/performance.md.
+bench-scale: ## measure the program against large simulated fleets (15 minutes)
+	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
+	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
 
 docs: ## write the generated parts of the documents
 	go test ./docs -update

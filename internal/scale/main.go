@@ -67,7 +67,7 @@ type plan struct {
 	maxRequests             int
 	timeout                 time.Duration
 
-	ldflags, binary, keep string
+	ldflags, binary, keep, temp string
 }
 
 func (p *plan) parse(args []string, stderr io.Writer) error {
@@ -88,7 +88,8 @@ func (p *plan) parse(args []string, stderr io.Writer) error {
 	fs.DurationVar(&p.timeout, "timeout", 2*time.Hour, "end everything after this time")
 	fs.StringVar(&p.ldflags, "ldflags", "-s -w", "for building the exporter")
 	fs.StringVar(&p.binary, "binary", "", "measure this exporter instead of building one")
-	fs.StringVar(&p.keep, "log", "", "append the exporter's log to this file")
+	fs.StringVar(&p.keep, "log", "", "write the exporter's log, its end, to this file")
+	fs.StringVar(&p.temp, "temp", "", "folder for temporary files, on the disk that is to be measured")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func bench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "fleet-scale-")
+	dir, err := os.MkdirTemp(p.temp, "fleet-scale-")
 	if err != nil {
 		return err
 	}
