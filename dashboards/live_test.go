@@ -1,0 +1,369 @@
+package dashboards
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	tools   = "../.tools"
+	patient = 3 * time.Minute // an upper bound for a loaded machine; usually 30 s
+)
+
+// empty are the targets without an answer in the demonstration, each with an
+// expression that has one only if nothing is there to be shown.
+var empty = map[string]string{ //nolint:gosec // names of metrics, no credentials
+	"exporter.json/Token expires in/A":                                       `absent(gitlab_runner_fleet_exporter_token_expiry_timestamp_seconds)`,
+	"exporter.json/GitLab's rate limit/A":                                    `absent(gitlab_runner_fleet_exporter_api_rate_limit_remaining)`,
+	"exporter.json/GitLab's rate limit/B":                                    `absent(gitlab_runner_fleet_exporter_api_rate_limit_requests)`,
+	"exporter.json/Retries by reason/A":                                      `sum(gitlab_runner_fleet_exporter_api_retries_total) == 0`,
+	"exporter.json/Failed readings/A":                                        `sum(gitlab_runner_fleet_exporter_poll_failures_total) == 0`,
+	"exporter.json/Failures in the whole range/A":                            `sum(gitlab_runner_fleet_exporter_poll_failures_total) == 0`,
+	"exporter.json/Runners that could not be read/A":                         `sum(gitlab_runner_fleet_exporter_runners_unread) == 0 or absent(gitlab_runner_fleet_exporter_runners_unread)`,
+	"exporter.json/Left out by limits/A":                                     `absent(gitlab_runner_fleet_exporter_series_dropped)`,
+	"overview.json/Alerts firing, since when/A":                              `absent(ALERTS{alertstate="firing"})`,
+	"overview.json/Tags that are short of runners/A":                         noShortTag,
+	"overview.json/Tags that are short of runners/B":                         noShortTag,
+	"overview.json/Tags that are short of runners/C":                         noShortTag,
+	"overview.json/Tags that are short of runners/D":                         noShortTag,
+	"runner.json/Status/B":                                                   `max(gitlab_runner_fleet_runner_paused{runner_id="$runner"}) == 0`,
+	"runner.json/Oldest job/A":                                               `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Oldest executing job/A":                                     `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Jobs finished/A":                                            `absent(gitlab_runner_fleet_runner_jobs_finished_total{runner_id="$runner",status!="failed"})`,
+	"runner.json/Jobs finished/B":                                            `absent(gitlab_runner_fleet_runner_jobs_finished_total{runner_id="$runner",status="failed"})`,
+	"runner.json/Peers by infrastructure failures, last 30 minutes/A":        noInfrastructureFailure,
+	"jobs.json/Tags with most infrastructure failures, last hour/A":          noInfrastructureFailure,
+	"jobs.json/Failure reasons, without the scripts' own/A":                  `sum(increase(gitlab_runner_fleet_jobs_finished_total{status="failed",failure_class!="script"}[5m])) == 0`,
+	"jobs.json/Failure reasons in the whole range/A":                         `sum(increase(gitlab_runner_fleet_jobs_finished_total{status="failed"}[10m])) < 2`,
+	"tags.json/Queue time, p95/A":                                            `max(gitlab_tag_le:gitlab_runner_fleet_tag_job_queued_duration_seconds_bucket:increase30m{le="+Inf"}) < 15`,
+	"jobs.json/Runners with most infrastructure failures, last 30 minutes/A": noInfrastructureFailure,
+}
+
+const noInfrastructureFailure = `sum(increase(gitlab_runner_fleet_jobs_finished_total{failure_class="infrastructure"}[30m])) < 2`
+
+const noShortTag = `min(gitlab_runner_fleet_tag_available_runners) > 0
+	and on () min(gitlab_runner_fleet_tag_available_runners - on (gitlab, tag) gitlab_runner_fleet_tag_expected_runners) >= 0`
+
+// TestEveryPanelIsAnswered lets a Prometheus of today scrape the demonstration
+// and asks it what each panel and variable asks.
+func TestEveryPanelIsAnswered(t *testing.T) {
+	live(t, tool(t, filepath.Join(tools, "prometheus"), "make tools"))
+}
+
+func live(t *testing.T, program string) {
+	t.Helper()
+	exporter := freeAddress(t)
+	start(t, build(t), "--demo", "--web.listen-address="+exporter)
+	p := prometheus(t, program, exporter)
+	p.runner(t)
+	asked := map[string]bool{}
+	for name, d := range load(t) {
+		for _, v := range d.Templating.List {
+			p.askVariable(t, name, v)
+		}
+		for _, panel := range d.Panels {
+			for _, q := range panel.Targets {
+				where := fmt.Sprintf("%s/%s/%s", name, panel.Title, q.RefID)
+				asked[where] = true
+				p.askTarget(t, where, q)
+			}
+		}
+	}
+	p.checkRules(t)
+	for where := range empty {
+		if !asked[where] {
+			t.Errorf("there is no %s to be empty", where)
+		}
+	}
+}
+
+func tool(t *testing.T, path, hint string) string {
+	t.Helper()
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(abs); err != nil {
+		t.Fatalf("%s is missing: %s", path, hint)
+	}
+	return abs
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "exporter")
+	if text, err := exec.CommandContext(t.Context(), "go", "build", "-o", out, "..").CombinedOutput(); err != nil { //nolint:gosec // our own program
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return out
+}
+
+// start runs a program until the test ends.
+func start(t *testing.T, program string, args ...string) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // programs of the Makefile
+	var said strings.Builder
+	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		stop()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		_ = cmd.Wait() // ended by the line above
+		if t.Failed() {
+			t.Logf("%s: %s", filepath.Base(program), said.String()[:min(4000, said.Len())])
+		}
+	})
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() //nolint:errcheck // it never carried anything
+	return l.Addr().String()
+}
+
+type server struct {
+	url    string
+	values map[string]string
+}
+
+// prometheus scrapes each second, evaluates the rules each second, and is ready
+// when the slowest of them and a few minutes' worth of jobs are there.
+func prometheus(t *testing.T, program, exporter string) *server {
+	t.Helper()
+	dir := t.TempDir()
+	rules, err := os.ReadFile("../alerts/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quick := regexp.MustCompile(`(?m)^    interval: \w+$`).ReplaceAll(rules, []byte("    interval: 2s"))
+	config := `
+global: {scrape_interval: 1s, evaluation_interval: 2s}
+rule_files: [rules.yml]
+scrape_configs:
+  - job_name: gitlab_runner_fleet_exporter
+    static_configs: [{targets: ["` + exporter + `"]}]
+`
+	for name, text := range map[string][]byte{"rules.yml": quick, "prometheus.yml": []byte(config)} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := freeAddress(t)
+	start(t, program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
+	p := &server{url: "http://" + address, values: map[string]string{"gitlab": ".*", "runner_type": ".*", "tag": ".*", "instance": ".*"}}
+	until := time.Now().Add(patient)
+	for _, want := range []string{
+		`sum(increase(gitlab_runner_fleet_tag_jobs_finished_total[5m])) >= 10`,
+		`sum(increase(gitlab_runner_fleet_runner_jobs_finished_total[5m])) >= 10`,
+		`gitlab_tag:gitlab_runner_fleet_tag_saturation:ratio >= 0`,
+		`gitlab_runner:gitlab_runner_fleet_runner_info:max`,
+		`sum(increase(gitlab_runner_fleet_exporter_job_settle_delay_seconds_count[5m])) >= 10`,
+		`rate(gitlab_runner_fleet_exporter_poll_duration_seconds_count{stage="jobs"}[5m]) > 0`,
+	} {
+		for {
+			if r, err := p.query(t, want); err == nil && len(r) > 0 {
+				break
+			} else if time.Now().After(until) {
+				t.Fatalf("after %s still nothing for %s (%v)", patient, want, err)
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+	}
+	return p
+}
+
+type result struct {
+	Metric map[string]string `json:"metric"`
+	Value  [2]any            `json:"value"`
+	Values [][2]any          `json:"values"`
+}
+
+// numbers tells whether a value other than NaN is among the results.
+func numbers(list []result) bool {
+	return slices.ContainsFunc(list, func(r result) bool {
+		return len(r.Values) == 0 && r.Value[1] != "NaN" || slices.ContainsFunc(r.Values, func(v [2]any) bool { return v[1] != "NaN" })
+	})
+}
+
+func (p *server) get(t *testing.T, path string, out any) error {
+	t.Helper()
+	return p.send(t, http.MethodGet, path, url.Values{}, out)
+}
+
+func (p *server) call(t *testing.T, path string, args url.Values, out any) error {
+	t.Helper()
+	return p.send(t, http.MethodPost, path, args, out)
+}
+
+func (p *server) send(t *testing.T, method, path string, args url.Values, out any) error {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	req, err := http.NewRequestWithContext(ctx, method, p.url+"/api/v1/"+path, strings.NewReader(args.Encode()))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := (&http.Client{}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to its end
+	var body struct {
+		Status, Error string
+		Data          json.RawMessage
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+		return err
+	}
+	if body.Status != "success" {
+		return fmt.Errorf("prometheus: %s", body.Error)
+	}
+	return json.Unmarshal(body.Data, out)
+}
+
+func (p *server) query(t *testing.T, expr string) ([]result, error) {
+	t.Helper()
+	var data struct{ Result []result }
+	err := p.call(t, "query", url.Values{"query": {expr}}, &data)
+	return data.Result, err
+}
+
+// runner chooses one with jobs, as a person looking for trouble would.
+func (p *server) runner(t *testing.T) {
+	t.Helper()
+	r, err := p.query(t, `topk(1, sum by (runner_id, runner_type) (
+		increase(gitlab_runner_fleet_runner_jobs_finished_total[5m]) * on (gitlab, runner_id) group_left (runner_type) gitlab_runner_fleet_runner_info
+		and on (runner_id) gitlab_runner_fleet_runner_contacted_timestamp_seconds
+		and on (runner_id) gitlab_runner_fleet_runner_tag_info))`)
+	if err != nil || len(r) != 1 {
+		t.Fatalf("no runner with jobs: %v (%v)", r, err)
+	}
+	p.values["runner"], p.values["own_type"] = r[0].Metric["runner_id"], r[0].Metric["runner_type"]
+	tags, err := p.query(t, `count by (tag) (gitlab_runner_fleet_runner_tag_info{runner_id="`+p.values["runner"]+`"})`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own []string
+	for _, r := range tags {
+		own = append(own, regexp.QuoteMeta(r.Metric["tag"]))
+	}
+	p.values["own_tags"] = strings.ReplaceAll(strings.Join(own, "|"), `\`, `\\`)
+}
+
+// fill puts in what Grafana would.
+func (p *server) fill(expr string) string {
+	expr = strings.NewReplacer("$__rate_interval", "20s", "$__range", "10m").Replace(expr)
+	return regexp.MustCompile(`\$\{?(\w+)\}?`).ReplaceAllStringFunc(expr, func(s string) string {
+		if v, ok := p.values[strings.Trim(s, "${}")]; ok {
+			return v
+		}
+		return s
+	})
+}
+
+// checkRules: a rule that fails once leaves its panels empty.
+func (p *server) checkRules(t *testing.T) {
+	t.Helper()
+	var data struct {
+		Groups []struct {
+			Rules []struct{ Name, Health, LastError string }
+		}
+	}
+	// POST is not for rules.
+	if err := p.get(t, "rules", &data); err != nil || len(data.Groups) == 0 {
+		t.Fatalf("%d groups of rules (%v)", len(data.Groups), err)
+	}
+	for _, g := range data.Groups {
+		for _, r := range g.Rules {
+			if r.Health == "err" {
+				t.Errorf("rule %s: %s", r.Name, r.LastError)
+			}
+		}
+	}
+}
+
+func (p *server) askVariable(t *testing.T, file string, v variable) {
+	t.Helper()
+	if v.Type != "query" {
+		return
+	}
+	q := p.fill(v.query(t))
+	if expr, ok := strings.CutPrefix(q, "query_result("); ok {
+		r, err := p.query(t, strings.TrimSuffix(expr, ")"))
+		if err != nil || len(r) < 250 {
+			t.Errorf("%s: $%s has %d values (%v)", file, v.Name, len(r), err)
+		}
+		return
+	}
+	selector, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(q, "label_values("), ")"), ", ")
+	if i := strings.LastIndex(q, ", "); i > 0 {
+		selector, name = strings.TrimPrefix(q[:i], "label_values("), strings.TrimSuffix(q[i+2:], ")")
+	}
+	var values []string
+	if err := p.call(t, "label/"+name+"/values", url.Values{"match[]": {selector}}, &values); err == nil && len(values) > 0 {
+		return
+	}
+	// Before Prometheus 3 this is GET only.
+	series, err := p.query(t, "count by ("+name+") ("+selector+")")
+	if err != nil || len(series) == 0 || series[0].Metric[name] == "" {
+		t.Errorf("%s: $%s has no value (%v)", file, v.Name, err)
+	}
+}
+
+func (p *server) askTarget(t *testing.T, where string, q target) {
+	t.Helper()
+	var (
+		list []result
+		err  error
+		expr = p.fill(q.Expr)
+	)
+	if q.Instant {
+		list, err = p.query(t, expr)
+	} else {
+		var data struct{ Result []result }
+		now := time.Now()
+		err = p.call(t, "query_range", url.Values{
+			"query": {expr}, "start": {strconv.FormatInt(now.Add(-5*time.Minute).Unix(), 10)}, "end": {strconv.FormatInt(now.Unix(), 10)}, "step": {"5s"},
+		}, &data)
+		list = data.Result
+	}
+	if err != nil {
+		t.Errorf("%s: %v\n%s", where, err, expr)
+		return
+	}
+	if numbers(list) {
+		return
+	}
+	reason, ok := empty[where]
+	if !ok {
+		t.Errorf("%s: no data\n%s", where, expr)
+		return
+	}
+	if proof, err := p.query(t, p.fill(reason)); err != nil || len(proof) == 0 {
+		t.Errorf("%s: no data, and %s does not say why (%v)\n%s", where, reason, err, expr)
+	}
+}

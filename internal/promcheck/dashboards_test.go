@@ -1,0 +1,192 @@
+package promcheck
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+type panel struct {
+	Title, Type string
+	Targets     []struct{ RefID, Expr, LegendFormat string }
+	// What a table calls its columns.
+	Transformations []struct {
+		ID      string
+		Options struct{ RenameByName map[string]string }
+	}
+}
+
+type dashboard struct {
+	Panels      []panel
+	Annotations struct {
+		List []struct{ Expr, TitleFormat, TextFormat, TagKeys string }
+	}
+	Templating struct {
+		List []struct {
+			Name, Type, Definition, Regex string
+		}
+	}
+}
+
+// withRules knows the recording rules as well, and what Prometheus and the
+// client library add.
+func withRules(t *testing.T) *Vocabulary {
+	t.Helper()
+	raw, err := os.ReadFile("../../alerts/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct{ Rules []rule }
+	}
+	if err := yaml.Unmarshal(raw, &file); err != nil {
+		t.Fatal(err)
+	}
+	v := New()
+	for _, g := range file.Groups {
+		for _, r := range g.Rules {
+			if r.Record == "" {
+				continue
+			}
+			l, err := v.Check(r.Expr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.Add(r.Record, l)
+		}
+	}
+	alert := Of("alertname", "severity", "gitlab", "tag", "runner_id", "runner_type", "description", "owner")
+	v.Add("ALERTS_FOR_STATE", alert)
+	v.Add("ALERTS", alert.plus("alertstate"))
+	for _, name := range []string{
+		"scrape_duration_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds", "go_memstats_heap_inuse_bytes",
+	} {
+		v.Add(name, Of("instance", "job"))
+	}
+	return v
+}
+
+// filled puts values where PromQL would not parse a variable; those in
+// strings stay, and the vocabulary leaves them alone.
+func filled(expr string) string {
+	return strings.NewReplacer("$__rate_interval", "5m", "$__range", "6h").Replace(expr)
+}
+
+var template = regexp.MustCompile(`\{\{\s*(\w+)\s*\}\}`)
+
+// TestDashboards holds each expression of the dashboards to the metrics and
+// labels there are, each legend and column to the labels of its expression, and
+// all but the exporter's own to numbers that two processes do not double.
+func TestDashboards(t *testing.T) {
+	files, err := filepath.Glob("../../dashboards/*.json")
+	if err != nil || len(files) != 5 {
+		t.Fatalf("dashboards %v (%v)", files, err)
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
+			if err != nil {
+				t.Fatal(err)
+			}
+			var d dashboard
+			if err := json.Unmarshal(raw, &d); err != nil {
+				t.Fatal(err)
+			}
+			v := withRules(t)
+			for _, p := range d.Panels {
+				checkPanel(t, v, p, filepath.Base(f) == "exporter.json")
+			}
+			for _, a := range d.Annotations.List {
+				if a.Expr == "" {
+					continue
+				}
+				l, err := v.Check(filled(a.Expr))
+				if err != nil {
+					t.Errorf("annotation: %v", err)
+				}
+				for _, m := range template.FindAllStringSubmatch(a.TitleFormat+a.TextFormat+"{{"+a.TagKeys+"}}", -1) {
+					if !l[m[1]] {
+						t.Errorf("annotation names the label %s", m[1])
+					}
+				}
+			}
+			for _, q := range d.Templating.List {
+				checkVariable(t, v, q.Name, q.Type, q.Definition, q.Regex)
+			}
+		})
+	}
+}
+
+func checkPanel(t *testing.T, v *Vocabulary, p panel, instances bool) {
+	t.Helper()
+	columns := Of("Time", "Value")
+	have := Labels{}
+	for i, q := range p.Targets {
+		l, err := v.Check(filled(q.Expr))
+		if err != nil {
+			t.Errorf("%s %s: %v", p.Title, q.RefID, err)
+			continue
+		}
+		for _, m := range template.FindAllStringSubmatch(q.LegendFormat, -1) {
+			if !l[m[1]] {
+				t.Errorf("%s %s: the legend names %s, the series have %v", p.Title, q.RefID, m[1], l.Names())
+			}
+		}
+		if l["instance"] && !instances || l["shard"] {
+			t.Errorf("%s %s: a line for each process: %v", p.Title, q.RefID, l.Names())
+		}
+		columns = columns.plus(l.Names()...).plus("Value #" + q.RefID)
+		// Rows of several queries meet where their labels are the same.
+		if i > 0 && p.Type == "table" && !slices.Equal(l.Names(), have.Names()) && p.Title != "Processes" {
+			t.Errorf("%s %s: labels %v, the query before has %v: no row would be whole", p.Title, q.RefID, l.Names(), have.Names())
+		}
+		have = l
+	}
+	for _, tr := range p.Transformations {
+		for from := range tr.Options.RenameByName {
+			if !columns[from] {
+				t.Errorf("%s: there is no column %q, only %v", p.Title, from, columns.Names())
+			}
+		}
+	}
+}
+
+var labelValues = regexp.MustCompile(`^label_values\((.+), (\w+)\)$`)
+
+func checkVariable(t *testing.T, v *Vocabulary, name, kind, definition, regex string) {
+	t.Helper()
+	if kind != "query" {
+		return
+	}
+	if m := labelValues.FindStringSubmatch(definition); m != nil {
+		l, err := v.Check(m[1])
+		if err != nil || !l[m[2]] {
+			t.Errorf("$%s: %v, labels %v", name, err, l.Names())
+		}
+		return
+	}
+	expr := strings.TrimSuffix(strings.TrimPrefix(definition, "query_result("), ")")
+	// Two metrics in one selector: a runner without tags stands in the second only.
+	const both = `{__name__=~"gitlab_runner_fleet_runner_tag_info|gitlab_runner_fleet_runner_paused", `
+	if strings.Count(expr, both) != 1 {
+		t.Errorf("$%s: %s", name, expr)
+	}
+	if _, err := v.Check("gitlab_runner_fleet_runner_paused"); err != nil {
+		t.Error(err)
+	}
+	l, err := v.Check(strings.Replace(expr, both, "gitlab_runner_fleet_runner_tag_info{", 1))
+	if err != nil {
+		t.Errorf("$%s: %v", name, err)
+	}
+	for _, m := range regexp.MustCompile(`(\w+)="\(`).FindAllStringSubmatch(regex, -1) {
+		if !l[m[1]] {
+			t.Errorf("$%s: the regex reads %s of %v", name, m[1], l.Names())
+		}
+	}
+}
