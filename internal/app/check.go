@@ -60,6 +60,8 @@ type check struct {
 	out      io.Writer
 	shards   int
 	problems int
+	// detailed: one GraphQL page tells what takes REST two requests a runner.
+	detailed bool
 }
 
 func (c *check) say(format string, args ...any)  { tell(c.out, "  "+format+"\n", args...) }
@@ -100,6 +102,7 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 		return
 	}
 	c.visibility(ctx, client)
+	c.graphql(ctx, client)
 	c.sample(ctx, client, runners)
 	c.need(runners, limits.State())
 }
@@ -208,6 +211,36 @@ func (c *check) visibility(ctx context.Context, client *gitlab.Client) {
 	}
 }
 
+// graphql tells which API the runners will be read by.
+func (c *check) graphql(ctx context.Context, client *gitlab.Client) {
+	kind := scopes(c.gitlab)[0]
+	if c.gitlab.API == config.APIREST || (kind.Kind != gitlab.ScopeInstance && kind.Kind != gitlab.ScopeGroup) {
+		return
+	}
+	if kind.Kind == gitlab.ScopeGroup && strings.Trim(kind.ID, "0123456789") == "" {
+		path, err := client.Group(ctx, kind.ID)
+		if err != nil {
+			c.warn("the path of group %s, which GraphQL needs, cannot be read: %s", kind.ID, err)
+			return
+		}
+		kind.ID = path
+	}
+	page, err := client.RunnersGraphQL(ctx, gitlab.GraphQLQuery{Scope: kind, First: 1})
+	needs := gitlab.FieldsDetails | gitlab.FieldManagers
+	switch {
+	case err == nil:
+		c.detailed = page.Fields&needs == needs
+		c.say("runners are read by GraphQL%s", map[bool]string{true: ", details and machines with them", false: "; details by REST, since this release does not tell all by GraphQL"}[c.detailed])
+		if kind.Kind == gitlab.ScopeGroup {
+			c.say("  it also shows the runners of subgroups and projects, which the count above lacks")
+		}
+	case c.gitlab.API == config.APIGraphQL:
+		c.problem("api is graphql, and GraphQL refuses: %s", err)
+	default:
+		c.warn("GraphQL refuses, so runners are read by REST, with two requests for each runner's details: %s", err)
+	}
+}
+
 // sample reads details and jobs of a few runners, spread over the fleet.
 func (c *check) sample(ctx context.Context, client *gitlab.Client, runners map[int64]gitlab.Runner) {
 	ids := make([]int64, 0, len(runners))
@@ -294,6 +327,9 @@ func (c *check) need(runners map[int64]gitlab.Runner, limits budget.State) {
 	}
 	p := c.gitlab.Poll
 	d := demandOf(p, len(scopes(c.gitlab)), len(runners), busy, c.shards)
+	if c.detailed {
+		d.details = 0
+	}
 	c.say("requests a minute at these intervals, with %d of %d runners executing: %.0f", busy, len(runners), math.Ceil(d.total()))
 	c.say("  listing %.1f, details and machines %.1f, jobs of executing runners %.1f, jobs of idle ones %.1f, deeper walk %.1f",
 		d.listing, d.details, d.activeJobs, d.idleJobs, d.walk)
