@@ -20,7 +20,7 @@ func briskJobs() gitlabsim.JobShape {
 	return gitlabsim.JobShape{MeanDuration: 2 * time.Minute, MaxDuration: 20 * time.Minute, LateMax: 20 * time.Minute}
 }
 
-const settled = 3 * time.Hour
+const settled = 2 * time.Hour
 
 // lines is a logger's output.
 type lines struct {
@@ -137,7 +137,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 // are withdrawn and the counters stay; afterwards all comes back.
 func TestGitLabIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 60, Tags: 8, JobsPerHour: 900, Shape: briskJobs(), Token: secret})
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, JobsPerHour: 300, Shape: briskJobs(), Token: secret})
 		var out lines
 		s := newScraper()
 		_, state := openState(t, "")
@@ -205,7 +205,7 @@ func TestStartedWhileGitLabIsDown(t *testing.T) {
 	for name, fault := range map[string]gitlabsim.Fault{"refused": {Drop: true}, "502": {Status: 502}, "silent": {Latency: time.Hour}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 40, Tags: 8, JobsPerHour: 900, Shape: briskJobs(), History: time.Hour, Token: secret})
+				world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 6, Tags: 8, JobsPerHour: 200, Shape: briskJobs(), History: 20 * time.Minute, Token: secret})
 				remove := world.AddFault(fault)
 				s := newScraper()
 				_, state := openState(t, "")
@@ -258,15 +258,15 @@ func TestWrongDate(t *testing.T) {
 		for _, at := range []time.Duration{0, 2 * time.Minute} {
 			t.Run(skew.String()+" after "+at.String(), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					world := gitlabsim.New(gitlabsim.Options{Seed: 8, Runners: 10, Tags: 8, JobsPerHour: 400, Shape: briskJobs(), History: time.Hour, Token: secret})
+					world := gitlabsim.New(gitlabsim.Options{Seed: 8, Runners: 4, Tags: 8, JobsPerHour: 200, Shape: briskJobs(), History: 20 * time.Minute, Token: secret})
 					world.AddFault(gitlabsim.Fault{DateSkew: skew, Times: 1, From: time.Now().Add(at)})
 					begin := time.Now().Truncate(time.Second)
 					s := newScraper()
 					_, state := openState(t, "")
 					r := start(t, world, state, s, setup{})
 					time.Sleep(30 * time.Minute)
-					if g := s.scrape(); !g.Up || g.Fleet == nil || g.Time.Sub(time.Now()).Abs() > 8*time.Second {
-						t.Errorf("up %t, fleet %t, time off by %v", g.Up, g.Fleet != nil, g.Time.Sub(time.Now()))
+					if g := s.scrape(); !g.Up || g.Fleet == nil || time.Until(g.Time).Abs() > 8*time.Second {
+						t.Errorf("up %t, fleet %t, time off by %v", g.Up, g.Fleet != nil, time.Until(g.Time))
 					}
 					world.Quiesce()
 					time.Sleep(settled)
