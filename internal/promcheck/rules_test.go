@@ -1,8 +1,8 @@
 package promcheck
 
 import (
-	"bytes"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -18,48 +18,42 @@ type rule struct {
 // templateLabel is a label that a template names.
 var templateLabel = regexp.MustCompile(`\$labels\.([a-zA-Z_]\w*)`)
 
-// TestRules holds each rule to the metrics and labels there are, and each text
-// to the labels that its alert has. Recording rules are known from where they
-// stand on, since a group is evaluated in order.
-func TestRules(t *testing.T) {
+type ruleFile struct {
+	Groups []struct {
+		Name  string
+		Rules []rule
+	}
+}
+
+func rules(t *testing.T) ruleFile {
+	t.Helper()
 	raw, err := os.ReadFile("../../alerts/rules.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var file struct {
-		Groups []struct {
-			Name  string
-			Rules []rule
-		}
-	}
-	if err := yaml.NewDecoder(bytes.NewReader(raw)).Decode(&file); err != nil {
+	var f ruleFile
+	if err := yaml.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// TestRules holds each rule to the metrics and labels there are, and each text
+// to the labels that its alert has. Recording rules are known from where they
+// stand on, since a group is evaluated in order.
+func TestRules(t *testing.T) {
 	v := New()
-	rules := 0
-	for _, g := range file.Groups {
+	n := 0
+	for _, g := range rules(t).Groups {
 		for _, r := range g.Rules {
-			rules++
+			n++
 			name := r.Record + r.Alert
 			l, err := v.Check(r.Expr)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			for _, n := range []string{"instance", "job", "shard"} {
-				if r.Record != "" && l[n] {
-					t.Errorf("%s: has the label %s: two processes that watch one GitLab would count twice", name, n)
-				}
-			}
 			if r.Record != "" {
-				level, _, _ := strings.Cut(r.Record, ":")
-				want := strings.Join(l.Names(), " ")
-				have := strings.Join(levelLabels(level).Names(), " ")
-				if strings.HasSuffix(r.Record, ":gitlab_runner_fleet_runner_info:max") {
-					have = strings.Join(levelLabels(level).plus("description", "owner", "runner_type").Names(), " ")
-				}
-				if want != have {
-					t.Errorf("%s: the level says %q, the series have %q", name, have, want)
-				}
+				recorded(t, r.Record, l)
 				v.Add(r.Record, l)
 			}
 			for k, text := range r.Annotations {
@@ -71,8 +65,64 @@ func TestRules(t *testing.T) {
 			}
 		}
 	}
-	if rules < 50 {
-		t.Errorf("only %d rules were read", rules)
+	if n < 50 {
+		t.Errorf("only %d rules were read", n)
+	}
+}
+
+// recorded checks that the level in a recording rule's name is what its series
+// have, and that two processes which watch one GitLab are not told apart.
+func recorded(t *testing.T, name string, l Labels) {
+	t.Helper()
+	for _, n := range []string{"instance", "job", "shard"} {
+		if l[n] {
+			t.Errorf("%s: has the label %s: two processes that watch one GitLab would count twice", name, n)
+		}
+	}
+	level, _, _ := strings.Cut(name, ":")
+	want := levelLabels(level)
+	if strings.HasSuffix(name, ":gitlab_runner_fleet_runner_info:max") {
+		want = want.plus("description", "owner", "runner_type")
+	}
+	if a, b := strings.Join(want.Names(), " "), strings.Join(l.Names(), " "); a != b {
+		t.Errorf("%s: the level says %q, the series have %q", name, a, b)
+	}
+}
+
+// TestRunbookQueries holds the queries that runbooks begin with to the same.
+func TestRunbookQueries(t *testing.T) {
+	v := New()
+	for _, g := range rules(t).Groups {
+		for _, r := range g.Rules {
+			if r.Record == "" {
+				continue
+			}
+			l, err := v.Check(r.Expr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.Add(r.Record, l)
+		}
+	}
+	files, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no runbooks: %v", err)
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(raw), "```promql\n")
+		block, _, ok := strings.Cut(rest, "```")
+		if !ok {
+			t.Errorf("%s: no queries", f)
+		}
+		for query := range strings.Lines(block) {
+			if _, err := v.Check(query); err != nil {
+				t.Errorf("%s: %s%v", f, query, err)
+			}
+		}
 	}
 }
 
