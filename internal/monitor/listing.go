@@ -156,6 +156,10 @@ func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope) ([]gitlab.R
 		if err != nil {
 			return nil, err
 		}
+		if before := pages[len(pages)-1].Runners; len(p.Runners) > 0 && len(before) > 0 && p.Runners[0].ID == before[0].ID {
+			// A proxy that gives the same page for each number would fill the memory.
+			return nil, &gitlab.Error{Reason: gitlab.ReasonDecode, Message: fmt.Sprintf("page %d of the list of runners repeats the one before", next)}
+		}
 		pages = append(pages, p)
 	}
 	return pages, nil
