@@ -107,6 +107,7 @@ func TestStatusAndPaused(t *testing.T) {
 		{"before 14.8: active, whatever the status", gitlab.Runner{Status: "paused", Active: yes, Online: no}, snapshot.Offline, false},
 		{"before 15.0: not_connected", gitlab.Runner{Status: "not_connected", Active: yes}, snapshot.NeverContacted, false},
 		{"before 15.0: not_connected and paused", gitlab.Runner{Status: "not_connected", Active: no}, snapshot.NeverContacted, true},
+		{"not_connected contradicts online", gitlab.Runner{Status: "not_connected", Active: yes, Online: yes}, snapshot.NeverContacted, false},
 		{"status only: paused", gitlab.Runner{Status: "paused"}, snapshot.NeverContacted, true},
 		{"status only: stale", gitlab.Runner{Status: "stale"}, snapshot.Stale, false},
 		{"status only: online is never contacted by the field online", gitlab.Runner{Status: "online"}, snapshot.NeverContacted, false},

@@ -388,4 +388,10 @@ func TestPeaks(t *testing.T) {
 			t.Errorf("%d: most %d, want %d", i, got, c.most)
 		}
 	}
+	for d := range 30 {
+		p.see(1, at.AddDate(0, 1, d))
+	}
+	if len(p) != peakDays {
+		t.Errorf("%d days are kept, want %d", len(p), peakDays)
+	}
 }

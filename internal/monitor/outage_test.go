@@ -58,14 +58,16 @@ func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "
 // and a rotated one is taken up without a restart.
 func TestTokenRevokedAndRotated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 60, Tags: 8, JobsPerHour: 600, Token: secret})
+		world := gitlabsim.New(gitlabsim.Options{
+			Seed: 4, Runners: 60, Tags: 8, JobsPerHour: 600, Token: secret, Latency: func(string) time.Duration { return 300 * time.Millisecond },
+		})
 		var mu sync.Mutex
 		token := secret
 		var out lines
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval = 3 * time.Minute
+		poll.DetailsInterval, poll.JobsInterval = 5*time.Second, 5*time.Second // many of each are under way
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger(), token: func() string {
 			mu.Lock()
 			defer mu.Unlock()
