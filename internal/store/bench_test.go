@@ -111,3 +111,17 @@ func BenchmarkLoadAfterADay(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCommitFleet is the first commit of 100,000 runners, in no order.
+func BenchmarkCommitFleet(b *testing.B) {
+	var all Batch
+	for _, i := range random(1, 2).Perm(100_000) {
+		all.Put = append(all.Put, Record{Key: fmt.Appendf(nil, "runner/%08d", i), Value: fmt.Appendf(nil, "%0200d", i)})
+	}
+	for b.Loop() {
+		b.StopTimer()
+		s := openState(b, open(b, b.TempDir()), "corp")
+		b.StartTimer()
+		commit(b, s, all)
+	}
+}

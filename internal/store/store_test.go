@@ -689,3 +689,26 @@ func noise(rnd *rand.Rand, n int) []byte {
 	}
 	return out[:n]
 }
+
+// TestLastPutWins: a batch may hold a key many times, in any order of keys.
+func TestLastPutWins(t *testing.T) {
+	both(t, func(t *testing.T, path string) {
+		t.Helper()
+		f := open(t, path)
+		s := openState(t, f, "corp")
+		var kv []string
+		want := map[string]string{}
+		for i := range 500 {
+			key, value := fmt.Sprint("key-", (i*7)%13), fmt.Sprint("value-", i)
+			kv = append(kv, key, value)
+			want[key] = value
+		}
+		b := put(kv...)
+		commit(t, s, b)
+		wantRecords(t, s, want)
+		if string(b.Put[0].Value) != "value-0" || string(b.Put[499].Value) != "value-499" {
+			t.Error("the caller's batch was reordered")
+		}
+		closeState(t, s)
+	})
+}
