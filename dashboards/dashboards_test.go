@@ -690,3 +690,27 @@ func TestLinks(t *testing.T) {
 		t.Error("the runner's dashboard does not lead to its page in GitLab")
 	}
 }
+
+// TestPictures: the documentation shows every dashboard, in pictures that a
+// slow line can bear.
+func TestPictures(t *testing.T) {
+	text, err := os.ReadFile("../docs/dashboards.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, uid := range uids {
+		picture := strings.TrimSuffix(file, ".json") + ".png"
+		info, err := os.Stat(filepath.Join("../docs/images", picture))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() < 20_000 || info.Size() > 300_000 {
+			t.Errorf("%s has %d bytes", picture, info.Size())
+		}
+		for _, want := range []string{"](images/" + picture + ")", "../dashboards/" + file, "`" + uid + "`"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("docs/dashboards.md does not name %s", want)
+			}
+		}
+	}
+}
