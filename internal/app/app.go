@@ -348,8 +348,8 @@ func logWarnings(l log.Logger, v *config.Validated) {
 		_ = level.Warn(l).Log("msg", w)
 	}
 	for _, g := range v.GitLabs() {
-		if g.API == config.APIGraphQL {
-			_ = level.Warn(l).Log("msg", "api: graphql is not offered by this release; REST is read", "gitlab", g.Name)
+		if g.API == config.APIGraphQL && g.Scope != config.ScopeInstance && g.Scope != config.ScopeGroups {
+			_ = level.Warn(l).Log("msg", "api: graphql has no list for this scope; REST is read", "gitlab", g.Name, "scope", g.Scope)
 		}
 	}
 }
