@@ -29,9 +29,10 @@ pids+=($!)
 echo "scraping for $minutes minutes"
 sleep $((minutes * 60))
 
-# The runner that failed most jobs through no fault of their scripts.
+# A runner that has something to tell: many jobs, failures above all.
 runner=$(curl -sf http://127.0.0.1:19090/api/v1/query --data-urlencode \
-  'query=topk(1, sum by (runner_id) (gitlab_runner_fleet_runner_jobs_finished_total) + 10 * sum by (runner_id) (gitlab_runner_fleet_runner_jobs_finished_total{failure_class="infrastructure"}))' |
-  sed -E 's/.*"runner_id":"([0-9]+)".*/\1/')
+  'query=topk(1, sum by (runner_id) (gitlab_runner_fleet_runner_jobs_finished_total) + 10 * sum by (runner_id) (gitlab_runner_fleet_runner_jobs_finished_total{failure_class="infrastructure"})
+     or sum by (runner_id) (gitlab_runner_fleet_runner_jobs_executing))' |
+  sed -nE 's/.*"runner_id":"([0-9]+)".*/\1/p')
 node draw.mjs --prometheus http://127.0.0.1:19090 --seconds $((minutes * 60)) --values "{\"runner\":\"$runner\"}" --out "$root/docs/images"
 pngquant --force --ext .png --speed 1 64 "$root"/docs/images/{overview,tags,runner,jobs,exporter}.png
