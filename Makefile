@@ -30,7 +30,7 @@ BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
 
-.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-scale demo docs clean
+.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-scale demo docs pictures clean
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -122,6 +122,9 @@ bench: ## every benchmark
 bench-scale: ## measure the program against large simulated fleets (15 minutes)
 	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
 	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
+
+pictures: build tools ## draw the dashboards over the demonstration; needs chromium, node and pngquant
+	dashboards/render/draw.sh
 
 docs: ## write the generated parts of the documents
 	go test ./docs -update

@@ -280,7 +280,12 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		}
 		return failure
 	}
+	deep := m.led.Deep(item.ID)
 	poll.Done(true)
+	if m.led.Deep(item.ID).After(deep) {
+		// It read as deep as a walk does: most runners need no other.
+		m.lastGood[snapshot.StageReconcile] = now
+	}
 	if running, canceling, _, read := m.led.Executing(item.ID); read {
 		m.inv.Executed(item.ID, running+canceling, m.now())
 		m.hastenDetails(item.ID, now)
