@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 BINARY := gitlab_runner_fleet_exporter
 TOOLS := $(CURDIR)/.tools
 EXTRA_SKIPS := $(TOOLS)/extra-skips
-FUZZTIME ?= 3s
+FUZZTIME ?= 2s
 
 # What the tests need, at versions that resolve and build together:
 # name, package, version, build tags.

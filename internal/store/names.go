@@ -37,6 +37,9 @@ func fileName(name string) string {
 		}
 	}
 	safe := b.String()
+	if safe == "" {
+		safe = "%" // no name; else the file would be hidden
+	}
 	if len(safe) > longName {
 		sum := sha256.Sum256([]byte(name))
 		safe = safe[:longName/2] + "~" + hex.EncodeToString(sum[:hashBytes])
