@@ -123,6 +123,7 @@ func seconds(t *testing.T, s string) time.Duration {
 var (
 	alertName  = regexp.MustCompile(`^GitLabRunner[A-Z][A-Za-z]+$`)
 	recordName = regexp.MustCompile(`^gitlab(_[a-z]+)*:gitlab_runner_fleet_[a-z_]+:[a-z0-9_]+$`)
+	recorded   = regexp.MustCompile(`gitlab[a-z_]*:gitlab_runner_fleet_[a-z_]+:[a-z0-9_]+`)
 	// identity are the labels of which the text must name at least one, since
 	// several alerts of one name stand in one notification.
 	identity = regexp.MustCompile(`\$labels\.(tag|description|runner_type|gitlab|instance|version)\b`)
@@ -363,11 +364,20 @@ type caseFile struct {
 				Annotations map[string]string `yaml:"exp_annotations"`
 			} `yaml:"exp_alerts"`
 		} `yaml:"alert_rule_test"`
+		Exprs []struct {
+			Expr    string
+			Time    string `yaml:"eval_time"`
+			Samples []struct {
+				Labels string
+				Value  float64
+			} `yaml:"exp_samples"`
+		} `yaml:"promql_expr_test"`
 	}
 }
 
 // TestCases: each alert has a case that shows it silent until its time and then
-// firing, and one that it must bear in silence.
+// firing, and one that it must bear in silence; each recording rule one that
+// shows its value.
 func TestCases(t *testing.T) {
 	files, err := filepath.Glob("tests/*.yml")
 	if err != nil || len(files) == 0 {
@@ -382,6 +392,7 @@ func TestCases(t *testing.T) {
 	for name := range alerts(t) {
 		all[name] = &seen{}
 	}
+	values := map[string]bool{}
 	for _, path := range files {
 		var f caseFile
 		load(t, path, &f)
@@ -389,6 +400,14 @@ func TestCases(t *testing.T) {
 			t.Errorf("%s: group_eval_order is %v, the file's order is %v", path, f.GroupEvalOrder, order)
 		}
 		for _, g := range f.Tests {
+			for _, e := range g.Exprs {
+				for _, name := range recorded.FindAllString(e.Expr, -1) {
+					values[name] = values[name] || len(e.Samples) > 0
+				}
+			}
+			if strings.HasPrefix(g.Name, "recording rules: ") {
+				continue
+			}
 			name, what, _ := strings.Cut(g.Name, " ")
 			s := all[name]
 			if s == nil {
@@ -425,6 +444,13 @@ func TestCases(t *testing.T) {
 	for name, s := range all {
 		if !s.before || !s.fires || !s.nearly {
 			t.Errorf("%s: silent before its time: %v, fires: %v, near miss: %v", name, s.before, s.fires, s.nearly)
+		}
+	}
+	for _, g := range groups(t).Groups {
+		for _, r := range g.Rules {
+			if r.Record != "" && !values[r.Record] {
+				t.Errorf("%s: no case shows its value", r.Record)
+			}
 		}
 	}
 }
