@@ -101,7 +101,7 @@ unit:
 	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(EXTRA_SKIPS)
 
 # Packages of the system that the ship tests drive.
-SHIP_PACKAGES := python3-gitlab buildah podman runc busybox-static ca-certificates
+SHIP_PACKAGES := python3-gitlab prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates
 
 test-ship: ## what needs root and a Debian: the image, other people's clients, a full disk
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ship needs root: it installs packages and builds an image"; exit 1; }
