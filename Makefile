@@ -119,7 +119,7 @@ bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...
 
 # SCALE passes flags, such as SCALE='-runners=100000 -limits=0': docs/performance.md.
-bench-scale: ## measure the program against large simulated fleets (15 minutes)
+bench-scale: ## measure the program against large simulated fleets (40 minutes)
 	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
 	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
 
