@@ -15,11 +15,13 @@ import (
 // in virtual time, with faults, stale replicas, kills and restarts; fewer for
 // an old release, whose rows differ.
 func TestCountsEveryFinishedJob(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		version string
 		jobs    int
 	}{{"19.1.0-ee", 20_000}, {"15.11.0", 3_000}} {
 		t.Run(c.version, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs) })
 		})
 	}
@@ -32,13 +34,13 @@ func countEveryJob(t *testing.T, version string, atLeast int) {
 	// Many jobs in a short time: what a run costs is requests, and those go by
 	// the hour. All times of a usual GitLab are divided by about twenty.
 	world := gitlabsim.New(gitlabsim.Options{
-		Seed: seed, Runners: 8, Tags: 12, JobsPerHour: float64(atLeast) * .8, Version: version, Token: secret,
+		Seed: seed, Runners: 8, Tags: 12, JobsPerHour: float64(atLeast) * .85, Version: version, Token: secret,
 		History: 15 * time.Minute, Shape: gitlabsim.JobShape{
 			LateShare: .01, LateMax: 20 * time.Minute, MeanDuration: 40 * time.Second, MaxDuration: 20 * time.Minute, ShortMax: 15 * time.Second,
 		},
 	})
 	poll := defaultPoll()
-	poll.JobsInterval = 3 * time.Minute
+	poll.JobsInterval = 5 * time.Minute
 	poll.DetailsInterval, poll.ReconcileInterval, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
 	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
 	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})

@@ -200,7 +200,7 @@ func TestOnlyReads(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
-		time.Sleep(3 * time.Hour)
+		time.Sleep(75 * time.Minute) // a deeper walk is among it
 		r.end(t)
 		routes := map[string]bool{}
 		for _, e := range world.Log() {

@@ -154,6 +154,7 @@ func TestNewSeriesAreShownAtZeroFirst(t *testing.T) {
 
 // Three shards over one GitLab sum up to the whole, and nothing stands twice.
 func TestShards(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 3
 		world := gitlabsim.New(gitlabsim.Options{Seed: 12, Runners: 36, Tags: 10, JobsPerHour: 400, Token: secret, Shape: briskJobs()})
@@ -212,6 +213,7 @@ func add(to, from map[string]int) {
 // Another number of shards after a restart: no job is counted twice or lost
 // but around the change.
 func TestOtherNumberOfShards(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 12, Runners: 15, Tags: 10, JobsPerHour: 900, Token: secret, Shape: briskJobs()})
 		var dirs [3]string
@@ -304,6 +306,7 @@ func TestTwoGitLabs(t *testing.T) {
 // A lookback that a restart raises brings no old job back, a lowered one
 // counts none twice.
 func TestLookbackChangedByARestart(t *testing.T) {
+	t.Parallel()
 	for _, lookbacks := range [][2]time.Duration{{2 * time.Hour, 24 * time.Hour}, {24 * time.Hour, 2 * time.Hour}} {
 		t.Run(fmt.Sprint(lookbacks), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -314,7 +317,7 @@ func TestLookbackChangedByARestart(t *testing.T) {
 				for i, lookback := range []time.Duration{lookbacks[0], lookbacks[1]} {
 					folder, state := openState(t, dir)
 					poll := defaultPoll()
-					poll.Lookback, poll.ReconcileInterval, poll.JobsInterval = lookback, 30*time.Minute, 5*time.Minute
+					poll.Lookback, poll.ReconcileInterval, poll.JobsInterval = lookback, 30*time.Minute, 10*time.Minute
 					r := start(t, world, state, s, setup{poll: poll})
 					for range 60 * 3 {
 						time.Sleep(time.Minute)

@@ -57,9 +57,10 @@ func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "
 // A revoked token stops all but the listing, is told once with what to do,
 // and a rotated one is taken up without a restart.
 func TestTokenRevokedAndRotated(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{
-			Seed: 4, Runners: 60, Tags: 8, JobsPerHour: 600, Token: secret, Latency: func(string) time.Duration { return 300 * time.Millisecond },
+			Seed: 4, Runners: 50, Tags: 8, JobsPerHour: 120, Token: secret, Latency: func(string) time.Duration { return 300 * time.Millisecond },
 		})
 		var mu sync.Mutex
 		token := secret
@@ -67,13 +68,13 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval, poll.JobsInterval = 5*time.Second, 5*time.Second // many of each are under way
+		poll.DetailsInterval, poll.JobsInterval = 4*time.Second, 4*time.Second // many of each are under way
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger(), token: func() string {
 			mu.Lock()
 			defer mu.Unlock()
 			return token
 		}})
-		time.Sleep(5 * time.Minute)
+		time.Sleep(90 * time.Second)
 		if g := s.scrape(); !g.Up || g.Fleet == nil || !g.Fleet.Detailed {
 			t.Fatalf("not up: %+v", g)
 		}
@@ -111,7 +112,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		if len(out.with("runners are listed again")) != 1 {
 			t.Errorf("its return was not told once:\n%s", strings.Join(out.with("listed"), ""))
 		}
-		time.Sleep(20 * time.Minute)
+		time.Sleep(time.Minute)
 		if requests(world, "/runners/:id/jobs") == jobs || requests(world, "/runners/:id") == details {
 			t.Error("jobs or details are not read any more")
 		}
@@ -204,6 +205,7 @@ func sumOf(m map[string]int) (n int) {
 }
 
 func TestStartedWhileGitLabIsDown(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{"refused": {Drop: true}, "502": {Status: 502}, "silent": {Latency: time.Hour}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -256,6 +258,7 @@ func TestStartedWhileGitLabIsDown(t *testing.T) {
 // A Date that is wrong once by ten days must not move the first start, nor
 // throw away or invent a job.
 func TestWrongDate(t *testing.T) {
+	t.Parallel()
 	for _, skew := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour} {
 		for _, at := range []time.Duration{0, 2 * time.Minute} {
 			t.Run(skew.String()+" after "+at.String(), func(t *testing.T) {

@@ -124,6 +124,7 @@ func TestIntervalsAreKept(t *testing.T) {
 // A restart serves from the saved state at once, and does not read again what
 // was read just before.
 func TestRestartIsCheap(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 3000, Tags: 40, Token: secret})
 		dir := memoryDir(t)
