@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -37,7 +38,20 @@ func main() {
 	os.Exit(code)
 }
 
+// oneAtATime lets the tool and its child processes write to one place.
+type oneAtATime struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *oneAtATime) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
+}
+
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	stderr = &oneAtATime{w: stderr}
 	var err error
 	if len(args) > 0 && args[0] == simulateCommand {
 		err = simulate(ctx, stdin, stdout)
