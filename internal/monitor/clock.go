@@ -16,6 +16,7 @@ const clockSamples = 7
 type clock struct {
 	mu      sync.Mutex
 	first   time.Time       // local time of the first answer, with its monotonic reading
+	told    time.Time       // its Date; zero: it had none
 	offsets []time.Duration // GitLab's time less first and the time elapsed since
 }
 
@@ -26,7 +27,7 @@ func (c *clock) hear(date, local time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.first.IsZero() {
-		c.first = local
+		c.first, c.told = local, date
 	}
 	if date.IsZero() {
 		return
@@ -62,8 +63,12 @@ func (c *clock) median() time.Duration {
 	return s[(len(s)-1)/2]
 }
 
-// start is the first start: GitLab's time, in whole seconds, when its first
-// answer came. Without any Date it is the local time.
+// dateSlack is how far the Date of one answer may lie from the median and still
+// be believed: it has whole seconds.
+const dateSlack = 2 * time.Second
+
+// start is the first start: the Date of the first answer, unless the answers
+// after it say that it is wrong. Without any Date it is the local time.
 func (c *clock) start(local time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,5 +78,9 @@ func (c *clock) start(local time.Time) time.Time {
 	if len(c.offsets) == 0 {
 		return c.first
 	}
-	return c.first.Add(c.median()).Truncate(time.Second)
+	median := c.first.Round(0).Add(c.median())
+	if !c.told.IsZero() && c.told.Sub(median).Abs() <= dateSlack {
+		return c.told.Truncate(time.Second)
+	}
+	return median.Truncate(time.Second)
 }

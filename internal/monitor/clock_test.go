@@ -101,3 +101,17 @@ func TestClockCountsByElapsedTime(t *testing.T) {
 		t.Error("GitLab's time has a monotonic reading: compared with the wall's it would be wrong after a jump")
 	}
 }
+
+// A Date has whole seconds, so the median of several lies up to a second
+// behind. The first start must not: what ended in the second before it is history.
+func TestStartIsTheFirstDate(t *testing.T) {
+	c := newClock()
+	local := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for i := range clockSamples {
+		at := local.Add(time.Duration(i) * 130 * time.Millisecond)
+		c.hear(at.Truncate(time.Second), at)
+	}
+	if got := c.start(local.Add(time.Second)); !got.Equal(local) {
+		t.Errorf("the first start is %v, the first answer's Date was %v", got, local)
+	}
+}
