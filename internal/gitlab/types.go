@@ -78,7 +78,7 @@ type JobsPage struct {
 // JobsQuery says which of a runner's jobs to read.
 type JobsQuery struct {
 	RunnerID int64
-	Status   string // "": any. With a status the order is GitLab's default
+	Status   string // "": any; newest id first
 	Page     int    // by number, from 1; 0 with Keyset
 	Keyset   bool   // newest first by keyset (Cursor "" for the first page)
 	Cursor   string
