@@ -76,8 +76,12 @@ type Fault struct {
 
 // Server is a world's GraphQL.
 type Server struct {
-	world  *gitlabsim.World
-	schema gql.Schema
+	world *gitlabsim.World
+
+	// One query at a time: the library fills lookups of its enums lazily and
+	// without a lock, and a second query would meet them half made.
+	library sync.Mutex
+	schema  gql.Schema
 
 	mu    sync.Mutex
 	fault func(Query) *Fault
@@ -220,6 +224,8 @@ func (s *Server) answer(ctx context.Context, q *Query, in body, caller gitlabsim
 	if op.Operation != ast.OperationTypeQuery {
 		return result{Errors: []Error{{Message: "Schema is not configured for " + op.Operation + "s"}}}
 	}
+	s.library.Lock()
+	defer s.library.Unlock()
 	if v := gql.ValidateDocument(&s.schema, doc, nil); !v.IsValid {
 		return result{Errors: inGitLabsWords(v.Errors, doc, src)}
 	}
@@ -250,7 +256,8 @@ func (s *Server) answer(ctx context.Context, q *Query, in body, caller gitlabsim
 	req := &request{world: s.world, caller: caller, score: q.Score, limit: limit}
 	done := gql.Execute(gql.ExecuteParams{
 		Schema: s.schema, AST: doc, OperationName: in.OperationName, Args: in.Variables,
-		Context: context.WithValue(ctx, requestKey{}, req),
+		// Not the caller's end: the library would leave its goroutine running.
+		Context: context.WithValue(context.WithoutCancel(ctx), requestKey{}, req),
 	})
 	out := result{Data: done.Data}
 	for _, e := range done.Errors {
