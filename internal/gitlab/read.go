@@ -59,17 +59,7 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 	if lean {
 		r.query = url.Values{"include_projects": {"false"}}
 	}
-	var row detailsRow
-	_, err := c.get(ctx, r, func(r io.Reader) error {
-		row = detailsRow{}
-		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
-			return err
-		}
-		if row.ID <= 0 {
-			return errNoID
-		}
-		return nil
-	})
+	row, err := readObject(ctx, c, r, detailsRow{}, func(row *detailsRow) error { return needsID(row.ID) })
 	if err != nil {
 		return RunnerDetails{}, err
 	}
@@ -155,17 +145,7 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 // a job that is gone is ReasonNotFound.
 func (c *Client) Job(ctx context.Context, project, job int64) (Job, error) {
 	r := request{route: RouteJob, path: "/projects/" + strconv.FormatInt(project, 10) + "/jobs/" + strconv.FormatInt(job, 10)}
-	var row jobRow
-	_, err := c.get(ctx, r, func(r io.Reader) error {
-		row = blankJob()
-		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
-			return err
-		}
-		if row.ID <= 0 {
-			return errNoID
-		}
-		return nil
-	})
+	row, err := readObject(ctx, c, r, blankJob(), func(row *jobRow) error { return needsID(row.ID) })
 	if err != nil {
 		return Job{}, err
 	}
@@ -187,12 +167,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 }
 
 func (c *Client) version(ctx context.Context, r request) (string, error) {
-	var row versionRow
-	_, err := c.get(ctx, r, func(r io.Reader) error {
-		row = versionRow{}
-		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
-			return err
-		}
+	row, err := readObject(ctx, c, r, versionRow{}, func(row *versionRow) error {
 		if row.Version == "" {
 			return errNoVersion
 		}
@@ -205,21 +180,32 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 // access tokens have this endpoint: for others GitLab answers 403 or 404
 // (ReasonForbidden, ReasonNotFound), which says nothing against the token.
 func (c *Client) Token(ctx context.Context) (Token, error) {
-	var row tokenRow
-	_, err := c.get(ctx, request{route: RouteToken, path: "/personal_access_tokens/self"}, func(r io.Reader) error {
-		row = tokenRow{}
-		if err := decodeObject(json.NewDecoder(r), &row); err != nil {
-			return err
-		}
-		if row.UserID <= 0 {
-			return errNoID
-		}
-		return nil
-	})
+	r := request{route: RouteToken, path: "/personal_access_tokens/self"}
+	row, err := readObject(ctx, c, r, tokenRow{}, func(row *tokenRow) error { return needsID(row.UserID) })
 	if err != nil {
 		return Token{}, err
 	}
 	return row.token(), nil
+}
+
+// readObject reads an endpoint that answers with one object. Each attempt begins
+// with blank: a body that was cut off must leave nothing behind.
+func readObject[T any](ctx context.Context, c *Client, r request, blank T, check func(*T) error) (row T, err error) {
+	_, err = c.get(ctx, r, func(body io.Reader) error {
+		row = blank
+		if err := decodeObject(json.NewDecoder(body), &row); err != nil {
+			return err
+		}
+		return check(&row)
+	})
+	return row, err
+}
+
+func needsID(id int64) error {
+	if id <= 0 {
+		return errNoID
+	}
+	return nil
 }
 
 // pageQuery asks for the largest page; number 0 leaves it to the cursor.

@@ -227,7 +227,6 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
-	m.led.Tags(m.inv.TagNames())
 	never, failed := m.inv.Unread()
 	m.tagsAwaited = never - failed
 
@@ -319,7 +318,7 @@ func (m *Monitor) tokenStamp() string {
 // inform reads who answers and whose token it is. Neither is needed: older
 // releases have no such endpoints, and the listing tells what is wrong.
 func (m *Monitor) inform(ctx context.Context) {
-	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
+	client := m.listClient()
 	version, verr := client.Version(ctx)
 	token, terr := client.Token(ctx)
 	visible := m.seesAll(ctx, client)

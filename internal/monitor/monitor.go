@@ -40,6 +40,11 @@ type Poll struct {
 	Concurrency       int
 }
 
+// shortest is how soon anything can have changed.
+func (p Poll) shortest() time.Duration {
+	return min(p.RunnersInterval, p.JobsInterval, p.DetailsInterval)
+}
+
 // Options of a Monitor.
 type Options struct {
 	Name      string

@@ -96,7 +96,7 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && at.IsZero() && fails < 3 {
+	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && !m.inv.TagsKnown(id) {
 		// All sums by tag wait for a runner whose details were never read.
 		return began.Add(retryWait(fails))
 	} else if fails > 0 {
@@ -178,7 +178,6 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	}
 	m.inv.Details(item.ID, details, managers, m.now())
 	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
-	m.led.Tags(m.inv.TagNames())
 	if !known {
 		m.tagsRead(true)
 		m.planJobs(item.ID, now)
@@ -274,10 +273,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	defer m.mu.Unlock()
 	now := time.Now()
 	if gone {
-		if m.inv.Has(item.ID) {
-			// Let its details say whether it was deleted.
-			m.sched.Set(budget.NewDetails, item.ID, now, now.Add(m.opts.Poll.JobsInterval))
-		}
+		m.doubt(item.ID, now)
 		return failure
 	}
 	deep := m.led.Deep(item.ID)
@@ -292,6 +288,14 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	}
 	m.planWalk(item.ID, now)
 	return failure
+}
+
+// doubt lets a runner's details say whether it was deleted, as its list of jobs
+// suggests. The caller holds the mutex.
+func (m *Monitor) doubt(id int64, now time.Time) {
+	if m.inv.Has(id) {
+		m.sched.Set(budget.NewDetails, id, now, now.Add(m.opts.Poll.JobsInterval))
+	}
 }
 
 // heardKeyset notes a server that answers a keyset query by number: it does
@@ -331,9 +335,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		walk.Page(p)
 		return nil
 	case gitlab.ReasonNotFound:
-		if now := time.Now(); m.inv.Has(item.ID) {
-			m.sched.Set(budget.NewDetails, item.ID, now, now.Add(m.opts.Poll.JobsInterval))
-		}
+		m.doubt(item.ID, time.Now())
 		return nil
 	case gitlab.ReasonBadRequest:
 		if q.Keyset {

@@ -31,7 +31,6 @@ func (m *Monitor) saveLoop(ctx context.Context) error {
 	ticker := time.NewTicker(saveInterval)
 	defer ticker.Stop()
 	var trySave, publishAt, forgetAt time.Time
-	shortest := min(m.opts.Poll.RunnersInterval, m.opts.Poll.JobsInterval, m.opts.Poll.DetailsInterval)
 	for {
 		select {
 		case <-ticker.C:
@@ -56,7 +55,7 @@ func (m *Monitor) saveLoop(ctx context.Context) error {
 		m.mu.Unlock()
 		if fresh || !now.Before(publishAt) {
 			m.publish(now)
-			publishAt = now.Add(min(publishInterval, shortest))
+			publishAt = now.Add(min(publishInterval, m.opts.Poll.shortest()))
 		}
 	}
 }
@@ -143,12 +142,13 @@ func (m *Monitor) publish(now time.Time) {
 		Name: m.opts.Name, URL: m.opts.URL, Version: m.version,
 		Generation: gen, Time: at, Up: m.up, Expected: m.opts.Expected,
 	}
-	shortest := min(m.opts.Poll.RunnersInterval, m.opts.Poll.JobsInterval, m.opts.Poll.DetailsInterval)
-	rows := m.lastRows == nil || now.Sub(m.rowsAt) >= min(rowsInterval, shortest)
+	rows := m.lastRows == nil || now.Sub(m.rowsAt) >= min(rowsInterval, m.opts.Poll.shortest())
 	if rows {
 		m.rowsGen, m.rowsAt = gen, now
 	}
 	s.RowsGeneration = m.rowsGen
+	// Once a picture, not once a reading: it looks at every tag.
+	m.led.Tags(m.inv.TagNames())
 	s.Counters = m.led.Counters(gen, at, rows, m.inv.Exported)
 	if s.Counters != nil {
 		if rows {
