@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -254,10 +255,14 @@ func decodeObject[T any](dec *json.Decoder, v *T) error {
 
 // end reads what follows the value, which also lets the connection be reused.
 // A value that is whole stays good if the transfer breaks after it (a
-// Content-Length that lies); text after it means it was something else.
+// Content-Length that lies); text after it, finished or not, means it was
+// something else.
 func end(dec *json.Decoder) error {
-	_, err := dec.Token()
-	if _, garbled := errors.AsType[*json.SyntaxError](err); garbled || err == nil {
+	if _, err := dec.Token(); err == nil {
+		return errTrailing
+	}
+	left, err := io.ReadAll(dec.Buffered()) // what no token could be made of
+	if err != nil || len(bytes.Trim(left, " \t\r\n")) > 0 {
 		return errTrailing
 	}
 	return nil

@@ -420,7 +420,7 @@ func TestScannerEqualsDecoder(t *testing.T) {
 		job(`"id":2,"user":[[],[ ],[1 , 2],{"a":{}, "b" : true},false,null,1.5e-7]`), job(`"id":2,"user":[1,]`), job(`"id":2,"user":[1 2]`), job(`"id":2,"user":{"a"}`), job(`"id":2,"user":{1:2}`), job(`"id":2,"user":tru`),
 		job(`"id":2,"user":` + strings.Repeat("[", scanDepth+5) + strings.Repeat("]", scanDepth+5)), job(`"id":2,"user":` + strings.Repeat(`{"a":`, scanDepth+5) + "1" + strings.Repeat("}", scanDepth+5)),
 		" \n[ \t{ \"id\" : 1 , \"status\" : \"running\" }\r\n, {\"id\":2} ] \n", `[]`, ` [ ] `, `[,]`, `[{"id":1},]`, `[{"id":1},{"id":2},]`, `[{"id":1}{"id":2}]`, `[{"id":1},7,"x",null,[1],{"id":2}]`,
-		`[{"id":1},nul]`, `[{"id":1}],`, `[{"id":1}]]`, `[{"id":1}] x`, `[{"id":1}]{`, `{"id":1}`, `<html>`, ``, ` `, `[`, `null`, "\xef\xbb\xbf[]",
+		`[{"id":1},nul]`, `[{"id":1}],`, `[{"id":1}]]`, `[{"id":1}] x`, `[{"id":1}]{`, `[{"id":1}]"x`, `[]"`, `[] tru`, `[]1`, "[]\v", `{"id":1}`, `<html>`, ``, ` `, `[`, `null`, "\xef\xbb\xbf[]",
 	} {
 		sameAsDecoder(t, []byte(body))
 		for cut := range len(body) { // the connection ends anywhere
