@@ -35,21 +35,28 @@ type exporter struct {
 	done    chan struct{}
 }
 
-// startExporter starts it with the defaults but for what the plan says.
-func startExporter(ctx context.Context, p *plan, limit int, dir, url, token string) (*exporter, error) {
-	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(token), 0o600); err != nil {
+// startExporter starts it with the defaults but for what the case says. rows:
+// with the runner_ families. A second start in the same folder finds the state
+// of the first.
+func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool) (*exporter, error) {
+	if err := os.WriteFile(filepath.Join(c.dir, "token"), []byte(token), 0o600); err != nil {
 		return nil, err
 	}
-	config := fmt.Sprintf("gitlabs: [{name: scale, url: %q, authorization: {credentials_file: token}, poll: {max_requests_per_second: %g, max_concurrent_requests: %d}}]\n",
-		url, float64(limit)/60, p.concurrency)
-	file := filepath.Join(dir, "config.yml")
+	poll := fmt.Sprintf("max_requests_per_second: %g, max_concurrent_requests: %d", float64(c.limit)/60, c.concurrency)
+	if c.runnersInterval > 0 {
+		poll += fmt.Sprintf(", runners_interval: %dms", c.runnersInterval.Milliseconds())
+	}
+	config := fmt.Sprintf("gitlabs: [{name: scale, url: %q, api: %s, authorization: {credentials_file: token}, poll: {%s}}]\nmetrics: {runners: {enabled: %t}}\n",
+		url, c.api, poll, rows)
+	file := filepath.Join(c.dir, "config.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
 	e := &exporter{log: &tail{}, done: make(chan struct{}), started: time.Now()}
-	e.cmd = exec.CommandContext(ctx, p.binary, "--config.file="+file, "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address=127.0.0.1:0") //nolint:gosec // our own program
+	e.cmd = exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), "--web.listen-address=127.0.0.1:0") //nolint:gosec // our own program
 	e.cmd.Cancel = func() error { return e.cmd.Process.Signal(os.Interrupt) }
 	e.cmd.WaitDelay = 20 * time.Second
+	e.cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1") // a line for each collection, which the log keeps apart
 	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
 	if err := e.cmd.Start(); err != nil {
 		return nil, err
@@ -96,24 +103,25 @@ func (e *exporter) stop() {
 	}
 }
 
-// sums are the metrics asked for, each summed over its series; a family that
-// is not shown is not in the map.
-func (e *exporter) sums(ctx context.Context, collect string) (map[string]float64, error) {
-	body, err := fetch(ctx, e.base+"/metrics?collect[]="+collect, acceptText, "")
+// scrape is one scrape as Prometheus makes it. All but the timed ones ask for
+// this format, for the exporter keeps ready what was asked for lately, and a
+// second format would cost CPU that no user pays.
+func (e *exporter) scrape(ctx context.Context, collect string) (samples, error) {
+	url := e.base + "/metrics"
+	if collect != "" {
+		url += "?collect[]=" + collect
+	}
+	body, err := fetch(ctx, url, acceptOM, "gzip")
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]float64{}
-	for line := range bytes.Lines(body) {
-		name := string(line[:max(bytes.IndexAny(line, "{ "), 0)])
-		value := strings.TrimSpace(string(line[bytes.LastIndexByte(line, ' ')+1:]))
-		v, err := strconv.ParseFloat(value, 64)
-		if err != nil || name == "#" {
-			continue
-		}
-		out[strings.TrimPrefix(name, "gitlab_runner_fleet_")] += v
-	}
-	return out, nil
+	return unpack(body)
+}
+
+// sums are the metrics of one kind, each summed over its series.
+func (e *exporter) sums(ctx context.Context, collect string) (map[string]float64, error) {
+	s, err := e.scrape(ctx, collect)
+	return s.sums(), err
 }
 
 const (
@@ -146,29 +154,57 @@ func fetch(ctx context.Context, url, accept, encoding string) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// tail keeps the end of a log, and the address that it names first.
+// tail keeps the end of a log, the address that it names first, and a sum of
+// what the collections took that Go's runtime tells of between its lines.
 type tail struct {
-	mu     sync.Mutex
-	b      []byte
-	listen string
+	mu          sync.Mutex
+	b, part     []byte
+	listen      string
+	collections int
+	collecting  time.Duration // of CPU
 }
 
 const tailSize = 64 << 10
+
+var (
+	listening = regexp.MustCompile(`msg=listening address=(\S+)`)
+	gcTrace   = regexp.MustCompile(`^gc \d+ @.* ms clock, ([0-9.+/]+) ms cpu, `)
+)
 
 // Write never fails.
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if t.listen == "" {
-		if m := regexp.MustCompile(`msg=listening address=(\S+)`).FindSubmatch(t.b); m != nil {
-			t.listen = string(m[1])
+	t.part = append(t.part, p...)
+	for {
+		end := bytes.IndexByte(t.part, '\n')
+		if end < 0 {
+			break
 		}
+		t.line(t.part[:end+1])
+		t.part = t.part[end+1:]
 	}
 	if over := len(t.b) - tailSize; over > 0 {
 		t.b = append(t.b[:0], t.b[over:]...)
 	}
 	return len(p), nil
+}
+
+func (t *tail) line(line []byte) {
+	if m := gcTrace.FindSubmatch(line); m != nil {
+		t.collections++
+		for s := range strings.FieldsFuncSeq(string(m[1]), func(r rune) bool { return r == '+' || r == '/' }) {
+			ms, _ := strconv.ParseFloat(s, 64) // matched
+			t.collecting += time.Duration(ms * float64(time.Millisecond))
+		}
+		return
+	}
+	if t.listen == "" {
+		if m := listening.FindSubmatch(line); m != nil {
+			t.listen = string(m[1])
+		}
+	}
+	t.b = append(t.b, line...)
 }
 
 func (t *tail) address() string {
@@ -177,8 +213,15 @@ func (t *tail) address() string {
 	return t.listen
 }
 
+// gc is how many collections there were, and their CPU.
+func (t *tail) gc() (n int, cpu time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.collections, t.collecting
+}
+
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return string(t.b)
+	return string(t.b) + string(t.part)
 }

@@ -1,16 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,20 +20,49 @@ type oneCase struct {
 	*plan
 
 	runners, limit int
+	api            string
 	dir            string
 	say            io.Writer
 }
 
+func (c *oneCase) String() string {
+	return fmt.Sprintf("%d runners, limit %d, %s", c.runners, c.limit, c.api)
+}
+
+func (c *oneCase) state() string { return filepath.Join(c.dir, "state") }
+
+// byREST: the exporter may not use GraphQL, which the simulation offers.
+func (c *oneCase) byREST() bool { return c.api == "rest" }
+
 // pages of the runner list.
 func (c *oneCase) pages() int { return max((c.runners+99)/100, 1) }
 
-// needed is how many requests a first picture cannot do without: who GitLab
-// and the token are, the list, and for each runner its details and machines.
-func (c *oneCase) needed() int { return 2 + c.pages() + 2*c.runners }
+// interval is between two lists.
+func (c *oneCase) interval() time.Duration {
+	if c.runnersInterval > 0 {
+		return c.runnersInterval
+	}
+	return time.Minute
+}
 
-// ideal is how long n requests take by themselves.
+// needed is how many requests a first picture cannot do without: who GitLab
+// and the token are, the list, and by REST for each runner its details and
+// machines.
+func (c *oneCase) needed() int {
+	if c.byREST() {
+		return 2 + c.pages() + 2*c.runners
+	}
+	return 2 + c.pages()
+}
+
+// ideal is how long n requests take by themselves. Pages of GraphQL come one
+// after the other: each tells where the next begins.
 func (c *oneCase) ideal(n int) time.Duration {
-	byLatency := time.Duration(n) * c.latency / time.Duration(c.concurrency)
+	atOnce := 1
+	if c.byREST() {
+		atOnce = c.concurrency
+	}
+	byLatency := time.Duration(n) * c.latency / time.Duration(atOnce)
 	if c.limit == 0 {
 		return byLatency
 	}
@@ -51,26 +81,41 @@ type spread struct {
 type result struct {
 	c *oneCase
 
-	load           string
-	listed         time.Duration // every runner is in the picture
-	picture        time.Duration // all tags too: the details of every runner
-	sent           int           // requests until then
-	onTime         time.Duration // no reading is late
-	steady         time.Duration // measured
-	perMinute      map[string]float64
-	throttled      int
-	cpu            time.Duration // a minute
-	busy           float64       // runners that execute, mean
-	finished       float64       // jobs counted a minute
-	rss, peak      int64
-	scrapes        map[string]spread
-	series         int
-	state          int64
-	settled        float64 // seconds from a job's end to its count, mean
-	requests       int
-	lagAfter       float64
-	firstPictureOf float64
+	load       string
+	listed     time.Duration // every runner is in the picture
+	picture    time.Duration // all tags too: the details of every runner
+	sent       int           // requests until then
+	read       int           // of these, details by REST, or pages by GraphQL
+	onTime     time.Duration // no reading is late
+	lagAfter   float64
+	steady     time.Duration // measured
+	perMinute  map[string]float64
+	answers    map[string]time.Duration // mean, by what is read
+	throttled  int
+	user, sys  time.Duration // CPU a minute
+	collecting time.Duration // of that, a minute
+	collected  float64       // times a minute
+	simulation time.Duration // CPU of the simulated GitLab a minute
+	busy       float64       // runners that execute, mean
+	finished   float64       // jobs counted a minute
+	settled    float64       // seconds from a job's end to its count, mean
+	sums       string        // how they compare to the truth
+	executing  [2]int        // jobs: shown, and in truth at the same moment
+	given      givenUp
+	rss, peak  int64
+	scrapes    map[string]spread
+	series     int
+	ofRunners  int // series
+	disk       int64
+	requests   int
+
+	// A second start on the same state, without the runner_ families.
+	again        time.Duration // until its picture, from the state
+	againScrapes map[string]spread
+	againSeries  int
 }
+
+func (r *result) cpu() time.Duration { return r.user + r.sys }
 
 type format struct{ name, accept, encoding string }
 
@@ -85,22 +130,35 @@ func formats() []format {
 	}
 }
 
-// stages names the routes by what they are read for.
+// What requests are for. byGraphQL stands for the list, the details, the
+// machines and the number of executing jobs at once.
+const (
+	byGraphQL = "GraphQL"
+	list      = "list"
+	details   = "details"
+	jobs      = "jobs"
+	other     = "other"
+)
+
+// stage names a route by what it is read for. The simulation writes its method
+// before it, the exporter does not.
 func stage(route string) string {
-	switch route {
-	case "GET /runners/all":
-		return "list"
-	case "GET /runners/:id", "GET /runners/:id/managers":
-		return "details"
-	case "GET /runners/:id/jobs", "GET /projects/:id/jobs/:job_id":
-		return "jobs"
+	switch route[strings.IndexByte(route, ' ')+1:] {
+	case "/graphql":
+		return byGraphQL
+	case "/runners/all":
+		return list
+	case "/runners/:id", "/runners/:id/managers":
+		return details
+	case "/runners/:id/jobs", "/projects/:id/jobs/:job_id":
+		return jobs
 	default:
-		return "other"
+		return other
 	}
 }
 
 func (c *oneCase) tell(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.say, "%s %d runners, limit %d: "+format+"\n", append([]any{time.Now().Format(time.TimeOnly), c.runners, c.limit}, args...)...)
+	_, _ = fmt.Fprintf(c.say, "%s %s: "+format+"\n", append([]any{time.Now().Format(time.TimeOnly), c}, args...)...)
 }
 
 // errEnough ends a case that asks too much of GitLab.
@@ -113,19 +171,34 @@ func (c *oneCase) measure(ctx context.Context) (r *result, err error) {
 	}
 	defer func() { _ = os.RemoveAll(c.dir) }()
 	token := "glpat-" + rand.Text()
+	active, err := c.activeOf(c.runners)
+	if err != nil {
+		return nil, err
+	}
 	c.tell("simulating %v of history", c.history)
 	sim, err := startSimulation(ctx, world{
-		Token: token, Runners: c.runners, Tags: c.tags, JobsPerHour: c.jobs * float64(c.runners),
+		Token: token, Runners: c.runners, Active: active, Tags: c.tags, Jobs: c.jobs,
 		History: c.history, Latency: c.latency, RateLimit: c.limit,
 	}, c.say)
 	if err != nil {
 		return nil, err
 	}
 	defer sim.stop()
-	r = &result{c: c, load: load(), scrapes: map[string]spread{}, perMinute: map[string]float64{}}
-	e, err := startExporter(ctx, c.plan, c.limit, c.dir, sim.API, token)
+	r = &result{c: c, load: load(), scrapes: map[string]spread{}, againScrapes: map[string]spread{}, perMinute: map[string]float64{}, answers: map[string]time.Duration{}}
+	if err := c.run(ctx, sim, token, r); err != nil {
+		return r, err
+	}
+	if r.disk, err = size(c.state()); err != nil || c.rows != "both" || r.picture == 0 {
+		return r, err
+	}
+	return r, c.runAgain(ctx, sim, token, r)
+}
+
+// run is the case itself, from an empty folder.
+func (c *oneCase) run(ctx context.Context, sim *simulation, token string, r *result) (err error) {
+	e, err := startExporter(ctx, c, sim.API, token, c.rows != "false")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer e.stop()
 	defer func() {
@@ -133,25 +206,56 @@ func (c *oneCase) measure(ctx context.Context) (r *result, err error) {
 			err = errors.Join(err, os.WriteFile(c.keep, []byte(e.log.String()), 0o600))
 		}
 	}()
-	if err := c.firstPicture(ctx, e, sim, r); err != nil {
-		return r, err
+	for _, part := range []func(context.Context, *exporter, *simulation, *result) error{c.firstPicture, c.untilOnTime, c.steadyState, c.compare} {
+		if err := part(ctx, e, sim, r); err != nil {
+			return err
+		}
 	}
-	if err := c.untilOnTime(ctx, e, sim, r); err != nil {
-		return r, err
-	}
-	if err := c.steadyState(ctx, e, sim, r); err != nil {
-		return r, err
-	}
-	if err := c.timeScrapes(ctx, e, r); err != nil {
-		return r, err
+	if err := c.timeScrapes(ctx, e, r.scrapes, &r.series, &r.ofRunners); err != nil {
+		return err
 	}
 	r.rss, r.peak = memory(e.cmd.Process.Pid)
 	if n, err := sim.counts(ctx); err == nil {
-		r.requests, r.throttled = n.total(), n.Statuses[429]
+		r.requests, r.throttled = n.total(), n.Statuses[http.StatusTooManyRequests]
 	}
-	e.stop()
-	r.state, err = size(filepath.Join(c.dir, "state"))
-	return r, err
+	return nil
+}
+
+// runAgain starts on the state that the case left, without the runner_
+// families, and times its scrapes once GitLab was listed again.
+func (c *oneCase) runAgain(ctx context.Context, sim *simulation, token string, r *result) error {
+	e, err := startExporter(ctx, c, sim.API, token, false)
+	if err != nil {
+		return err
+	}
+	defer e.stop()
+	for time.Since(e.started) < c.settle {
+		m, err := e.sums(ctx, "fleet")
+		if err != nil {
+			return err
+		}
+		if _, ok := m["tag_runners"]; ok && r.again == 0 {
+			r.again = time.Since(e.started)
+			c.tell("started again without runner_ families: picture after %v", r.again)
+		}
+		if m["up"] == 1 && r.again > 0 {
+			break
+		}
+		if _, err := c.watch(ctx, sim); err != nil {
+			return err
+		}
+		if err := e.pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	var ofRunners int
+	if err := c.timeScrapes(ctx, e, r.againScrapes, &r.againSeries, &ofRunners); err != nil {
+		return err
+	}
+	if ofRunners > 0 {
+		return fmt.Errorf("%d series of runner_ families although they are off", ofRunners)
+	}
+	return nil
 }
 
 // firstPicture waits until the listing stands in the sums, and then until the
@@ -172,7 +276,9 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 			return err
 		}
 		r.sent = n.total()
-		r.firstPictureOf = float64(n.Routes["GET /runners/:id"])
+		if r.read = n.Routes["GET /runners/:id"]; !c.byREST() {
+			r.read = n.Routes["POST /graphql"]
+		}
 		if _, ok := m["tag_runners"]; ok && r.listed != 0 {
 			r.picture = took
 			c.tell("first picture after %v and %d requests", took, r.sent)
@@ -227,13 +333,7 @@ func (c *oneCase) untilOnTime(ctx context.Context, e *exporter, sim *simulation,
 func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation, r *result) error {
 	const interval = 15 * time.Second
 	pid := e.cmd.Process.Pid
-	prometheus := func() (map[string]float64, error) {
-		if _, err := fetch(ctx, e.base+"/metrics", acceptOM, "gzip"); err != nil {
-			return nil, err
-		}
-		return e.sums(ctx, "fleet")
-	}
-	first, err := prometheus() // makes the format known, so that it is kept ready
+	first, err := e.sums(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -241,50 +341,94 @@ func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation,
 	if err != nil {
 		return err
 	}
-	self0, err := e.sums(ctx, "exporter")
-	if err != nil {
-		return err
-	}
-	begin, cpu := time.Now(), cpuTime(pid)
-	last, samples := first, 0
+	begin := time.Now()
+	user0, sys0 := cpuTime(pid)
+	simUser0, simSys0 := cpuTime(sim.cmd.Process.Pid)
+	collected0, collecting0 := e.log.gc()
+	last, count := samples(nil), 0
 	for time.Since(begin) < c.steady {
 		if err := e.pause(ctx, min(interval, c.steady)); err != nil {
 			return err
 		}
-		if last, err = prometheus(); err != nil {
+		if last, err = e.scrape(ctx, ""); err != nil {
 			return err
 		}
-		r.busy += last["busy_runners"]
-		samples++
+		r.busy += last.sums()["busy_runners"]
+		count++
 		if _, err := c.watch(ctx, sim); err != nil {
 			return err
 		}
 	}
-	cpu = cpuTime(pid) - cpu
+	user, sys := cpuTime(pid)
+	simUser, simSys := cpuTime(sim.cmd.Process.Pid)
+	collected, collecting := e.log.gc()
 	r.steady = time.Since(begin)
 	after, err := sim.counts(ctx)
 	if err != nil {
 		return err
 	}
-	self1, err := e.sums(ctx, "exporter")
-	if err != nil {
-		return err
-	}
 	minutes := r.steady.Minutes()
+	aMinute := func(d time.Duration) time.Duration { return time.Duration(float64(d) / minutes) }
 	for route, n := range after.Routes {
 		r.perMinute[stage(route)] += float64(n-before.Routes[route]) / minutes
 	}
-	r.cpu = time.Duration(float64(cpu) / minutes)
-	r.busy /= float64(max(samples, 1))
-	r.finished = (last["jobs_finished_total"] - first["jobs_finished_total"]) / minutes
+	r.user, r.sys = aMinute(user-user0), aMinute(sys-sys0)
+	r.simulation = aMinute(simUser + simSys - simUser0 - simSys0)
+	r.collected, r.collecting = float64(collected-collected0)/minutes, aMinute(collecting-collecting0)
+	r.busy /= float64(max(count, 1))
+	now := last.sums()
+	r.finished = (now["jobs_finished_total"] - first["jobs_finished_total"]) / minutes
 	const delay = "exporter_job_settle_delay_seconds_"
-	r.settled = (self1[delay+"sum"] - self0[delay+"sum"]) / (self1[delay+"count"] - self0[delay+"count"])
+	r.settled = (now[delay+"sum"] - first[delay+"sum"]) / (now[delay+"count"] - first[delay+"count"])
+	r.answers = answers(last)
 	c.tell("steady state measured for %v", r.steady)
 	return nil
 }
 
-// timeScrapes times whole scrapes, from the request to the last byte.
-func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, r *result) error {
+// answers are how long GitLab took since the start, mean, by what was read.
+func answers(s samples) map[string]time.Duration {
+	const name = "exporter_api_request_duration_seconds_"
+	sums, counts := map[string]float64{}, map[string]float64{}
+	for route, v := range s.by(name+"sum", "route") {
+		sums[stage(route)] += v
+	}
+	for route, v := range s.by(name+"count", "route") {
+		counts[stage(route)] += v
+	}
+	out := map[string]time.Duration{}
+	for what, n := range counts {
+		if n > 0 {
+			out[what] = time.Duration(sums[what] / n * float64(time.Second))
+		}
+	}
+	return out
+}
+
+// compare holds the sums to the truth, and looks at what gave way.
+func (c *oneCase) compare(ctx context.Context, e *exporter, sim *simulation, r *result) error {
+	s, err := e.scrape(ctx, "")
+	if err != nil {
+		return err
+	}
+	truth, err := sim.truth(ctx)
+	if err != nil {
+		return err
+	}
+	shown := shownIn(s)
+	r.sums = shown.against(truth)
+	r.executing = [2]int{shown.Executing, truth.Executing}
+	r.given = givenUp{logged: strings.Contains(e.log.String(), "more series than metrics.series_limit")}
+	for _, n := range s.by("exporter_series_dropped", "family") {
+		r.given.families++
+		r.given.series += int(n)
+	}
+	c.tell("sums: %s; series given up: %s", r.sums, r.given)
+	return nil
+}
+
+// timeScrapes times whole scrapes, from the request to the last byte, and
+// counts the series of one.
+func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, into map[string]spread, all, ofRunners *int) error {
 	for _, f := range formats() {
 		var took []time.Duration
 		var s spread
@@ -296,7 +440,7 @@ func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, r *result) error
 			}
 			if i == 0 { // the first of a format makes it; Prometheus meets that once
 				if f.name == "text" {
-					r.series = series(body)
+					*all, *ofRunners = samples(body).series()
 				}
 				continue
 			}
@@ -307,20 +451,10 @@ func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, r *result) error
 			}
 		}
 		s.p50, s.p99 = quantile(took, 0.5), quantile(took, 0.99)
-		r.scrapes[f.name] = s
+		into[f.name] = s
 	}
 	c.tell("%d scrapes of each format", c.scrapes)
 	return nil
-}
-
-// series counts the samples of a text exposition.
-func series(body []byte) (n int) {
-	for line := range bytes.Lines(body) {
-		if line[0] != '#' {
-			n++
-		}
-	}
-	return n
 }
 
 // quantile is the smallest of d that so many of them do not exceed.

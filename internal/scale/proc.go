@@ -18,27 +18,23 @@ import (
 // userHZ is the unit of times in /proc: 100 on every Linux.
 const userHZ = 100
 
-// cpuTime is what a process has used, user and system.
-func cpuTime(pid int) time.Duration {
+// cpuTime is what a process has used, as a user and in the kernel.
+func cpuTime(pid int) (user, system time.Duration) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	// The command, in parentheses, may hold anything; utime and stime are the
 	// 12th and 13th fields after it.
 	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(f) < 13 {
-		return 0
+		return 0, 0
 	}
-	var ticks int64
-	for _, s := range f[11:13] {
-		n, err := strconv.ParseInt(string(s), 10, 64)
-		if err != nil {
-			return 0
-		}
-		ticks += n
+	ticks := func(s []byte) time.Duration {
+		n, _ := strconv.ParseInt(string(s), 10, 64) // the kernel's
+		return time.Duration(n) * time.Second / userHZ
 	}
-	return time.Duration(ticks) * time.Second / userHZ
+	return ticks(f[11]), ticks(f[12])
 }
 
 // memory is the resident memory of a process in bytes: now, and at its highest.

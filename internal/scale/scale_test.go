@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"strings"
@@ -19,20 +20,34 @@ func TestMain(m *testing.M) {
 }
 
 // TestMeasuresASmallFleet runs the whole measurement on a fleet whose figures
-// are known.
+// are known, by both APIs.
 func TestMeasuresASmallFleet(t *testing.T) {
 	t.Parallel()
 	temp := t.TempDir()
 	var out, said bytes.Buffer
 	began := time.Now()
-	p := []string{"-runners=120", "-limits=0", "-latency=1ms", "-history=1h", "-steady=2s", "-settle=30s", "-picture=30s", "-scrapes=3", "-temp=" + temp, "-ldflags="}
+	p := []string{
+		"-runners=120", "-limits=0", "-api=rest,graphql", "-active=10%", "-jobs=60", "-runners-interval=2s", "-latency=1ms", "-history=1h", "-steady=3s",
+		"-settle=30s", "-picture=30s", "-scrapes=3", "-temp=" + temp, "-ldflags=",
+	}
 	if code := run(t.Context(), p, strings.NewReader(""), &out, &said); code != 0 {
 		t.Fatalf("status %d:\n%s", code, &said)
 	}
+	const (
+		s       = ` \d+\.\d s \|`
+		n       = ` (\d+\.\d|\d[\d,]*) \|`
+		scraped = ` \d+\.\d ms / \d+\.\d ms \(\d\.\d MiB\) \|`
+		sums    = ` complete: 120 runners, \d{3} machines, \d+ tags \|`
+	)
 	for _, want := range []string{
-		`\| runners \| 120 \|`, `\| every runner listed \| \d+\.\d s \|`, `\| first complete picture, all tags \| \d+\.\d s \|`,
-		`\| requests it needs \| 244 \|`, `\| every reading on time \| \d+\.\d s \|`, `\| answers 429 \| 0 \|`, `\| series \| \d,\d{3} \|`,
-		`\| scrape p50 / p99, protobuf, gzip \| \d+\.\d ms / \d+\.\d ms \(\d\.\d MiB\) \|`,
+		`\| runners \| 120 \| 120 \|`, `\| api \| rest \| graphql \|`, `\| every runner listed \|` + s + s, `\| first complete picture, all tags \|` + s + s,
+		`\| requests it needs \| 244 \| 4 \|`, `\| every reading on time \|` + s + s, `\| answers 429 \| 0 \| 0 \|`, `\| series \| \d,\d{3} \| \d,\d{3} \|`,
+		`\| sums, beside the truth \|` + sums + sums, `\| given up to series_limit \| none \| none \|`,
+		`\| requests/min, GraphQL: list, details, machines, executing jobs \| 0\.0 \| [1-9]\d \|`, `\| requests/min, REST: list \| [1-9]\d \| 0\.0 \|`,
+		`\| requests/min, REST: jobs of each runner \|` + n + n, `\| GitLab's answer, mean: GraphQL \| - \| \d+\.\d ms \|`,
+		`\| GitLab's answer, mean: details \| \d+\.\d ms \| - \|`, `\| of these, runner_ \| \d,\d{3} \| \d,\d{3} \|`,
+		`\| scrape p50 / p99, protobuf, gzip \|` + scraped + scraped, `\| started again on this state, metrics.runners.enabled: false: picture \|` + s + s,
+		`\| scrape p50 / p99 then, text \|` + scraped + scraped,
 	} {
 		if !regexp.MustCompile(want).Match(out.Bytes()) {
 			t.Errorf("no %s in\n%s", want, &out)
@@ -48,11 +63,23 @@ func TestStopsAtItsBounds(t *testing.T) {
 	t.Parallel()
 	// The exporter is ended with an error, and what was measured is told.
 	var out, said bytes.Buffer
-	code := run(t.Context(), []string{"-runners=50", "-limits=0", "-latency=0", "-history=0", "-max-requests=20", "-temp=" + t.TempDir(), "-ldflags="}, strings.NewReader(""), &out, &said)
+	code := run(t.Context(), []string{"-runners=50", "-limits=0", "-api=rest", "-latency=0", "-history=0", "-max-requests=20", "-temp=" + t.TempDir(), "-ldflags="}, strings.NewReader(""), &out, &said)
 	if code != 1 || !strings.Contains(said.String(), errEnough.Error()) || !strings.Contains(out.String(), "| 50 |") {
 		t.Errorf("status %d\n%s\n%s", code, &said, &out)
 	}
-	for _, bad := range [][]string{{"-runners=x"}, {"-limits=-1"}, {"extra"}, {"-nonsense"}} {
+	for _, bad := range [][]string{
+		{"-runners=x"},
+		{"-limits=-1"},
+		{"extra"},
+		{"-nonsense"},
+		{"-api=soap"},
+		{"-active=0"},
+		{"-active=101%"},
+		{"-active=NaN%"},
+		{"-active=some"},
+		{"-runner-series=maybe"},
+		{"-runners-interval=-1s"},
+	} {
 		if code := run(t.Context(), bad, strings.NewReader(""), io.Discard, io.Discard); code != 1 {
 			t.Errorf("%v: status %d", bad, code)
 		}
@@ -61,7 +88,7 @@ func TestStopsAtItsBounds(t *testing.T) {
 
 func TestFigures(t *testing.T) {
 	t.Parallel()
-	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 16}, runners: 10_000}
+	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 16}, runners: 10_000, api: "rest"}
 	if n := c.needed(); n != 20_102 {
 		t.Errorf("%d requests needed", n)
 	}
@@ -74,6 +101,15 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%d requests at 600 a minute: %v, want %v", n, d, want)
 		}
 	}
+	g := &oneCase{plan: c.plan, runners: 10_000, api: "graphql"}
+	if n, d := g.needed(), g.ideal(g.needed()); n != 102 || d != 2040*time.Millisecond {
+		t.Errorf("by GraphQL: %d requests, %v", n, d)
+	}
+	for active, want := range map[string]int{"all": 0, "200": 200, "2%": 20, "0.01%": 1} {
+		if n, err := (&plan{active: active}).activeOf(1000); err != nil || n != want {
+			t.Errorf("-active=%s: %d, %v", active, n, err)
+		}
+	}
 	d := make([]time.Duration, 100)
 	for i := range d {
 		d[99-i] = time.Duration(i + 1)
@@ -84,8 +120,101 @@ func TestFigures(t *testing.T) {
 	if s := thousands(1234567) + " " + thousands(12) + " " + thousands(123456); s != "1,234,567 12 123,456" {
 		t.Error(s)
 	}
-	if n := series([]byte("# HELP a b\na 1\na{b=\"c\"} 2\n# EOF\n")); n != 2 {
-		t.Errorf("%d series", n)
+}
+
+func TestReadsAScrape(t *testing.T) {
+	t.Parallel()
+	s := samples(`# HELP gitlab_runner_fleet_tag_runners b
+gitlab_runner_fleet_tag_runners{gitlab="a tag=\"x\"",tag="gpu"} 1
+gitlab_runner_fleet_tag_runners{gitlab="a",tag="gpu"} 2
+gitlab_runner_fleet_tag_runners{tag="large",gitlab="a"} 3
+gitlab_runner_fleet_tag_runners{gitlab="a",tag="gone"} 0
+gitlab_runner_fleet_runner_paused{gitlab="a",runner_id="1"} 1
+gitlab_runner_fleet_runners{gitlab="a"} 7
+gitlab_runner_fleet_managers{gitlab="a"} 9
+go_goroutines 12
+# EOF
+`)
+	if all, ofRunners := s.series(); all != 8 || ofRunners != 1 {
+		t.Errorf("%d series, %d of runners", all, ofRunners)
+	}
+	if m := s.sums(); m["tag_runners"] != 6 || m["go_goroutines"] != 12 {
+		t.Error(m)
+	}
+	shown := shownIn(s)
+	if truth := (aggregates{Runners: 7, Managers: 9, Tags: map[string]int{"gpu": 3, "large": 3}}); shown.against(truth) != "complete: 7 runners, 9 machines, 2 tags" {
+		t.Errorf("%+v: %s", shown, shown.against(truth))
+	}
+	truth := aggregates{Runners: 8, Managers: 10, Tags: map[string]int{"gpu": 4, "small": 1}}
+	if got := shown.against(truth); got != "WRONG: 7 of 8 runners, 9 of 10 machines, 0 of 2 tags, 3 runners under the tag large" {
+		t.Error(got)
+	}
+	for given, want := range map[givenUp]string{
+		{}:                                     "none",
+		{families: 2, series: 1234}:            "1,234 in 2 families, by series_dropped and NOT in the log",
+		{families: 1, series: 1, logged: true}: "1 in 1 families, by series_dropped and in the log too",
+		{families: 0, series: 0, logged: true}: "none now, but some earlier",
+	} {
+		if given.String() != want {
+			t.Errorf("%+v: %s", given, given)
+		}
+	}
+}
+
+// TestKeepsTheLog: lines come in pieces, and those of Go's runtime are no part of it.
+func TestKeepsTheLog(t *testing.T) {
+	t.Parallel()
+	var log tail
+	for _, s := range []string{
+		"level=info msg=listening addr", "ess=127.0.0.1:80\ngc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P\n",
+		"gc 2 @1.0s 4%: 0.01+0.5+0.01 ms clock, 1+0/0/0+0 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P (forced)\npanic", ": x",
+	} {
+		_, _ = log.Write([]byte(s))
+	}
+	if n, cpu := log.gc(); n != 2 || cpu != 2*time.Millisecond {
+		t.Errorf("%d collections, %v", n, cpu)
+	}
+	if log.address() != "127.0.0.1:80" || log.String() != "level=info msg=listening address=127.0.0.1:80\npanic: x" {
+		t.Errorf("%s: %s", log.address(), log.String())
+	}
+	_, _ = log.Write(bytes.Repeat([]byte("0123456789abcde\n"), tailSize/8))
+	if len(log.String()) != tailSize {
+		t.Errorf("%d bytes kept", len(log.String()))
+	}
+}
+
+// TestFewRunnersGetTheJobs: the world of -active is the same fleet, in which
+// the others executed jobs before, but none now.
+func TestFewRunnersGetTheJobs(t *testing.T) {
+	t.Parallel()
+	o := world{Token: "secret", Runners: 400, Active: 8, Tags: 30, Jobs: 30, History: 4 * time.Hour}
+	few := o.make()
+	o.Active = 0
+	all := o.make()
+	if a, b := truthOf(few), truthOf(all); a.Runners != 400 || a.Managers != b.Managers || !maps.Equal(a.Tags, b.Tags) {
+		t.Errorf("another fleet: %+v\n%+v", a, b)
+	}
+	t1 := few.Truth()
+	late, of := map[int64]int{}, map[int64]int{}
+	for _, j := range t1.Finished {
+		of[j.Runner]++
+		if t1.Now.Sub(j.Finished) < time.Hour {
+			late[j.Runner]++
+		}
+	}
+	for _, j := range t1.Executing {
+		late[j.Runner]++
+	}
+	idle := 0
+	for _, r := range t1.Runners {
+		if r.Alive && !r.Paused && late[r.ID] == 0 {
+			if idle++; of[r.ID] != 100 {
+				t.Fatalf("runner %d has %d jobs behind it", r.ID, of[r.ID])
+			}
+		}
+	}
+	if len(late) != 8 || idle < 300 {
+		t.Errorf("%d runners work, %d are idle", len(late), idle)
 	}
 }
 
@@ -97,7 +226,7 @@ func TestReadsItself(t *testing.T) {
 		return
 	}
 	sum := 0
-	for cpuTime(os.Getpid()) == 0 { // a hundredth of a second at the most
+	for user, sys := cpuTime(os.Getpid()); user+sys == 0; user, sys = cpuTime(os.Getpid()) { // a hundredth of a second at the most
 		sum++
 	}
 	now, peak := memory(os.Getpid())

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// aggregates are sums over the whole fleet: as the simulated GitLab knows
+// them, and as the exporter shows them.
+type aggregates struct {
+	Runners, Managers, Executing int
+	Tags                         map[string]int // runners under each
+}
+
+// shownIn are the exporter's.
+func shownIn(s samples) aggregates {
+	sums := s.sums()
+	a := aggregates{Runners: int(sums["runners"]), Managers: int(sums["managers"]), Executing: int(sums["jobs_executing"]), Tags: map[string]int{}}
+	for tag, n := range s.by("tag_runners", "tag") {
+		if n > 0 {
+			a.Tags[tag] = int(n)
+		}
+	}
+	return a
+}
+
+// against compares with the truth, for people. What executes moves, and is
+// told beside it.
+func (a aggregates) against(truth aggregates) string {
+	var wrong []string
+	is := func(what string, have, want int) {
+		if have != want {
+			wrong = append(wrong, fmt.Sprintf("%s of %s %s", thousands(have), thousands(want), what))
+		}
+	}
+	is("runners", a.Runners, truth.Runners)
+	is("machines", a.Managers, truth.Managers)
+	right := 0
+	for tag, n := range truth.Tags {
+		if a.Tags[tag] == n {
+			right++
+		}
+	}
+	is("tags", right, len(truth.Tags))
+	for _, tag := range slices.Sorted(maps.Keys(a.Tags)) {
+		if _, ok := truth.Tags[tag]; !ok {
+			wrong = append(wrong, fmt.Sprintf("%s runners under the tag %s", thousands(a.Tags[tag]), tag))
+		}
+	}
+	if len(wrong) > 0 {
+		return "WRONG: " + strings.Join(wrong, ", ")
+	}
+	return fmt.Sprintf("complete: %s runners, %s machines, %s tags", thousands(truth.Runners), thousands(truth.Managers), thousands(len(truth.Tags)))
+}
+
+// givenUp are the series that gave way to series_limit, by what the exporter
+// tells of them.
+type givenUp struct {
+	families, series int
+	logged           bool
+}
+
+func (g givenUp) String() string {
+	said := map[bool]string{true: "in the log too", false: "NOT in the log"}[g.logged]
+	if g.families == 0 {
+		if g.logged {
+			return "none now, but some earlier"
+		}
+		return "none"
+	}
+	return fmt.Sprintf("%s in %d families, by series_dropped and %s", thousands(g.series), g.families, said)
+}
