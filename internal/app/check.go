@@ -298,15 +298,17 @@ func (d demand) total() float64 {
 // demandOf is what the monitor's habits make of intervals and fleet size. One
 // shard of many lists all runners but reads its share of the rest. New
 // runners, watched jobs that left the newest page, and walks longer than a page
-// come on top; they are few.
-func demandOf(p config.Poll, scopes, runners, busy, shards int) demand {
+// come on top; they are few. By GraphQL (detailed) the list tells details,
+// machines, how many jobs execute and who did nothing: idle ones take this at
+// the most.
+func demandOf(p config.Poll, scopes, runners, busy, shards int, detailed bool) demand {
 	perMinute := func(requests float64, every time.Duration) float64 {
 		return requests * float64(time.Minute) / float64(every)
 	}
 	share := func(n int) float64 { return float64(n) / float64(shards) }
 	pages := max(scopes, int(math.Ceil(float64(runners)/rowsPerPage)))
 	idle := runners - busy
-	return demand{
+	d := demand{
 		listing: perMinute(float64(pages), p.RunnersInterval),
 		// The runner itself, and its machines.
 		details: 2 * (perMinute(share(busy), min(p.DetailsInterval, busyDetailsMost)) + perMinute(share(idle), p.DetailsInterval)),
@@ -315,6 +317,10 @@ func demandOf(p config.Poll, scopes, runners, busy, shards int) demand {
 		idleJobs:   perMinute(share(idle), idleJobsFactor*p.JobsInterval),
 		walk:       perMinute(share(runners), p.ReconcileInterval),
 	}
+	if detailed {
+		d.details, d.activeJobs = 0, d.activeJobs/2
+	}
+	return d
 }
 
 // need puts the demand beside the budget.
@@ -326,13 +332,13 @@ func (c *check) need(runners map[int64]gitlab.Runner, limits budget.State) {
 		}
 	}
 	p := c.gitlab.Poll
-	d := demandOf(p, len(scopes(c.gitlab)), len(runners), busy, c.shards)
-	if c.detailed {
-		d.details = 0
-	}
+	d := demandOf(p, len(scopes(c.gitlab)), len(runners), busy, c.shards, c.detailed)
 	c.say("requests a minute at these intervals, with %d of %d runners executing: %.0f", busy, len(runners), math.Ceil(d.total()))
 	c.say("  listing %.1f, details and machines %.1f, jobs of executing runners %.1f, jobs of idle ones %.1f, deeper walk %.1f",
 		d.listing, d.details, d.activeJobs, d.idleJobs, d.walk)
+	if c.detailed {
+		c.say("  idle runners take less where GitLab tells that they have not contacted it since")
+	}
 	if c.shards > 1 {
 		c.say("  for each of %d shards", c.shards)
 	}

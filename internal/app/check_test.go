@@ -18,17 +18,20 @@ func TestDemand(t *testing.T) {
 	for _, tt := range []struct {
 		name                          string
 		scopes, runners, busy, shards int
+		graphql                       bool
 		want                          demand
 	}{
-		{"no runners still costs a page", 1, 0, 0, 1, demand{listing: 1}},
-		{"each scope costs a page", 3, 10, 0, 1, demand{listing: 3, details: 20. / 15, idleJobs: 2, walk: 10. / 60}},
+		{"no runners still costs a page", 1, 0, 0, 1, false, demand{listing: 1}},
+		{"each scope costs a page", 3, 10, 0, 1, false, demand{listing: 3, details: 20. / 15, idleJobs: 2, walk: 10. / 60}},
 		// 100 busy ones: details and machines every 5 min, two requests for jobs.
-		{"a thousand", 1, 1000, 100, 1, demand{listing: 10, details: 40 + 120, activeJobs: 200, idleJobs: 180, walk: 1000. / 60}},
+		{"a thousand", 1, 1000, 100, 1, false, demand{listing: 10, details: 40 + 120, activeJobs: 200, idleJobs: 180, walk: 1000. / 60}},
+		// Details come with the list, and with them how many jobs execute.
+		{"a thousand by GraphQL", 1, 1000, 100, 1, true, demand{listing: 10, activeJobs: 100, idleJobs: 180, walk: 1000. / 60}},
 		// A shard lists all, and reads half of the rest.
-		{"one of two", 1, 1000, 100, 2, demand{listing: 10, details: 80, activeJobs: 100, idleJobs: 90, walk: 500. / 60}},
+		{"one of two", 1, 1000, 100, 2, false, demand{listing: 10, details: 80, activeJobs: 100, idleJobs: 90, walk: 500. / 60}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := demandOf(p, tt.scopes, tt.runners, tt.busy, tt.shards)
+			got := demandOf(p, tt.scopes, tt.runners, tt.busy, tt.shards, tt.graphql)
 			near := func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
 			if !near(got.listing, tt.want.listing) || !near(got.details, tt.want.details) || !near(got.activeJobs, tt.want.activeJobs) ||
 				!near(got.idleJobs, tt.want.idleJobs) || !near(got.walk, tt.want.walk) {

@@ -60,7 +60,7 @@ type Budget struct {
 	arrivals uint64
 	waiting  [NumStages]int
 	served   [NumStages]int
-	shares   shares
+	shares   shares[Stage]
 	inFlight int
 
 	limit   limit
@@ -335,7 +335,7 @@ func (b *Budget) choose(may []Stage) *list.Element {
 	// While GitLab is down every second trial is the most urgent work, which is
 	// the listing if it waits; not each, since the listing may be what fails.
 	if b.brake.mode != downMode || b.brake.tries%2 == 0 {
-		prefer = b.shares.pick(may, prefer)
+		prefer = b.shares.pick(may, prefer, tenth)
 	}
 	b.served[prefer]++
 	if b.served[prefer]%oldestEvery == 0 {

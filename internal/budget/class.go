@@ -43,28 +43,32 @@ func (c Class) Stage() Stage {
 	}
 }
 
-// tenth is the share of each stage that has work: one in so many.
-const tenth = 10
+const (
+	// tenth is the share of each stage that has work: one turn in so many.
+	tenth = 10
+	// fifth is the share of each class with work in its stage's turns.
+	fifth = 5
+)
 
-// shares sees to it that each stage with work gets at least a tenth, whatever
-// the order of classes says. It counts turns, not time.
-type shares struct {
-	owed [NumStages]int
+// shares sees to it that each of some takers with work gets at least one turn
+// in so many, whatever the order of classes says. It counts turns, not time.
+type shares[T Stage | Class] struct {
+	owed [NumClasses]int // at least as many as there are stages
 }
 
-// pick answers prefer, unless a stage with work has waited for its tenth: then
-// that one. with lists the stages that have work.
-func (s *shares) pick(with []Stage, prefer Stage) Stage {
+// pick answers prefer, unless a taker with work has waited for its share, one
+// in n: then that one. with lists the takers that have work.
+func (s *shares[T]) pick(with []T, prefer T, n int) T {
 	chosen := prefer
 	for _, st := range with {
-		due := s.owed[st] >= tenth-1
-		if due && (chosen == prefer && s.owed[prefer] < tenth-1 || s.owed[st] > s.owed[chosen]) {
+		due := s.owed[st] >= n-1
+		if due && (chosen == prefer && s.owed[prefer] < n-1 || s.owed[st] > s.owed[chosen]) {
 			chosen = st
 		}
 	}
 	for _, st := range with {
-		s.owed[st] = min(s.owed[st]+1, 2*tenth)
+		s.owed[st] = min(s.owed[st]+1, 2*n)
 	}
-	s.owed[chosen] = max(s.owed[chosen]-tenth, 0)
+	s.owed[chosen] = max(s.owed[chosen]-n, 0)
 	return chosen
 }

@@ -24,7 +24,7 @@ type Schedule struct {
 	free   []int32
 	slots  map[int64]*[NumStages]int32 // by runner; index into items, plus one
 	stages [NumStages]stageHeaps
-	shares shares
+	turns  shares[Stage]
 }
 
 // entry is small on purpose. Times are offsets from origin, which keeps them
@@ -43,6 +43,7 @@ type stageHeaps struct {
 	waiting entryHeap             // by due
 	late    entryHeap             // by due: how late the stage is
 	urgent  [NumClasses]entryHeap // by deadline
+	turns   shares[Class]
 }
 
 // NewSchedule makes an empty schedule. now should come from time.Now, so that
@@ -127,10 +128,10 @@ func (s *Schedule) take(i int32) Item {
 
 // Next removes and returns the most urgent reading that is due at now; false
 // if none is. First comes a walk past its deadline: late numbers stretch, lost
-// jobs do not come back. Then details and jobs past theirs, the earliest
-// deadline first, so that a budget too small for all makes each reading late
-// by the same, and starves none. Then by class, and in a class by deadline.
-// Each stage with due work gets at least a tenth of the turns all the same.
+// jobs do not come back. Then by class, and in a class by deadline: where the
+// budget is too small the readings of a class are late by the same, behind all
+// of a more urgent one. So that none starves, each stage with due work gets at
+// least a tenth of the turns, and each class a fifth of its stage's.
 func (s *Schedule) Next(now time.Time) (Item, bool) {
 	t := s.offset(now)
 	var with [NumStages]Stage
@@ -138,7 +139,7 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 	best := int32(-1)
 	for stage := range NumStages {
 		s.ripen(stage, t)
-		if i := s.front(stage, t); i >= 0 {
+		if i := s.front(stage); i >= 0 {
 			with[n] = stage
 			n++
 			if best < 0 || s.before(i, best, t) {
@@ -149,12 +150,25 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 	if best < 0 {
 		return Item{}, false
 	}
-	if prefer := s.items[best].class.Stage(); n > 1 {
-		if chosen := s.shares.pick(with[:n], prefer); chosen != prefer {
-			best = s.front(chosen, t)
+	stage := s.items[best].class.Stage()
+	if n > 1 {
+		stage = s.turns.pick(with[:n], stage, tenth)
+	}
+	return s.take(s.turn(stage)), true
+}
+
+// turn is the entry whose turn it is in a stage that has due ones.
+func (s *Schedule) turn(stage Stage) int32 {
+	st := &s.stages[stage]
+	var with [NumClasses]Class
+	n := 0
+	for c := range st.urgent {
+		if st.urgent[c].top() >= 0 {
+			with[n] = Class(c)
+			n++
 		}
 	}
-	return s.take(best), true
+	return st.urgent[st.turns.pick(with[:n], with[0], fifth)].top()
 }
 
 // ripen moves what has become due.
@@ -173,39 +187,26 @@ func (s *Schedule) ripen(stage Stage, t time.Duration) {
 }
 
 // front is the most urgent due entry of a stage; -1: none.
-func (s *Schedule) front(stage Stage, t time.Duration) int32 {
-	best := int32(-1)
+func (s *Schedule) front(stage Stage) int32 {
 	for c := range s.stages[stage].urgent {
-		if i := s.stages[stage].urgent[c].top(); i >= 0 && (best < 0 || s.before(i, best, t)) {
-			best = i
+		if i := s.stages[stage].urgent[c].top(); i >= 0 {
+			return i
 		}
 	}
-	return best
+	return -1
 }
 
-// before is the order of Next between the fronts of two classes.
+// before is the order of Next between the fronts of two stages.
 func (s *Schedule) before(i, j int32, t time.Duration) bool {
 	a, b := &s.items[i], &s.items[j]
-	if ra, rb := rank(a, t), rank(b, t); ra != rb {
-		return ra < rb
+	if la, lb := a.lost(t), b.lost(t); la != lb {
+		return la
 	}
-	if a.deadline >= t && a.class != b.class {
-		return a.class < b.class
-	}
-	return a.less(b, 1)
+	return a.class < b.class
 }
 
-// rank: 0 a walk past its deadline, 1 another reading past it, 2 in time.
-func rank(e *entry, t time.Duration) int {
-	switch {
-	case e.deadline >= t:
-		return 2
-	case e.class == Walk:
-		return 0
-	default:
-		return 1
-	}
-}
+// lost tells a walk past its deadline: what it would find may be gone soon.
+func (e *entry) lost(t time.Duration) bool { return e.class == Walk && e.deadline < t }
 
 // Wake is the earliest time after now at which a reading becomes due; false if
 // none will. What is due already is Next's.

@@ -12,7 +12,8 @@ import (
 // model is the Schedule as its documentation tells it, with a plain list.
 type model struct {
 	items []Item
-	turns shares
+	turns shares[Stage]
+	class [NumStages]shares[Class]
 }
 
 func (m *model) set(it Item) {
@@ -48,38 +49,43 @@ func (m *model) wake(now time.Time) (at time.Time, ok bool) {
 }
 
 func (m *model) next(now time.Time) (Item, bool) {
-	order := func(a, b Item) int {
-		lateA, lateB := a.Deadline.Before(now), b.Deadline.Before(now)
-		kind := func(it Item, late bool) int {
-			switch {
-			case late && it.Class == Walk:
-				return -2
-			case late:
-				return -1
-			default:
-				return int(it.Class)
-			}
-		}
-		return cmp.Or(cmp.Compare(kind(a, lateA), kind(b, lateB)), a.Deadline.Compare(b.Deadline),
-			a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Class, b.Class))
+	urgent := func(a, b Item) int {
+		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	}
-	var with []Stage
-	var all []Item
+	var stages []Stage
+	var prefer Class
+	late := false
 	for st := range NumStages {
-		if due := m.due(st, now); len(due) > 0 {
-			with = append(with, st)
-			all = append(all, due...)
+		due := m.due(st, now)
+		if len(due) == 0 {
+			continue
 		}
+		first := slices.MinFunc(due, func(a, b Item) int { return cmp.Compare(a.Class, b.Class) }).Class
+		if len(stages) == 0 || first < prefer {
+			prefer = first
+		}
+		stages = append(stages, st)
+		late = late || st == StageReconcile && slices.MinFunc(due, urgent).Deadline.Before(now)
 	}
-	if len(all) == 0 {
+	if len(stages) == 0 {
 		return Item{}, false
 	}
-	it := slices.MinFunc(all, order)
-	if len(with) > 1 {
-		if st := m.turns.pick(with, it.Class.Stage()); st != it.Class.Stage() {
-			it = slices.MinFunc(m.due(st, now), order)
+	stage := prefer.Stage()
+	if late {
+		stage = StageReconcile
+	}
+	if len(stages) > 1 {
+		stage = m.turns.pick(stages, stage, tenth)
+	}
+	var classes []Class
+	due := m.due(stage, now)
+	for c := range NumClasses {
+		if slices.ContainsFunc(due, func(it Item) bool { return it.Class == c }) {
+			classes = append(classes, c)
 		}
 	}
+	class := m.class[stage].pick(classes, classes[0], fifth)
+	it := slices.MinFunc(slices.DeleteFunc(due, func(it Item) bool { return it.Class != class }), urgent)
 	m.remove(func(o Item) bool { return o == it })
 	return it, true
 }
@@ -209,7 +215,7 @@ func TestScheduleOrder(t *testing.T) {
 	if lag := s.Lag(StageReconcile, now); lag != 2*time.Hour {
 		t.Errorf("lag of the walks: %v", lag)
 	}
-	for _, want := range []int64{1, 3, 2, 9, 8, 7, 6, 5, 4} {
+	for _, want := range []int64{1, 9, 8, 7, 3, 6, 2, 5, 4} {
 		it, ok := s.Next(now)
 		if !ok || it.ID != want {
 			t.Fatalf("Next = %d %v, want %d", it.ID, ok, want)
@@ -239,84 +245,81 @@ func TestScheduleZeroTime(t *testing.T) {
 	}
 }
 
-// A budget a tenth of the need: every runner's reading is late by the same, in
-// every stage, and each stage goes on.
+// A budget a tenth of the need: in each class every runner's reading is late
+// by the same, the more urgent class is read more often, and each stage and
+// each class goes on.
 func TestScheduleStretchesEvenly(t *testing.T) {
 	const (
 		runners = 10_000
 		pace    = time.Minute / 600
-		hours   = 10
+		hours   = 60
 	)
-	type stage struct {
+	type group struct {
 		interval, slack time.Duration
-		last            [runners]time.Time
+		last            map[int64]time.Time
 		least, most     time.Duration
 		picks           int
 	}
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	rng := seeded(1)
 	s := NewSchedule(start)
-	stages := map[Stage]*stage{
-		StageDetails:   {interval: 15 * time.Minute, slack: 15 * time.Minute},
-		StageJobs:      {interval: time.Minute, slack: time.Minute},
-		StageReconcile: {interval: time.Hour, slack: 5 * time.Hour},
+	groups := map[Class]*group{
+		ActiveDetails: {interval: 5 * time.Minute, slack: 5 * time.Minute},
+		Details:       {interval: 15 * time.Minute, slack: 15 * time.Minute},
+		ActiveJobs:    {interval: time.Minute, slack: time.Minute},
+		IdleJobs:      {interval: 5 * time.Minute, slack: 5 * time.Minute},
+		Walk:          {interval: time.Hour, slack: 5 * time.Hour},
 	}
-	class := func(st Stage, id int64) Class {
-		switch {
-		case st == StageReconcile:
-			return Walk
-		case st == StageJobs && id%10 == 0:
-			return ActiveJobs
-		case st == StageJobs:
-			return IdleJobs
-		case id%10 == 0:
-			return ActiveDetails
-		default:
-			return Details
-		}
-	}
-	for st, v := range stages {
+	for class, v := range groups {
+		v.last, v.least = map[int64]time.Time{}, 1<<62
 		for id := range int64(runners) {
+			busy := id%10 == 0
+			if class != Walk && busy != (class == ActiveDetails || class == ActiveJobs) {
+				continue
+			}
 			due := start.Add(time.Duration(rng.Int64N(int64(v.interval))))
-			s.Set(class(st, id), id, due, due.Add(v.slack))
-			v.last[id], v.least = start, time.Duration(1<<62)
+			s.Set(class, id, due, due.Add(v.slack))
+			v.last[id] = start
 		}
 	}
-	now, end := start, start.Add(hours*time.Hour)
-	var total int
-	warm := start.Add(4 * time.Hour)
-	for ; now.Before(end); now = now.Add(pace) {
+	total, warm := 0, start.Add(30*time.Hour)
+	stages := map[Stage]int{}
+	now := start
+	for ; now.Sub(start) < hours*time.Hour; now = now.Add(pace) {
 		it, ok := s.Next(now)
 		if !ok {
 			continue
 		}
-		st := it.Class.Stage()
-		v := stages[st]
+		v := groups[it.Class]
 		if v.last[it.ID].After(warm) {
 			gap := now.Sub(v.last[it.ID])
 			v.least, v.most = min(v.least, gap), max(v.most, gap)
 		}
 		v.last[it.ID] = now
 		v.picks++
+		stages[it.Class.Stage()]++
 		total++
 		due := now.Add(v.interval)
 		s.Set(it.Class, it.ID, due, due.Add(v.slack))
 	}
-	for st, v := range stages {
-		t.Logf("stage %d: %4.1f %% of the turns, between two readings of a runner %v to %v", st,
+	for class, v := range groups {
+		t.Logf("class %d: %4.1f %% of the turns, between two readings of a runner %v to %v", class,
 			100*float64(v.picks)/float64(total), v.least.Round(time.Second), v.most.Round(time.Second))
-		if v.picks*tenth < total-total/100 {
-			t.Errorf("stage %d got %d of %d turns, less than a tenth", st, v.picks, total)
+		if n := stages[class.Stage()]; v.picks*fifth < n-n/100 || n*tenth < total-total/100 {
+			t.Errorf("class %d got %d of the %d turns of its stage, of %d in all", class, v.picks, n, total)
 		}
 		for id, last := range v.last {
 			if now.Sub(last) > v.most*11/10 {
-				t.Errorf("stage %d: runner %d starves since %v", st, id, now.Sub(last))
+				t.Errorf("class %d: runner %d starves since %v", class, id, now.Sub(last))
 				break
 			}
 		}
 		if float64(v.most) > 1.25*float64(v.least) {
-			t.Errorf("stage %d: uneven, %v to %v", st, v.least, v.most)
+			t.Errorf("class %d: uneven, %v to %v", class, v.least, v.most)
 		}
+	}
+	if groups[ActiveJobs].most > groups[IdleJobs].least/4 || groups[ActiveDetails].most > groups[Details].least/4 {
+		t.Error("what executes is not read more often")
 	}
 }
 

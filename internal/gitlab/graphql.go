@@ -62,12 +62,14 @@ const (
 	FieldsDetails = FieldTags | FieldUntagged | FieldAccess | FieldContact
 )
 
+// MaxJobCount is the most that GitLab counts; FleetRunner.Executing above it means more.
+const MaxJobCount = 1000
+
 const (
 	graphqlRows    = 100 // the largest page (6.2)
 	graphqlLeast   = 10  // rows below which a page is not cut further
 	graphqlScore   = 250 // what any signed-in user may ask for at once (6.2)
 	graphqlTries   = 16  // how often one page is asked in another way; each way drops a field or half the rows
-	maxJobCount    = 1000
 	managersAtOnce = graphqlRows
 )
 

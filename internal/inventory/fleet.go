@@ -15,6 +15,7 @@ type Jobs struct {
 	Oldest             time.Time // start of the oldest one executing; zero: none
 	LastFinished       time.Time
 	ReadAt             time.Time // zero: not read yet
+	told               bool      // the numbers are the list's
 }
 
 // Fleet builds the gauges as of now; nil before the first complete listing.
@@ -52,6 +53,16 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 	for _, id := range inv.order {
 		r := inv.runners[id]
 		j := jobs(id)
+		if r.executing >= 0 && r.listed.After(j.ReadAt) {
+			// The list told later than the jobs were read, but not which of them
+			// are being canceled.
+			j.Canceling = min(j.Canceling, r.executing)
+			j.Running = r.executing - j.Canceling
+			j.told = true
+			if r.executing == 0 {
+				j.Oldest = time.Time{}
+			}
+		}
 		executing := j.Running + j.Canceling
 		// The list's flag counts where it is news: the jobs may not have been
 		// read since, or not be visible to the token.
@@ -147,7 +158,7 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 			row.ManagersKnown += n
 		}
 	}
-	if !j.ReadAt.IsZero() {
+	if !j.ReadAt.IsZero() || j.told {
 		row.JobsExecuting = j.Running + j.Canceling
 	}
 	return row

@@ -63,6 +63,7 @@ type runner struct {
 	active      bool // job_execution_status is active
 	idle        bool // job_execution_status is idle: neither on releases without it
 	listed      time.Time
+	executing   int // jobs, as the list told; -1: it did not
 	missing     int
 	description string
 
@@ -77,6 +78,7 @@ type runner struct {
 	arch        string
 	owner       string
 	contactedAt time.Time
+	touchedAt   time.Time // the latest at which it may have taken a job, as the contacts tell
 	machines    machines
 	peaks       peaks
 
@@ -144,7 +146,7 @@ func (inv *Inventory) Listed(rows []gitlab.Runner, whole bool, start time.Time) 
 			inv.dirtyRunners[row.ID] = struct{}{}
 		}
 		inv.take(r, row)
-		r.listed = start
+		r.listed, r.executing = start, -1
 		if r.missing != 0 {
 			r.missing = 0
 			inv.dirtyRunners[r.id] = struct{}{}
@@ -261,6 +263,12 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 	r.detailsAt, r.failures = at, 0
 	r.tags = slices.Compact(slices.Sorted(slices.Values(d.Tags)))
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
+	switch {
+	case d.ContactedAt.After(r.contactedAt):
+		r.touchedAt = maxTime(r.touchedAt, d.ContactedAt)
+	case d.ContactedAt.Before(r.contactedAt):
+		r.touchedAt = at // a lost cache (API notes 3.3): anything may have been until now
+	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
 	r.version = d.Version
 	if d.Owner != "" {
@@ -393,6 +401,61 @@ func (inv *Inventory) DetailsAt(id int64) time.Time {
 		return r.detailsAt
 	}
 	return time.Time{}
+}
+
+// contactSlack is how far a contact may lie before a reading of jobs whose
+// answer did not have the job yet: replicas lag, clocks of GitLab's nodes differ.
+const contactSlack = 2 * time.Minute
+
+// SettledAt is from when a reading of a runner's jobs shows all that its last
+// known contact may have been about, so that no second one is needed.
+func (inv *Inventory) SettledAt(id int64) time.Time {
+	if r := inv.runners[id]; r != nil && !r.touchedAt.IsZero() {
+		return r.touchedAt.Add(contactSlack + time.Second) // a contact is told in whole seconds
+	}
+	return time.Time{}
+}
+
+// UntouchedUntil is until when a runner is known to have taken no job since
+// since; zero: nothing is known. A runner contacts GitLab when it asks for a
+// job and while it executes one, so a contact that was told later and lies
+// before says that there was none (API notes 3.3).
+func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
+	r := inv.runners[id]
+	switch {
+	case r == nil || r.active || since.IsZero() || !r.detailsAt.After(since):
+		return time.Time{}
+	case r.contactedAt.IsZero() && r.status != snapshot.NeverContacted:
+		return time.Time{} // not told
+	case !r.touchedAt.Before(since.Add(-contactSlack)):
+		return time.Time{}
+	default:
+		return r.detailsAt
+	}
+}
+
+// Executes takes how many jobs a runner executes, as the last listing told.
+func (inv *Inventory) Executes(id int64, jobs int) {
+	if r := inv.runners[id]; r != nil {
+		r.executing = jobs
+		inv.Executed(id, jobs, r.listed)
+	}
+}
+
+// Executing is how many jobs the list told a runner to execute; -1: it did not
+// tell, or longer ago than since.
+func (inv *Inventory) Executing(id int64, since time.Time) int {
+	if r := inv.runners[id]; r != nil && r.listed.After(since) {
+		return r.executing
+	}
+	return -1
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // HasOwner tells whether a runner's owner is known or needs none, so that a

@@ -155,7 +155,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				id: idOf(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, missing: rec.Missing,
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
-				owner: rec.Owner, contactedAt: rec.ContactedAt, peaks: rec.Peaks,
+				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: rec.ContactedAt, executing: -1, peaks: rec.Peaks,
 			}
 			if rec.Machines != nil {
 				r.machines = machines{true, *rec.Machines}

@@ -1157,3 +1157,30 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 		t.Error("the walk is whole, and another is wanted")
 	}
 }
+
+// The running list is left out where the newest rows show as many jobs as the
+// list of runners told, and no watched one is missing.
+func TestExplains(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), ran(8, "running", 0.6, 0)}})
+	for _, c := range []struct {
+		name   string
+		newest []gitlab.Job
+		told   int
+		want   bool
+	}{
+		{"both are shown", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 2, true},
+		{"a third one executes somewhere", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
+		{"one is missing, another is new", []gitlab.Job{ran(9, "running", 0.9, 0), ran(7, "running", 0.5, 0)}, 2, false},
+		{"one is missing", []gitlab.Job{ran(7, "running", 0.5, 0)}, 1, false},
+		{"one ended", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1), ran(7, "running", 0.5, 0)}, 2, true},
+		{"all ended", []gitlab.Job{ran(9, "failed", 0.9, 1.1), ran(7, "canceled", 0.5, 1.1)}, 0, true},
+	} {
+		p := l.Poll(10, at(2))
+		p.Newest(gitlab.JobsPage{Jobs: c.newest})
+		if got := p.Explains(c.told); got != c.want {
+			t.Errorf("%s: %t, %d watched", c.name, got, l.Watched(10))
+		}
+		p.Done(true)
+	}
+}

@@ -48,6 +48,22 @@ func (l *Ledger) bound(r *runner, start int64) int64 {
 // list says idle and nothing is watched.
 func (p *Poll) NeedsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
 
+// Explains tells whether what was read so far accounts for all that a runner
+// executes, as many jobs as the list told: each of these stood among the newest
+// rows, and no watched job is missing. Then the running list has nothing to
+// add. Where a job ended and another began since, the number misleads for one
+// reading: the next one, or a walk, meets what it hid.
+func (p *Poll) Explains(executing int) bool {
+	n := 0
+	for _, w := range p.r.watch {
+		if w.read != p.r.reads {
+			return false
+		}
+		n++
+	}
+	return n == executing
+}
+
 // ByKeyset tells whether page 1 is better read by keyset: where the total was
 // withheld last time, reading by number only costs GitLab a count.
 // After each walk it is tried by number again, since rows are also deleted.

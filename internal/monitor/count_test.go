@@ -13,21 +13,22 @@ import (
 
 // TestCountsEveryFinishedJob takes 20,000 jobs through client, JSON and store
 // in virtual time, with faults, stale replicas, kills and restarts; fewer for
-// an old release, whose rows differ.
+// an old release, whose rows differ, and where GraphQL tells what executes.
 func TestCountsEveryFinishedJob(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		version string
 		jobs    int
-	}{{"19.1.0-ee", 20_000}, {"15.11.0", 3_000}} {
+		graphql bool
+	}{{"19.1.0-ee", 20_000, false}, {"15.11.0", 3_000, false}, {"18.2.0", 3_000, true}} {
 		t.Run(c.version, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs) })
+			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs, c.graphql) })
 		})
 	}
 }
 
-func countEveryJob(t *testing.T, version string, atLeast int) {
+func countEveryJob(t *testing.T, version string, atLeast int, graphql bool) {
 	t.Helper()
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
@@ -39,6 +40,9 @@ func countEveryJob(t *testing.T, version string, atLeast int) {
 			LateShare: .01, LateMax: 20 * time.Minute, MeanDuration: 40 * time.Second, MaxDuration: 20 * time.Minute, ShortMax: 15 * time.Second,
 		},
 	})
+	if graphql {
+		mount(t, world)
+	}
 	poll := defaultPoll()
 	poll.JobsInterval = 5 * time.Minute
 	poll.DetailsInterval, poll.ReconcileInterval, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour

@@ -240,6 +240,8 @@ func (m *Monitor) detailed(runners []gitlab.FleetRunner, at, now time.Time) {
 		if !known {
 			m.planJobs(r.ID, now)
 			m.planWalk(r.ID, now)
+		} else {
+			m.touched(r.ID, now)
 		}
 	}
 	m.lastGood[snapshot.StageDetails] = now

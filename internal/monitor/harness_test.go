@@ -192,6 +192,7 @@ type running struct {
 	m     *Monitor
 	disk  *crashing
 	stop  context.CancelFunc
+	began time.Time
 	ended chan error
 }
 
@@ -231,7 +232,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{m: m, disk: disk, stop: cancel, ended: make(chan error, 1)}
+	r := &running{m: m, disk: disk, stop: cancel, began: time.Now(), ended: make(chan error, 1)}
 	go func() { r.ended <- m.Run(ctx) }()
 	return r
 }

@@ -213,6 +213,11 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	if l.detailed {
 		m.detailed(l.details, at, now)
 	}
+	for _, r := range l.details {
+		if r.Executing >= 0 && r.Executing <= gitlab.MaxJobCount {
+			m.inv.Executes(r.ID, r.Executing)
+		}
+	}
 	for _, id := range change.Joined {
 		m.led.Describe(id, m.inv.TagLabels(id))
 		m.planDetails(id, now)

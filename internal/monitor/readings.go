@@ -68,10 +68,36 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval {
 		class, interval = budget.IdleJobs, min(quiet/4, idleFactor*interval)
 	}
-	due := m.due(snapshot.StageJobs, id, m.led.ReadAt(id), interval, now)
-	// Once everything is late the earliest deadline wins: a longer one keeps
-	// the idle behind the busy.
+	at := m.led.ReadAt(id)
+	if until := m.untouched(id, at); until.After(at) {
+		at = until // as good as a reading that found nothing
+	}
+	due := m.due(snapshot.StageJobs, id, at, interval, now)
+	if class == budget.IdleJobs && !at.IsZero() {
+		if settled := m.local(m.inv.SettledAt(id)); settled.After(due) {
+			due = settled
+		}
+	}
 	m.sched.Set(class, id, due, due.Add(interval))
+}
+
+// untouched is until when a runner is known to have done nothing since since;
+// zero: nothing is known. The caller holds the mutex.
+func (m *Monitor) untouched(id int64, since time.Time) time.Time {
+	if m.led.Watched(id) > 0 {
+		return time.Time{}
+	}
+	return m.inv.UntouchedUntil(id, since)
+}
+
+// touched plans a runner's jobs anew after its details were read, which may
+// tell that there is nothing to read, or that there is. The caller holds the
+// mutex.
+func (m *Monitor) touched(id int64, now time.Time) {
+	if !m.busy(id) {
+		m.planJobs(id, now)
+		m.planWalk(id, now)
+	}
 }
 
 // planWalk sets when a runner's jobs are walked next. A walk must end before
@@ -81,13 +107,22 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 		return
 	}
 	deep := m.local(m.led.Deep(id))
+	deadline := deep.Add(m.opts.Poll.Lookback / 4)
 	due := deep.Add(m.opts.Poll.ReconcileInterval)
+	if until := m.local(m.untouched(id, m.led.Deep(id))); until.After(deep) {
+		// A walk would find nothing. Now and then it is done all the same:
+		// GitLab might not tell each contact.
+		due = until.Add(m.opts.Poll.ReconcileInterval)
+		if most := deadline.Add(-m.opts.Poll.Lookback / 20); due.After(most) {
+			due = most
+		}
+	}
 	if fails := m.fails[readingKey{snapshot.StageReconcile, id}]; fails > 0 {
 		due = m.due(snapshot.StageReconcile, id, time.Time{}, m.opts.Poll.ReconcileInterval, now)
 	} else if m.led.WalkWanted(id) && due.After(now) {
 		due = now
 	}
-	m.sched.Set(budget.Walk, id, due, deep.Add(m.opts.Poll.Lookback/4))
+	m.sched.Set(budget.Walk, id, due, deadline)
 }
 
 // due is when a reading of a runner is due: an interval after the last one
@@ -182,6 +217,8 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 		m.tagsRead(true)
 		m.planJobs(item.ID, now)
 		m.planWalk(item.ID, now)
+	} else {
+		m.touched(item.ID, now)
 	}
 	return nil
 }
@@ -209,11 +246,12 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		return nil
 	}
 	executing := poll.NeedsExecuting(m.inv.Idle(item.ID))
+	told := m.inv.Executing(item.ID, m.now().Add(-2*m.opts.Poll.RunnersInterval))
 	keyset := m.keyset && poll.ByKeyset()
 	m.mu.Unlock()
 
 	gone := false
-	if executing {
+	readExecuting := func() error {
 		for page := 1; page != 0 && !gone; {
 			p, err := client.RunnerJobs(ctx, gitlab.JobsQuery{RunnerID: item.ID, Status: "running", Page: page})
 			if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
@@ -226,6 +264,14 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 			poll.Executing(p.Jobs)
 			m.mu.Unlock()
 			page = p.Next
+		}
+		return nil
+	}
+	// Where the list told how many jobs there are, the newest rows mostly show
+	// them all.
+	if executing && told < 0 {
+		if err := readExecuting(); err != nil {
+			return err
 		}
 	}
 	q := gitlab.JobsQuery{RunnerID: item.ID, Page: 1}
@@ -245,6 +291,16 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		m.heardKeyset(q, p)
 		m.mu.Unlock()
 		q = next(q, p)
+	}
+	if executing && told >= 0 && !gone {
+		m.mu.Lock()
+		explained := poll.Explains(told)
+		m.mu.Unlock()
+		if !explained {
+			if err := readExecuting(); err != nil {
+				return err
+			}
+		}
 	}
 	m.mu.Lock()
 	if gone {

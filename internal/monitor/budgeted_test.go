@@ -1,0 +1,169 @@
+package monitor
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+var budgetedFleet = flag.Int("fleet", 500, "runners of TestLargeFleetOnASmallBudget; one in fifty executes, and GitLab allows 6 requests a minute for each 100")
+
+// A fleet whose budget suffices for the list and for the runners that execute,
+// and for little else: these are read as configured, the others late by a
+// bounded time that is told, and no job is lost. By GraphQL, which tells of
+// each runner whether it did anything, the same budget suffices for all.
+// -args -fleet=10000: 10,000 runners, 200 of them execute, 600 requests a minute.
+func TestLargeFleetOnASmallBudget(t *testing.T) {
+	t.Run("REST", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { smallBudget(t, false) })
+	})
+	t.Run("GraphQL", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { smallBudget(t, true) })
+	})
+}
+
+func smallBudget(t *testing.T, graphql bool) {
+	t.Helper()
+	fleet := *budgetedFleet
+	active, limit := fleet/50, fleet*6/100
+	world := gitlabsim.New(gitlabsim.Options{
+		Seed: 17, Token: secret, RateLimit: limit, JobsPerHour: float64(active) * 13,
+		Latency: func(string) time.Duration { return 20 * time.Millisecond },
+	})
+	if graphql {
+		mount(t, world)
+	}
+	for i := range fleet {
+		spec := gitlabsim.RunnerSpec{Tags: []string{fmt.Sprintf("tag-%d", i%200)}, RunUntagged: true, Weight: 0.0004}
+		if i%50 == 0 {
+			spec.Weight = 1 // the idle ones have one job in fifty, together
+		}
+		world.AddRunner(spec)
+	}
+	s := newScraper()
+	_, state := openState(t, "")
+	poll := defaultPoll()
+	poll.Concurrency = max(1, poll.Concurrency*fleet/10_000) // what waits at the gate must not wait longer in a small one
+	// The budget is what GitLab allows: more is not to be had.
+	r := start(t, world, state, s, setup{poll: poll, rate: float64(limit) / 60})
+	defer r.end(t)
+
+	time.Sleep(time.Minute)
+	refused := world.RequestsByStatus()[429]
+	for !s.scrape().Fleet.Detailed {
+		time.Sleep(time.Minute)
+		if time.Since(r.began) > 3*time.Hour {
+			t.Fatal("no complete picture after three hours")
+		}
+	}
+	t.Logf("the first complete picture after %v", time.Since(r.began).Round(time.Second))
+	time.Sleep(time.Hour)
+
+	var ages, lists []float64
+	var lags [snapshot.NumStages]time.Duration
+	read := r.readAt()
+	requests := world.Requests()
+	before := requests
+	const minutes = 90
+	for i := range minutes {
+		time.Sleep(time.Minute)
+		if i == minutes/2 {
+			world.FlushRedis() // contacts fall back: they prove nothing then
+		}
+		g, now := s.scrape(), world.Requests()
+		lists = append(lists, float64(now[listRoute(graphql)]-before[listRoute(graphql)]))
+		before = now
+		seen := map[int64]bool{}
+		at := r.readAt()
+		for _, j := range world.Truth().Executing {
+			if time.Since(j.Started) > 3*time.Minute && !seen[j.Runner] {
+				seen[j.Runner] = true
+				ages = append(ages, time.Since(at[j.Runner]).Seconds())
+			}
+		}
+		for stage := range lags {
+			lags[stage] = max(lags[stage], g.Self.Stages[stage].Lag)
+		}
+	}
+	for _, route := range slices.Sorted(maps.Keys(before)) {
+		if n := before[route] - requests[route]; n > minutes {
+			t.Logf("%-30s %6.1f a minute", route, float64(n)/minutes)
+		}
+	}
+	slices.Sort(ages)
+	most := ages[len(ages)-1]
+	t.Logf("jobs of a runner that executes were last read: p50 %.0f s, p99 %.0f s, at most %.0f s ago (%d looks)", ages[len(ages)/2], ages[len(ages)*99/100], most, len(ages))
+	t.Logf("the longest lag told: list %v, details %v, jobs %v, reconcile %v", lags[0], lags[1], lags[2], lags[3])
+	t.Logf("list requests a minute: %v to %v", slices.Min(lists), slices.Max(lists))
+	t.Logf("answers by status: %v, of the 429 in the first minute: %d", world.RequestsByStatus(), refused)
+	if n := world.RequestsByStatus()[429]; n > refused {
+		t.Errorf("%d answers were 429 after the first minute", n-refused)
+	}
+	pages := float64((fleet + 99) / 100)
+	if got := float64(before[listRoute(graphql)]-requests[listRoute(graphql)]) / minutes; got < 0.9*pages || slices.Max(lists) > 2*pages {
+		t.Errorf("the list takes %.1f requests a minute, want %.0f: it is not read each minute", got, pages)
+	}
+	// One interval and its jitter; what runs longest behind was just found executing.
+	if p99 := ages[len(ages)*99/100]; len(ages) < minutes*active/8 || p99 > 90 || most > 150 {
+		t.Errorf("%d looks at runners that execute, read up to %.0f s ago", len(ages), most)
+	}
+	bound := 12 * time.Hour
+	if graphql {
+		bound = 2 * time.Minute
+	}
+	unread := 0
+	for id, at := range r.readAt() {
+		if !graphql && at.Equal(read[id]) && time.Since(at) > bound {
+			unread++
+		}
+	}
+	if unread > 0 || max(lags[snapshot.StageDetails], lags[snapshot.StageJobs]) > bound {
+		t.Errorf("%d runners starve; lags %v", unread, lags)
+	}
+	if !graphql && lags[snapshot.StageDetails] < time.Hour {
+		t.Errorf("the lag of details is told as %v: either it is not told, or the budget is not small", lags[snapshot.StageDetails])
+	}
+
+	// Each job is counted in the end.
+	world.Quiesce()
+	began := time.Now()
+	for {
+		time.Sleep(10 * time.Minute)
+		d := diff(finished(s.scrape()), finishedTruth(world.Truth().Finished))
+		if len(d) == 0 {
+			break
+		}
+		if time.Since(began) > 24*time.Hour {
+			t.Fatalf("jobs are lost or counted twice: %v", d)
+		}
+	}
+	t.Logf("all of %d jobs are counted %v after the last was created", len(world.Truth().Finished), time.Since(began))
+	if len(world.Truth().Finished) < fleet/2 {
+		t.Error("too few jobs to prove anything")
+	}
+}
+
+func listRoute(graphql bool) string {
+	if graphql {
+		return "POST /graphql"
+	}
+	return "GET /runners/all"
+}
+
+// readAt is when each runner's jobs were read last.
+func (r *running) readAt() map[int64]time.Time {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	out := map[int64]time.Time{}
+	for _, id := range r.m.inv.IDs() {
+		out[id] = r.m.led.ReadAt(id)
+	}
+	return out
+}
