@@ -115,10 +115,13 @@ func TestOnePageForOneCause(t *testing.T) {
 				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "8", "runner_type", "project_type"),
 				al("GitLabRunnerMassPause", "gitlab", "corp", "runner_type", "group_type"),
 				al("GitLabRunnerPausedLong", "gitlab", "corp", "runner_id", "9", "runner_type", "group_type"),
+				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "gpu", "runner_type", "project_type"),
+				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "both"),
 				al("GitLabRunnerTypeInfrastructureFailures", "gitlab", "corp", "runner_type", "group_type"),
 				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "gpu"),
 			},
-			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerOffline corp 8", "GitLabRunnerTypeInfrastructureFailures corp", "GitLabRunnerTypeOffline corp"},
+			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerOffline corp 8", "GitLabRunnerTagHalfGone corp both", "GitLabRunnerTagHalfGone corp gpu", "GitLabRunnerTypeInfrastructureFailures corp", "GitLabRunnerTypeOffline corp"},
 		},
 	} {
 		// Alerts of one case must not meet those of another.
