@@ -85,6 +85,14 @@ func (s *Schedule) Set(c Class, id int64, due, deadline time.Time) {
 	s.stages[stage].waiting.push(s.items, i)
 }
 
+// Due is when the reading that a runner has in a stage is due; false: it has none.
+func (s *Schedule) Due(stage Stage, id int64) (time.Time, bool) {
+	if slot := s.slots[id]; slot != nil && slot[stage] > 0 {
+		return s.origin.Add(s.items[slot[stage]-1].due), true
+	}
+	return time.Time{}, false
+}
+
 // offset bounds a time to a century around origin, so that differences of
 // offsets cannot overflow, the zero time's included.
 func (s *Schedule) offset(t time.Time) time.Duration {

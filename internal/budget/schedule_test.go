@@ -130,6 +130,11 @@ func drive(t *testing.T, step func() (byte, bool)) {
 			}
 		}
 		for st := range NumStages {
+			at, ok := s.Due(st, int64(id%32))
+			i := slices.IndexFunc(m.items, func(o Item) bool { return o.ID == int64(id%32) && o.Class.Stage() == st })
+			if ok != (i >= 0) || ok && !at.Equal(m.items[i].Due) {
+				t.Fatalf("Due(%d, %d) = %v %v", st, id%32, at, ok)
+			}
 			if got, want := s.Lag(st, now), m.lag(st, now); got != want {
 				t.Fatalf("Lag(%d) = %v, want %v", st, got, want)
 			}

@@ -150,6 +150,46 @@ func smallBudget(t *testing.T, graphql bool) {
 	}
 }
 
+// A runner that begins to execute after an hour of nothing is read at once: it
+// is not late, and must not be told as late.
+func TestBeginningToExecuteIsNotALag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 60, Healthy: true, Tags: 3, Token: secret, Latency: func(string) time.Duration { return 200 * time.Millisecond }})
+		mount(t, world)
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{})
+		defer r.end(t)
+		time.Sleep(2 * time.Hour)
+		ids := r.readAt()
+		for id := range ids {
+			world.CreateJob(gitlabsim.JobSpec{Runner: id})
+		}
+		began := time.Now()
+		for range 1500 {
+			time.Sleep(100 * time.Millisecond)
+			r.m.mu.Lock()
+			for stage, st := range r.m.self(time.Now()).Stages {
+				if st.Lag > 5*time.Second {
+					t.Errorf("%v after the jobs began, stage %v is told to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
+				}
+			}
+			r.m.mu.Unlock()
+			if t.Failed() {
+				return
+			}
+		}
+		if n := s.scrape().Fleet.JobsExecuting[snapshot.InstanceType][0]; n == 0 {
+			t.Error("nothing executes: the test proves nothing")
+		}
+		for id, at := range r.readAt() {
+			if at.Before(began) {
+				t.Errorf("runner %d executes and was last read %v ago", id, time.Since(at))
+			}
+		}
+	})
+}
+
 func listRoute(graphql bool) string {
 	if graphql {
 		return "POST /graphql"

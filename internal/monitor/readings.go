@@ -24,6 +24,19 @@ const (
 	managersTold = -1 << 30
 )
 
+// plan sets when a reading is due. What was planned for later and is wanted
+// sooner, because the runner began to execute, is due now and not late since
+// long ago: poll_lag_seconds would tell a lag that there never was.
+func (m *Monitor) plan(class budget.Class, id int64, due, deadline, now time.Time) {
+	if old, ok := m.sched.Due(class.Stage(), id); ok && due.Before(now) && due.Before(old) {
+		due = old
+		if now.Before(old) {
+			due = now
+		}
+	}
+	m.sched.Set(class, id, due, deadline)
+}
+
 // planDetails sets when a runner's details are read next. The caller holds
 // the mutex, as for each plan.
 func (m *Monitor) planDetails(id int64, now time.Time) {
@@ -41,7 +54,7 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 		class = budget.NewDetails
 	}
 	due := m.due(snapshot.StageDetails, id, at, interval, now)
-	m.sched.Set(class, id, due, due.Add(interval))
+	m.plan(class, id, due, due.Add(interval), now)
 }
 
 // hastenDetails brings the details of a runner forward that has begun to
@@ -78,7 +91,7 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 			due = settled
 		}
 	}
-	m.sched.Set(class, id, due, due.Add(interval))
+	m.plan(class, id, due, due.Add(interval), now)
 }
 
 // untouched is until when a runner is known to have done nothing since since;
@@ -122,7 +135,7 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 	} else if m.led.WalkWanted(id) && due.After(now) {
 		due = now
 	}
-	m.sched.Set(budget.Walk, id, due, deadline)
+	m.plan(budget.Walk, id, due, deadline, now)
 }
 
 // due is when a reading of a runner is due: an interval after the last one
