@@ -1,0 +1,317 @@
+//go:build ship
+
+package breakages
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+)
+
+const (
+	// settled is when everything breaks: by then the windows of half an hour
+	// are full.
+	settled = 45 * time.Minute
+	// watched is how long after that nothing else may arrive. The last ones are
+	// mended at lastHealed: pages fire on for 15m, tickets are sent every 30m.
+	watched    = lastHealed + 45*time.Minute
+	lastHealed = 3*time.Hour + 45*time.Minute
+	// slack is real time, for what does not run faster: the exporter commits
+	// once a second, and a machine stalls now and then.
+	slack = 15 * time.Second
+)
+
+// expected is what has to arrive, and when at the latest after the breakage:
+// the table of alerts/README.md.
+type expected struct {
+	what   string
+	within time.Duration
+	from   func(v *town) time.Time // instead of the breakage
+}
+
+type breakage struct {
+	name   string
+	poll   string // of the exporter, beside the defaults
+	expect []expected
+	strike func(v *town)
+	heal   func(v *town)
+	healed time.Duration // after the breakage
+}
+
+func dead(v *town) time.Time { return v.died }
+
+// waited is when the first job was taken that had waited for five minutes.
+func waited(v *town) (first time.Time) {
+	for _, j := range v.world.Truth().Finished {
+		if j.Queued >= 5*time.Minute && slices.Contains(v.runners["windows"], j.Runner) && (first.IsZero() || j.Picked.Before(first)) {
+			first = j.Picked
+		}
+	}
+	return first
+}
+
+func breakages() []breakage {
+	return []breakage{
+		{
+			name:   "gitlab-down",
+			expect: []expected{{what: "page GitLabRunnerFleetGitLabUnreadable", within: 10 * time.Minute}},
+			// A status after which the exporter does not try again at once: the
+			// waits between its tries, 20 s in all, do not run faster.
+			strike: func(v *town) { v.mend = v.world.AddFault(gitlabsim.Fault{Status: 530}) },
+			heal:   func(v *town) { v.mend() },
+			healed: 30 * time.Minute,
+		},
+		{
+			name:   "token-revoked",
+			expect: []expected{{what: "page GitLabRunnerFleetTokenRefused unauthorized", within: 10 * time.Minute}},
+			strike: func(v *town) { v.world.RevokeToken(token) },
+			heal: func(v *town) {
+				v.world.SetToken(gitlabsim.TokenSpec{Token: token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
+			},
+			healed: 30 * time.Minute,
+		},
+		{
+			// They die between two jobs, with a contact a moment ago.
+			name:   "tag-dies",
+			expect: []expected{{what: "page GitLabRunnerTagLost gpu", within: 2*time.Hour + 15*time.Minute}},
+			strike: func(v *town) { v.switchAll("gpu", false) },
+			heal:   func(v *town) { v.switchAll("gpu", true) },
+			healed: lastHealed,
+		},
+		{
+			name: "machine-dies",
+			expect: []expected{
+				{what: "ticket GitLabRunnerSilentWithJobs {shell 0}", within: 30 * time.Minute, from: dead},
+				{what: "ticket GitLabRunnerOffline {shell 0}", within: 3*time.Hour + 40*time.Minute, from: dead},
+			},
+			strike: func(v *town) {
+				r := v.runners["shell"][0]
+				// GitLab fails it when it has heard nothing of it for an hour.
+				v.runs(r, gitlabsim.JobSpec{Status: "failed", Reason: "no_updates_running"}, time.Hour)
+				time.Sleep(lived(2 * time.Minute))
+				v.world.SetOnline(r, false)
+				v.died = v.now()
+			},
+			heal:   func(v *town) { v.world.SetOnline(v.runners["shell"][0], true) },
+			healed: lastHealed,
+		},
+		{
+			name: "black-hole",
+			expect: []expected{{
+				what: "ticket GitLabRunnerFailingJobs {added}", within: 15 * time.Minute,
+				from: func(v *town) time.Time { return v.nth(v.added, 8) },
+			}},
+			strike: func(v *town) {
+				v.added = v.world.AddRunner(gitlabsim.RunnerSpec{
+					Tags: []string{"docker", "linux"}, RunUntagged: true, Description: "hole-1", Version: "19.1.0", BlackHole: true, Weight: 15,
+				})
+			},
+			heal:   func(v *town) { v.world.Pause(v.added, true) },
+			healed: 80 * time.Minute,
+		},
+		{
+			name:   "queue-jam",
+			expect: []expected{{what: "ticket GitLabRunnerTagSaturated windows", within: 25 * time.Minute, from: waited}},
+			strike: func(*town) {}, heal: func(*town) {}, // its line of jobs is told by the clock
+			healed: 75 * time.Minute,
+		},
+		{
+			name:   "mass-pause",
+			expect: []expected{{what: "ticket GitLabRunnerMassPause group_type", within: 20 * time.Minute}},
+			strike: func(v *town) { v.pauseSome(true) },
+			heal:   func(v *town) { v.pauseSome(false) },
+			healed: 60 * time.Minute,
+		},
+		{
+			// One runner is deleted, the others lose the tag.
+			name:   "tag-deleted",
+			poll:   "details_interval: " + ms(lived(15*time.Minute)),
+			expect: []expected{{what: "page GitLabRunnerTagLost arm64", within: 25 * time.Minute}},
+			strike: func(v *town) {
+				r := v.runners["arm64"]
+				v.world.DeleteRunner(r[0])
+				v.world.SetTags(r[1], []string{"docker"})
+				v.world.SetTags(r[2], []string{"docker"})
+			},
+			heal: func(v *town) {
+				r := v.runners["arm64"]
+				v.world.SetTags(r[1], []string{"docker", "arm64"})
+				v.world.SetTags(r[2], []string{"docker", "arm64"})
+			},
+			healed: 60 * time.Minute,
+		},
+	}
+}
+
+func (v *town) switchAll(kind string, online bool) {
+	for _, r := range v.runners[kind] {
+		v.world.SetOnline(r, online)
+	}
+}
+
+// pauseSome pauses seven of the ten runners of the group.
+func (v *town) pauseSome(paused bool) {
+	for _, r := range v.runners["kubernetes"][:7] {
+		v.world.Pause(r, paused)
+	}
+}
+
+// named puts the ids of runners into what is expected.
+func (e expected) named(v *town) string {
+	decimal := func(id int64) string { return strconv.FormatInt(id, 10) }
+	return strings.NewReplacer("{shell 0}", decimal(v.runners["shell"][0]), "{added}", decimal(v.added)).Replace(e.what)
+}
+
+// TestShipBreakages breaks eight GitLabs and leaves two alone but for their
+// daily noise.
+func TestShipBreakages(t *testing.T) {
+	dir := t.TempDir()
+	e := era{real: time.Now(), world: time.Date(2026, time.March, 3, 9, 0, 0, 0, time.UTC)}
+	all := breakages()
+	towns := map[string]*town{}
+	var order []*town
+	polls := map[string]string{}
+	add := func(name string) {
+		v := build(t, e, uint64(len(order)+1), name)
+		towns[name], order = v, append(order, v)
+	}
+	for _, b := range all {
+		add(b.name)
+		polls[b.name] = b.poll
+	}
+	add("healthy-1")
+	add("healthy-2")
+
+	box := newMailbox(t)
+	exporter, prometheus := stack(t, dir, order, polls, box.url)
+	t.Logf("exporter %s, Prometheus %s: everything stands after %v", exporter, prometheus, time.Since(e.real).Round(time.Millisecond))
+
+	ctx, stop := context.WithCancel(t.Context())
+	var going sync.WaitGroup
+	defer going.Wait()
+	defer stop()
+	var jamFrom atomic.Pointer[time.Time]
+	for _, v := range order {
+		jammed := func() time.Time { return time.Time{} }
+		if v.name == "queue-jam" {
+			jammed = func() time.Time {
+				if at := jamFrom.Load(); at != nil {
+					return *at
+				}
+				return time.Time{}
+			}
+		}
+		going.Go(func() { v.line(ctx, "windows", jammed) })
+		if strings.HasPrefix(v.name, "healthy") {
+			going.Go(func() { v.life(ctx) })
+		}
+	}
+
+	until(e, settled-5*time.Minute)
+	for _, v := range order {
+		for _, r := range v.runners["gpu"] {
+			v.runs(r, gitlabsim.JobSpec{}, 3*time.Minute)
+		}
+	}
+	until(e, settled)
+	for _, a := range box.all() {
+		t.Errorf("before anything broke: %s: %s: %s", a.gitlab, a.what, a.annotations["description"])
+	}
+	before := counted(t, exporter)
+
+	broke := e.now()
+	struck := map[string]time.Time{}
+	for _, b := range all {
+		if b.name == "queue-jam" {
+			at := e.now()
+			jamFrom.Store(&at)
+		}
+		struck[b.name] = e.now()
+		b.strike(towns[b.name])
+	}
+	mended := map[string]time.Time{}
+	byHeal := slices.Clone(all)
+	slices.SortStableFunc(byHeal, func(a, b breakage) int { return int(a.healed - b.healed) })
+	for _, b := range byHeal {
+		until(e, settled+b.healed)
+		mended[b.name] = e.now()
+		if b.name == "queue-jam" {
+			jamFrom.Store(nil)
+		}
+		b.heal(towns[b.name])
+	}
+	until(e, settled+watched)
+
+	got := box.all()
+	for _, b := range all {
+		v := towns[b.name]
+		var want []string
+		for _, x := range b.expect {
+			want = append(want, x.named(v))
+		}
+		for _, a := range got {
+			if a.times > 0 && a.gitlab == v.name && !slices.Contains(want, a.what) {
+				t.Errorf("%s: %s arrived after %v and was not expected: %s", v.name, a.what, e.after(struck[b.name], a.first), a.annotations["description"])
+			}
+		}
+		for i, x := range b.expect {
+			k := slices.IndexFunc(got, func(a arrival) bool { return a.times > 0 && a.gitlab == v.name && a.what == want[i] })
+			if k < 0 {
+				t.Errorf("%s: %s did not arrive", v.name, want[i])
+				continue
+			}
+			a, from := got[k], struck[b.name]
+			if x.from != nil {
+				from = x.from(v)
+			}
+			took := e.after(from, a.first)
+			over := "not yet"
+			if !a.solved.IsZero() {
+				over = e.after(mended[b.name], a.solved).String()
+			}
+			t.Logf("%s: %s after %v (%v in earnest), over after %v, told %d times\n\t%s\n\t%s\n\t%s", v.name, a.what, took,
+				lived(took).Round(time.Millisecond), over, a.times, a.annotations["summary"], a.annotations["description"], a.annotations["dashboard_url"])
+			if limit := x.within + span(slack); took > limit {
+				t.Errorf("%s: %s took %v, more than %v", v.name, a.what, took, limit)
+			}
+			if a.solved.IsZero() {
+				t.Errorf("%s: %s: no word that it is over", v.name, a.what)
+			}
+		}
+	}
+	for _, a := range got {
+		if a.times == 0 {
+			continue
+		}
+		if b := slices.IndexFunc(all, func(b breakage) bool { return b.name == a.gitlab }); b < 0 {
+			t.Errorf("%q is healthy, and %s arrived %v after the others broke: %s", a.gitlab, a.what, e.after(broke, a.first), a.annotations["description"])
+		}
+	}
+	for _, s := range box.bad {
+		t.Errorf("a notification cannot be read: %s", s)
+	}
+
+	// What ended while GitLab could not be read was counted when it could again.
+	after := counted(t, exporter)
+	for _, v := range order {
+		ended := v.finished(broke, e.now().Add(-10*time.Minute))
+		t.Logf("%s: %d jobs ended since, %.0f were counted", v.name, ended, after[v.name]-before[v.name])
+		if ended < 50 || after[v.name]-before[v.name] < float64(ended) {
+			t.Errorf("%s: %d jobs ended, %.0f were counted", v.name, ended, after[v.name]-before[v.name])
+		}
+	}
+}
+
+func (e era) after(world, at time.Time) time.Duration {
+	return e.world.Add(span(at.Sub(e.real))).Sub(world).Round(time.Second)
+}
+
+// until waits for a time of the world, counted from its begin.
+func until(e era, d time.Duration) { time.Sleep(time.Until(e.real.Add(lived(d)))) }

@@ -1,0 +1,116 @@
+//go:build ship
+
+package breakages
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// stack starts the exporter over all towns, Prometheus over it, and
+// Alertmanager behind that.
+func stack(t *testing.T, dir string, towns []*town, polls map[string]string, receiver string) (exporter, prometheus string) {
+	t.Helper()
+	binary := filepath.Join(dir, "exporter")
+	run(t, "go", "build", "-o", binary, root)
+	write(t, filepath.Join(dir, "token"), []byte(token))
+	var b strings.Builder
+	// The details of a runner that executes are read every 5m whatever
+	// details_interval says; that does not run faster, so all are.
+	fmt.Fprintf(&b, "poll: {runners_interval: %[1]s, details_interval: %[2]s, jobs_interval: %[1]s, reconcile_interval: %[3]s, lookback: %[4]s, staleness: %[5]s, max_requests_per_second: 0, request_timeout: 5s}\n",
+		ms(lived(time.Minute)), ms(lived(5*time.Minute)), ms(lived(time.Hour)), ms(lived(24*time.Hour)), ms(lived(10*time.Minute)))
+	b.WriteString("gitlabs:\n")
+	for i, v := range towns {
+		api := "auto"
+		if i%2 == 1 {
+			api = "rest"
+		}
+		fmt.Fprintf(&b, "  - {name: %s, url: %q, api: %s, authorization: {credentials_file: token}, expected: {gpu: 1, docker: 3}, poll: {%s}}\n", v.name, v.url, api, polls[v.name])
+	}
+	config := filepath.Join(dir, "config.yml")
+	write(t, config, []byte(b.String()))
+	exporterAt := freeAddress(t)
+	start(t, "http://"+exporterAt+"/-/ready", binary, "--config.file="+config, "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address="+exporterAt)
+
+	routing := filepath.Join(dir, "alertmanager.yml")
+	fasterRouting(t, routing, receiver)
+	run(t, tool(t, "amtool"), "check-config", routingFile, routing)
+	alertmanagerAt := freeAddress(t)
+	start(t, "http://"+alertmanagerAt+"/-/ready", tool(t, "alertmanager"),
+		"--config.file="+routing, "--storage.path="+filepath.Join(dir, "am"), "--web.listen-address="+alertmanagerAt, "--cluster.listen-address=")
+
+	rules := filepath.Join(dir, "rules.yml")
+	fasterRules(t, rules)
+	run(t, tool(t, "promtool"), "check", "rules", rules)
+	write(t, filepath.Join(dir, "prometheus.yml"), fmt.Appendf(nil, `
+rule_files: [rules.yml]
+alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
+scrape_configs:
+  - job_name: %s
+    scrape_interval: %s
+    scrape_timeout: %[3]s
+    static_configs: [{targets: [%[4]q]}]
+`, alertmanagerAt, job, ms(lived(30*time.Second)), exporterAt))
+	history(t, dir, towns)
+	prometheusAt := freeAddress(t)
+	start(t, "http://"+prometheusAt+"/-/ready", tool(t, "prometheus"),
+		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"), "--web.listen-address="+prometheusAt,
+		// What Prometheus itself does every so often.
+		"--query.lookback-delta="+ms(lived(5*time.Minute)), "--rules.alert.resend-delay="+ms(lived(time.Minute)))
+	return "http://" + exporterAt, "http://" + prometheusAt
+}
+
+// history gives Prometheus more than a day in which all was well, without
+// which nothing would be usual.
+func history(t *testing.T, dir string, towns []*town) {
+	t.Helper()
+	tags, types := population()
+	now := time.Now()
+	var b bytes.Buffer
+	series := func(name, labels string, value int) {
+		for at := lived(26 * time.Hour); at > 0; at -= lived(3 * time.Minute) {
+			fmt.Fprintf(&b, "%s{%s} %d %.3f\n", name, labels, value, float64(now.Add(-at).UnixMilli())/1000)
+		}
+	}
+	for _, v := range towns {
+		for tag, n := range tags {
+			series("gitlab_tag:gitlab_runner_fleet_tag_available_runners:sum", fmt.Sprintf("gitlab=%q,tag=%q", v.name, tag), n)
+		}
+		for typ := range types {
+			series("gitlab_runner_type:gitlab_runner_fleet_runners_offline:ratio", fmt.Sprintf("gitlab=%q,runner_type=%q", v.name, typ), 0)
+			series("gitlab_runner_type:gitlab_runner_fleet_runners_paused:ratio", fmt.Sprintf("gitlab=%q,runner_type=%q", v.name, typ), 0)
+		}
+	}
+	b.WriteString("# EOF\n")
+	write(t, filepath.Join(dir, "history.txt"), b.Bytes())
+	run(t, tool(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "history.txt"), filepath.Join(dir, "tsdb"))
+}
+
+var ofGitLab = regexp.MustCompile(`^gitlab_runner_fleet_jobs_finished_total\{.*gitlab="([^"]*)".*\} (\S+)$`)
+
+// counted is how many jobs the exporter counted, by GitLab.
+func counted(t *testing.T, exporter string) map[string]float64 {
+	t.Helper()
+	body, err := get(t.Context(), exporter+"/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for s := bufio.NewScanner(bytes.NewReader(body)); s.Scan(); {
+		if m := ofGitLab.FindStringSubmatch(s.Text()); m != nil {
+			v, err := strconv.ParseFloat(m[2], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[m[1]] += v
+		}
+	}
+	return out
+}

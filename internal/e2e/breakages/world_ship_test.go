@@ -1,0 +1,210 @@
+//go:build ship
+
+package breakages
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"slices"
+	"testing"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+)
+
+const token = "glpat-breakages-5Xw2" //nolint:gosec // of a simulated GitLab
+
+// town is one simulated GitLab with a healthy fleet.
+type town struct {
+	era
+	name, url string
+	world     *gitlabsim.World
+	runners   map[string][]int64 // by kind
+	added     int64              // a runner that came later
+	died      time.Time          // when a machine did
+	mend      func()             // ends a scripted fault
+}
+
+// kinds is the fleet of each town: several types, tags of their own and shared
+// ones. Those that get no generated jobs get theirs from the script.
+var kinds = []struct {
+	name string
+	n    int
+	spec gitlabsim.RunnerSpec
+}{
+	{"docker", 9, gitlabsim.RunnerSpec{Tags: []string{"docker", "linux"}, RunUntagged: true}},
+	{"arm64", 3, gitlabsim.RunnerSpec{Tags: []string{"docker", "arm64"}}},
+	{"gpu", 3, gitlabsim.RunnerSpec{Tags: []string{"gpu"}, NoJobs: true}},
+	{"kubernetes", 10, gitlabsim.RunnerSpec{Type: "group_type", Tags: []string{"kubernetes"}}},
+	{"shell", 5, gitlabsim.RunnerSpec{Type: "project_type", Tags: []string{"shell"}}},
+	{"windows", 3, gitlabsim.RunnerSpec{Type: "project_type", Tags: []string{"windows"}, NoJobs: true}},
+}
+
+func build(t *testing.T, e era, seed uint64, name string) *town {
+	t.Helper()
+	v := &town{era: e, name: name, runners: map[string][]int64{}}
+	v.world = gitlabsim.New(gitlabsim.Options{
+		Seed: seed, Now: e.now, Token: token, JobsPerHour: 150,
+		Shape: gitlabsim.JobShape{FailedShare: 0.06, MaxDuration: 30 * time.Minute, MeanQueued: 4 * time.Second},
+	})
+	if _, err := simgraphql.Mount(v.world); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range kinds {
+		for i := range k.n {
+			s := k.spec
+			s.Description = fmt.Sprintf("%s-%d", k.name, i+1)
+			s.Created = e.world.AddDate(0, -2, 0)
+			s.Version = []string{"19.1.0", "19.0.1"}[i%2]
+			id := v.world.AddRunner(s)
+			if id == 0 {
+				t.Fatalf("no runner %s", s.Description)
+			}
+			v.runners[k.name] = append(v.runners[k.name], id)
+		}
+	}
+	srv := httptest.NewServer(e.lens(v.world.Handler()))
+	t.Cleanup(srv.Close)
+	v.url = srv.URL
+	return v
+}
+
+// runs lets a runner execute one job, from now on for so long.
+func (v *town) runs(runner int64, s gitlabsim.JobSpec, length time.Duration) {
+	s.Runner = runner
+	s.Created = v.now()
+	s.Started = s.Created.Add(5 * time.Second)
+	s.Finished = s.Started.Add(length)
+	v.world.CreateJob(s)
+}
+
+// place is one of the jobs that a runner executes at once.
+type place struct {
+	runner int64
+	free   time.Time
+}
+
+// line keeps the runners of a kind at work, two jobs at once each: with breaks
+// between jobs, and without but for what a runner needs to ask for the next one
+// while jammed tells since when more jobs come than they can take. What waits
+// then waits the longer the longer that lasts, for at most half an hour.
+func (v *town) line(ctx context.Context, kind string, jammed func() time.Time) {
+	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	var places []*place
+	for _, r := range v.runners[kind] {
+		places = append(places, &place{runner: r}, &place{runner: r})
+	}
+	for ctx.Err() == nil {
+		now := v.now()
+		since := jammed()
+		for _, p := range places {
+			// The next job is planned before the last one ends, so that a stall of
+			// this process leaves no place empty.
+			for p.free.Before(now.Add(6 * time.Minute)) {
+				begin := p.free.Add(4 * time.Second)
+				queued := 8 * time.Second
+				if since.IsZero() {
+					begin = p.free.Add(time.Duration(30+rng.IntN(240)) * time.Second)
+				} else if late := begin.Sub(since); late > 0 {
+					queued += min(late/2, 30*time.Minute)
+				}
+				if begin.Before(now) {
+					begin = now
+				}
+				end := begin.Add(time.Duration(150+rng.IntN(240)) * time.Second)
+				v.world.CreateJob(gitlabsim.JobSpec{Runner: p.runner, Created: begin.Add(-queued), Started: begin, Finished: end})
+				p.free = end
+			}
+		}
+		pause(ctx, lived(30*time.Second))
+	}
+}
+
+// life is the daily noise of a healthy fleet: a machine reboots, one is
+// replaced, someone pauses a runner for maintenance, runners join, leave and
+// are retagged, and GitLab's proxy answers 502 now and then.
+func (v *town) life(ctx context.Context) {
+	v.world.AddFault(gitlabsim.Fault{Probability: 0.01, Status: 502})
+	rng := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // repeatable
+	one := func(kind string) int64 { return v.runners[kind][rng.IntN(len(v.runners[kind]))] }
+	sleep := func(minutes int) { pause(ctx, lived(time.Duration(minutes)*time.Minute)) }
+	for ctx.Err() == nil {
+		r := one("docker")
+		v.world.SetOnline(r, false)
+		sleep(6)
+		v.world.SetOnline(r, true)
+		sleep(5)
+
+		r = one("kubernetes")
+		v.world.Pause(r, true)
+		sleep(20)
+		v.world.Pause(r, false)
+
+		r = one("shell")
+		m := v.world.AddManager(r, gitlabsim.ManagerSpec{Version: "19.1.0"})
+		sleep(10)
+		v.world.RemoveManager(r, m)
+
+		joined := v.world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"docker"}, Description: "autoscaled", Version: "19.1.0"})
+		sleep(15)
+		v.world.SetTags(joined, []string{"docker", "linux"})
+		sleep(15)
+		v.world.DeleteRunner(joined)
+		sleep(5)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// population is how many runners each tag and each type has.
+func population() (tags, types map[string]int) {
+	tags, types = map[string]int{}, map[string]int{}
+	for _, k := range kinds {
+		for _, tag := range k.spec.Tags {
+			tags[tag] += k.n
+		}
+		if k.spec.RunUntagged {
+			tags["(untagged)"] += k.n
+		}
+		typ := k.spec.Type
+		if typ == "" {
+			typ = "instance_type"
+		}
+		types[typ] += k.n
+	}
+	return tags, types
+}
+
+// finished are the jobs that ended in a span of the world's time.
+func (v *town) finished(from, to time.Time) int {
+	n := 0
+	for _, j := range v.world.Truth().Finished {
+		if j.Finished.After(from) && !j.Finished.After(to) {
+			n++
+		}
+	}
+	return n
+}
+
+// nth is when a runner's nth job failed; zero if it did not.
+func (v *town) nth(runner int64, n int) time.Time {
+	var ends []time.Time
+	for _, j := range v.world.Truth().Finished {
+		if j.Runner == runner && j.Status == "failed" {
+			ends = append(ends, j.Finished)
+		}
+	}
+	slices.SortFunc(ends, time.Time.Compare)
+	if len(ends) < n {
+		return time.Time{}
+	}
+	return ends[n-1]
+}
