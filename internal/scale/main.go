@@ -106,7 +106,7 @@ func (p *plan) parse(args []string, stderr io.Writer) error {
 	fs.IntVar(&p.tags, "tags", 200, "tags in the fleet")
 	fs.DurationVar(&p.picture, "picture", 5*time.Minute, "how long to wait for the first picture of a case")
 	fs.DurationVar(&p.settle, "settle", 5*time.Minute, "how long to wait until every reading is on time")
-	fs.DurationVar(&p.steady, "steady", 2*time.Minute, "length of the steady state that is measured; details_interval is 15m, so below 15m details by REST are hardly in it")
+	fs.DurationVar(&p.steady, "steady", 2*time.Minute, "length of the steady state that is measured. Readings come in waves after the first picture: only over 5m are idle runners' jobs in it at their rate, over 15m (details_interval) details by REST, over some of -runners-interval the list")
 	fs.IntVar(&p.scrapes, "scrapes", 100, "timed scrapes of each format")
 	fs.IntVar(&p.maxRequests, "max-requests", 1_000_000, "end a case after so many requests to GitLab")
 	fs.DurationVar(&p.timeout, "timeout", 2*time.Hour, "end everything after this time")

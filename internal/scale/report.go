@@ -51,6 +51,7 @@ func report(p *plan, results []*result) string {
 		}
 		return ratio(r.picture, r.c.ideal(r.sent))
 	})
+	row("ratio to their answers' real time, so many at once", func(r *result) string { return ratio(r.picture, r.waited) })
 	row("every reading on time", func(r *result) string {
 		if r.onTime == 0 && r.picture > 0 {
 			return fmt.Sprintf("late by %.0f s after %v", r.lagAfter, r.c.settle)
@@ -78,7 +79,7 @@ func report(p *plan, results []*result) string {
 	row("jobs finished/min", func(r *result) string { return decimal(r.finished) })
 	row("runners executing", func(r *result) string { return decimal(r.busy) })
 	row("least requests/min: list pages, one page for each of those", func(r *result) string { return decimal(float64(r.c.pages())/r.c.interval().Minutes() + r.busy) })
-	row("job's end to its count, mean", func(r *result) string { return decimal(r.settled) + " s" })
+	row("job's end to its count, mean, s", func(r *result) string { return decimal(r.settled) })
 	row("answers 429", func(r *result) string { return thousands(r.throttled) })
 	row("CPU seconds/min, a scrape every 15 s (user + system)", func(r *result) string {
 		return fmt.Sprintf("%.2f (%.2f + %.2f)", r.cpu().Seconds(), r.user.Seconds(), r.sys.Seconds())

@@ -122,6 +122,28 @@ func TestFigures(t *testing.T) {
 	}
 }
 
+// TestAnswersTook: pages of GraphQL come one after the other, the rest at once.
+func TestAnswersTook(t *testing.T) {
+	t.Parallel()
+	s := samples(`gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/graphql"} 5
+gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/graphql"} 30
+gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/runners/:id"} 4
+gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/runners/:id"} 10
+gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/runners/:id/managers"} 2
+gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/runners/:id/managers"} 10
+gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/version"} 0
+gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/version"} 0
+`)
+	if got, want := answers(s), (map[string]time.Duration{byGraphQL: time.Second / 6, details: 300 * time.Millisecond}); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for api, want := range map[string]time.Duration{"rest": 3 * time.Second, "auto": 5 * time.Second} {
+		if got := (&oneCase{plan: &plan{concurrency: 2}, api: api}).waited(s); got != want {
+			t.Errorf("%s: %v, want %v", api, got, want)
+		}
+	}
+}
+
 func TestReadsAScrape(t *testing.T) {
 	t.Parallel()
 	s := samples(`# HELP gitlab_runner_fleet_tag_runners b
@@ -148,6 +170,13 @@ go_goroutines 12
 	truth := aggregates{Runners: 8, Managers: 10, Tags: map[string]int{"gpu": 4, "small": 1}}
 	if got := shown.against(truth); got != "WRONG: 7 of 8 runners, 9 of 10 machines, 0 of 2 tags, 3 runners under the tag large" {
 		t.Error(got)
+	}
+	early := shownIn(samples("gitlab_runner_fleet_runners 8\n"))
+	if got := early.against(truth); got != "withheld: managers, tag_runners" {
+		t.Error(got)
+	}
+	if early.Runners = 7; early.against(truth) != "WRONG: 7 of 8 runners" {
+		t.Error(early.against(truth))
 	}
 	for given, want := range map[givenUp]string{
 		{}:                                     "none",
