@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,7 +75,7 @@ func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool
 		}
 	}
 	e.stop()
-	return nil, errors.New("the exporter does not listen")
+	return nil, fmt.Errorf("the exporter does not listen:\n%s", e.log)
 }
 
 // pause waits, unless the exporter or the measurement ends.
@@ -168,7 +167,9 @@ const tailSize = 64 << 10
 
 var (
 	listening = regexp.MustCompile(`msg=listening address=(\S+)`)
-	gcTrace   = regexp.MustCompile(`^gc \d+ @.* ms clock, ([0-9.+/]+) ms cpu, `)
+	// Nothing of the exporter's own line may be in it: the runtime writes its
+	// line in pieces, between which another may fall.
+	gcTrace = regexp.MustCompile(`^gc \d+ @[^=]* ms clock, ([0-9.+/]+) ms cpu, [^=]*$`)
 )
 
 // Write never fails.

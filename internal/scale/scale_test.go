@@ -193,6 +193,11 @@ go_goroutines 12
 // TestKeepsTheLog: lines come in pieces, and those of Go's runtime are no part of it.
 func TestKeepsTheLog(t *testing.T) {
 	t.Parallel()
+	var torn tail
+	_, _ = torn.Write([]byte("gc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, level=info msg=listening address=[::1]:80\n3->4->1 MB, 3 MB goal, 2 P\n"))
+	if torn.address() != "[::1]:80" {
+		t.Errorf("the address is lost: %q", torn.address())
+	}
 	var log tail
 	for _, s := range []string{
 		"level=info msg=listening addr", "ess=127.0.0.1:80\ngc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P\n",
