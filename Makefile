@@ -31,7 +31,7 @@ BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
 
-.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-scale demo docs pictures clean
+.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-compare bench-scale demo docs pictures clean
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -119,6 +119,25 @@ sim: ## the ledger's simulation with a million jobs
 
 bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...
+
+BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
+# What a reading costs (decode, fold) and what a picture costs (build, encode).
+BENCH_COMPARE := ^Benchmark(JobsPage|RunnersPage|Fold|Counters|ListedAndFleet|Publish|Scrape)$$
+BENCH_PACKAGES := ./internal/gitlab ./internal/ledger ./internal/inventory ./collector
+
+bench-compare: ## decode, fold, build and encode beside another commit, by benchstat: BASE=v1.0.0
+	@[ -n "$(BASE)" ] || { echo "say with what to compare: make bench-compare BASE=<commit or tag>"; exit 1; }
+	@mkdir -p $(TOOLS)
+	@[ -x $(TOOLS)/benchstat ] || GOBIN=$(TOOLS) go install golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION)
+	@git worktree remove --force $(TOOLS)/base 2>/dev/null || true
+	git worktree add --quiet --detach $(TOOLS)/base $(BASE)
+	@for round in 1 2 3 4 5 6; do \
+	  (cd $(TOOLS)/base && go test -run '^$$' -bench '$(BENCH_COMPARE)' -benchmem -benchtime 0.3s $(BENCH_PACKAGES)) >>$(TOOLS)/base.txt.new; \
+	  go test -run '^$$' -bench '$(BENCH_COMPARE)' -benchmem -benchtime 0.3s $(BENCH_PACKAGES) >>$(TOOLS)/this.txt.new; \
+	done
+	@mv $(TOOLS)/base.txt.new $(TOOLS)/base.txt; mv $(TOOLS)/this.txt.new $(TOOLS)/this.txt
+	@git worktree remove --force $(TOOLS)/base
+	@cd $(TOOLS) && ./benchstat base.txt this.txt
 
 # SCALE passes flags, such as SCALE='-runners=100000 -limits=0': docs/performance.md.
 bench-scale: ## measure the program against large simulated fleets (40 minutes)
