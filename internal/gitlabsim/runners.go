@@ -148,6 +148,12 @@ func (r *runner) dbAt(t int64) int64 {
 	return c
 }
 
+// older is GraphQL's order of runners: sorted for each page, 100,000 of them
+// would take longer than the page.
+func older(a, b *runner) int {
+	return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
+}
+
 // manager is one machine behind a runner.
 type manager struct {
 	id, created, deleted int64
@@ -356,6 +362,8 @@ func (w *World) addRunner(s RunnerSpec) *runner {
 	w.all = append(w.all, r)
 	i, _ := slices.BinarySearchFunc(w.order, r.id, func(o *runner, id int64) int { return cmp.Compare(o.id, id) })
 	w.order = slices.Insert(w.order, i, r)
+	i, _ = slices.BinarySearchFunc(w.byAge, r, older)
+	w.byAge = slices.Insert(w.byAge, i, r)
 	w.pickDirty = true
 
 	n := s.Managers
@@ -431,6 +439,8 @@ func (w *World) deleteRunner(r *runner, t int64) {
 	w.graveyard = append(w.graveyard, r)
 	i, _ := slices.BinarySearchFunc(w.order, r.id, func(o *runner, id int64) int { return cmp.Compare(o.id, id) })
 	w.order = slices.Delete(w.order, i, i+1)
+	i, _ = slices.BinarySearchFunc(w.byAge, r, older)
+	w.byAge = slices.Delete(w.byAge, i, i+1)
 	w.pickDirty = true
 }
 

@@ -1,7 +1,6 @@
 package gitlabsim
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -89,30 +88,23 @@ func (w *World) Views(c Caller, q ViewQuery) (views []RunnerView, more bool, tot
 		return nil, false, 0, err
 	}
 	at := &call{w: w, now: w.now, at: w.now}
-	rows := make([]*runner, 0, len(w.order))
-	for _, r := range w.order {
-		if in(r) && at.matches(r, filter{typ: q.Type, status: q.Status, paused: q.Paused}) > 0 {
+	// The cursor is a place in the order, so it stays good where the runner it
+	// was taken from is deleted.
+	last := w.findRunner(q.After)
+	var rows []*runner
+	for i := range w.byAge {
+		r := w.byAge[i]
+		if !q.Ascending {
+			r = w.byAge[len(w.byAge)-1-i]
+		}
+		if !in(r) || at.matches(r, filter{typ: q.Type, status: q.Status, paused: q.Paused}) == 0 {
+			continue
+		}
+		total++
+		passed := last != nil && (q.Ascending && older(r, last) <= 0 || !q.Ascending && older(r, last) >= 0)
+		if !passed && len(rows) <= q.First {
 			rows = append(rows, r)
 		}
-	}
-	older := func(a, b *runner) int {
-		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
-	}
-	slices.SortFunc(rows, func(a, b *runner) int {
-		if q.Ascending {
-			return older(a, b)
-		}
-		return older(b, a)
-	})
-	total = len(rows)
-	if last := w.findRunner(q.After); last != nil {
-		// The cursor is a place in the order, so it stays good where the runner
-		// it was taken from is deleted.
-		n := 0
-		for n < len(rows) && (q.Ascending && older(rows[n], last) <= 0 || !q.Ascending && older(rows[n], last) >= 0) {
-			n++
-		}
-		rows = rows[n:]
 	}
 	if more = len(rows) > q.First; more {
 		rows = rows[:q.First]

@@ -42,6 +42,7 @@ type World struct {
 
 	runners    map[int64]*runner
 	order      []*runner // living ones, by id
+	byAge      []*runner // the same, the oldest first
 	graveyard  []*runner // deleted ones
 	all        []*runner // by idx, deleted ones included
 	machines   []*manager
