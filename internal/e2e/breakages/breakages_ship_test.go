@@ -5,6 +5,7 @@ package breakages
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -175,6 +176,8 @@ func (e expected) named(v *town) string {
 // daily noise.
 func TestShipBreakages(t *testing.T) {
 	dir := t.TempDir()
+	binary := filepath.Join(dir, "exporter")
+	run(t, "go", "build", "-o", binary, root)
 	e := era{real: time.Now(), world: time.Date(2026, time.March, 3, 9, 0, 0, 0, time.UTC)}
 	all := breakages()
 	towns := map[string]*town{}
@@ -192,7 +195,7 @@ func TestShipBreakages(t *testing.T) {
 	add("healthy-2")
 
 	box := newMailbox(t)
-	exporter, prometheus := stack(t, dir, order, polls, box.url)
+	exporter, prometheus := stack(t, dir, binary, order, polls, box.url)
 	t.Logf("exporter %s, Prometheus %s: everything stands after %v", exporter, prometheus, time.Since(e.real).Round(time.Millisecond))
 
 	for _, v := range order {
@@ -219,13 +222,16 @@ func TestShipBreakages(t *testing.T) {
 		}
 	}
 
-	until(e, settled-5*time.Minute)
+	// All times are the world's, from here on.
+	begin := e.now()
+	until := func(d time.Duration) { time.Sleep(time.Until(e.seen(begin.Add(d)))) }
+	until(settled - 5*time.Minute)
 	for _, v := range order {
 		for _, r := range v.runners["gpu"] {
 			v.runs(r, gitlabsim.JobSpec{}, 3*time.Minute)
 		}
 	}
-	until(e, settled)
+	until(settled)
 	for _, a := range box.all() {
 		t.Errorf("before anything broke: %s: %s: %s", a.gitlab, a.what, a.annotations["description"])
 	}
@@ -243,7 +249,7 @@ func TestShipBreakages(t *testing.T) {
 	byHeal := slices.Clone(all)
 	slices.SortStableFunc(byHeal, func(a, b breakage) int { return int(a.healed - b.healed) })
 	for _, b := range byHeal {
-		until(e, settled+b.healed)
+		until(settled + b.healed)
 		mended[b.name] = e.now()
 		if b.name == "queue-jam" {
 			jamFrom.Store(nil)
@@ -255,7 +261,7 @@ func TestShipBreakages(t *testing.T) {
 	for _, v := range order {
 		v.world.Quiesce()
 	}
-	until(e, settled+watched)
+	until(settled + watched)
 
 	got := box.all()
 	for _, b := range all {
@@ -334,6 +340,3 @@ func miscounted(t *testing.T, exporter string, towns []*town) (wrong []string) {
 func (e era) after(world, at time.Time) time.Duration {
 	return e.world.Add(span(at.Sub(e.real))).Sub(world).Round(time.Second)
 }
-
-// until waits for a time of the world, counted from its begin.
-func until(e era, d time.Duration) { time.Sleep(time.Until(e.real.Add(lived(d)))) }

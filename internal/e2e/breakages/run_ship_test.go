@@ -16,10 +16,8 @@ import (
 
 // stack starts the exporter over all towns, Prometheus over it, and
 // Alertmanager behind that.
-func stack(t *testing.T, dir string, towns []*town, polls map[string]string, receiver string) (exporter, prometheus string) {
+func stack(t *testing.T, dir, binary string, towns []*town, polls map[string]string, receiver string) (exporter, prometheus string) {
 	t.Helper()
-	binary := filepath.Join(dir, "exporter")
-	run(t, "go", "build", "-o", binary, root)
 	write(t, filepath.Join(dir, "token"), []byte(token))
 	var b strings.Builder
 	// The details of a runner that executes are read every 5m whatever
