@@ -105,7 +105,7 @@ unit:
 # Packages of the system that the ship tests drive.
 SHIP_PACKAGES := python3-gitlab prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates
 
-test-ship: ## what needs root and a Debian: the image, other people's clients, a full disk
+test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, eight breakages up to the letter that arrives
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ship needs root: it installs packages and builds an image"; exit 1; }
 	@echo "== packages"
 	@dpkg -s $(SHIP_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SHIP_PACKAGES) </dev/null >/dev/null; }
