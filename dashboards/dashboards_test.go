@@ -139,19 +139,19 @@ type variable struct {
 }
 
 // query is the text of a query variable.
-func (v variable) query(t *testing.T) string {
-	t.Helper()
+func (v variable) query(tb testing.TB) string {
+	tb.Helper()
 	var q struct {
 		QryType int    `json:"qryType"`
 		Query   string `json:"query"`
 		RefID   string `json:"refId"`
 	}
 	if err := json.Unmarshal(v.Query, &q); err != nil {
-		t.Fatalf("%s: %v", v.Name, err)
+		tb.Fatalf("%s: %v", v.Name, err)
 	}
 	// 1: label values, 3: the result of a query (PrometheusVariableQuery).
 	if want := map[bool]int{true: 1, false: 3}[strings.HasPrefix(q.Query, "label_values(")]; q.QryType != want || q.RefID == "" || q.Query != v.Definition {
-		t.Errorf("variable %s: query %+v with definition %q", v.Name, q, v.Definition)
+		tb.Errorf("variable %s: query %+v with definition %q", v.Name, q, v.Definition)
 	}
 	return q.Query
 }
@@ -207,28 +207,28 @@ func (d dashboard) variables() map[string]variable {
 
 // load reads all dashboards. A key that is not listed above is a spelling
 // mistake, or something Grafana 10 may not know.
-func load(t *testing.T) map[string]dashboard {
-	t.Helper()
+func load(tb testing.TB) map[string]dashboard {
+	tb.Helper()
 	files, err := filepath.Glob("*.json")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	out := map[string]dashboard{}
 	for _, f := range files {
 		raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		var d dashboard
 		dec := json.NewDecoder(bytes.NewReader(raw))
 		dec.DisallowUnknownFields()
 		if err := dec.Decode(&d); err != nil {
-			t.Fatalf("%s: %v", f, err)
+			tb.Fatalf("%s: %v", f, err)
 		}
 		out[f] = d
 	}
 	if got, want := slices.Sorted(maps.Keys(out)), slices.Sorted(maps.Keys(uids)); !slices.Equal(got, want) {
-		t.Fatalf("dashboards %v, want %v", got, want)
+		tb.Fatalf("dashboards %v, want %v", got, want)
 	}
 	return out
 }

@@ -90,31 +90,31 @@ func live(t *testing.T, program string) {
 	}
 }
 
-func tool(t *testing.T, path, hint string) string {
-	t.Helper()
+func tool(tb testing.TB, path, hint string) string {
+	tb.Helper()
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := os.Stat(abs); err != nil {
-		t.Fatalf("%s is missing: %s", path, hint)
+		tb.Fatalf("%s is missing: %s", path, hint)
 	}
 	return abs
 }
 
-func build(t *testing.T) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "exporter")
-	if text, err := exec.CommandContext(t.Context(), "go", "build", "-o", out, "..").CombinedOutput(); err != nil { //nolint:gosec // our own program
-		t.Fatalf("%v\n%s", err, text)
+func build(tb testing.TB) string {
+	tb.Helper()
+	out := filepath.Join(tb.TempDir(), "exporter")
+	if text, err := exec.CommandContext(tb.Context(), "go", "build", "-o", out, "..").CombinedOutput(); err != nil { //nolint:gosec // our own program
+		tb.Fatalf("%v\n%s", err, text)
 	}
 	return out
 }
 
 // start runs a program until the test ends.
-func start(t *testing.T, program string, args ...string) {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
+func start(tb testing.TB, program string, args ...string) {
+	tb.Helper()
+	ctx, stop := context.WithCancel(tb.Context())
 	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // programs of the Makefile
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
@@ -122,23 +122,23 @@ func start(t *testing.T, program string, args ...string) {
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Start(); err != nil {
 		stop()
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		stop()
 		_ = cmd.Wait() // ended by the line above
-		if t.Failed() {
-			t.Logf("%s: %s", filepath.Base(program), said.String()[:min(4000, said.Len())])
+		if tb.Failed() {
+			tb.Logf("%s: %s", filepath.Base(program), said.String()[:min(4000, said.Len())])
 		}
 	})
 }
 
 // freeAddress is one that nobody listens on.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+func freeAddress(tb testing.TB) string {
+	tb.Helper()
+	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer l.Close() //nolint:errcheck // it never carried anything
 	return l.Addr().String()
@@ -153,7 +153,6 @@ type server struct {
 // when the slowest of them and a few minutes' worth of jobs are there.
 func prometheus(t *testing.T, program, exporter string) *server {
 	t.Helper()
-	dir := t.TempDir()
 	rules, err := os.ReadFile("../alerts/rules.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -166,14 +165,8 @@ scrape_configs:
   - job_name: gitlab_runner_fleet_exporter
     static_configs: [{targets: ["` + exporter + `"]}]
 `
-	for name, text := range map[string][]byte{"rules.yml": quick, "prometheus.yml": []byte(config)} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	address := freeAddress(t)
-	start(t, program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
-	p := &server{url: "http://" + address, values: map[string]string{"gitlab": ".*", "runner_type": ".*", "tag": ".*", "instance": ".*"}}
+	p := serve(t, program, config, quick)
+	p.values["__rate_interval"], p.values["__range"] = "20s", "10m"
 	until := time.Now().Add(patient)
 	for _, want := range []string{
 		`sum(increase(gitlab_runner_fleet_tag_jobs_finished_total[5m])) >= 10`,
@@ -195,6 +188,21 @@ scrape_configs:
 	return p
 }
 
+// serve runs a Prometheus, with what a person who opens a dashboard has chosen:
+// all of each variable.
+func serve(tb testing.TB, program, config string, rules []byte) *server {
+	tb.Helper()
+	dir := tb.TempDir()
+	for name, text := range map[string][]byte{"rules.yml": rules, "prometheus.yml": []byte(config)} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	address := freeAddress(tb)
+	start(tb, program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address)
+	return &server{url: "http://" + address, values: map[string]string{"gitlab": ".*", "runner_type": ".*", "tag": ".*", "instance": ".*"}}
+}
+
 type result struct {
 	Metric map[string]string `json:"metric"`
 	Value  [2]any            `json:"value"`
@@ -208,19 +216,19 @@ func numbers(list []result) bool {
 	})
 }
 
-func (p *server) get(t *testing.T, path string, out any) error {
-	t.Helper()
-	return p.send(t, http.MethodGet, path, url.Values{}, out)
+func (p *server) get(tb testing.TB, path string, out any) error {
+	tb.Helper()
+	return p.send(tb, http.MethodGet, path, url.Values{}, out)
 }
 
-func (p *server) call(t *testing.T, path string, args url.Values, out any) error {
-	t.Helper()
-	return p.send(t, http.MethodPost, path, args, out)
+func (p *server) call(tb testing.TB, path string, args url.Values, out any) error {
+	tb.Helper()
+	return p.send(tb, http.MethodPost, path, args, out)
 }
 
-func (p *server) send(t *testing.T, method, path string, args url.Values, out any) error {
-	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+func (p *server) send(tb testing.TB, method, path string, args url.Values, out any) error {
+	tb.Helper()
+	ctx, stop := context.WithTimeout(tb.Context(), 30*time.Second)
 	defer stop()
 	req, err := http.NewRequestWithContext(ctx, method, p.url+"/api/v1/"+path, strings.NewReader(args.Encode()))
 	if err != nil {
@@ -245,38 +253,50 @@ func (p *server) send(t *testing.T, method, path string, args url.Values, out an
 	return json.Unmarshal(body.Data, out)
 }
 
-func (p *server) query(t *testing.T, expr string) ([]result, error) {
-	t.Helper()
+func (p *server) query(tb testing.TB, expr string) ([]result, error) {
+	tb.Helper()
 	var data struct{ Result []result }
-	err := p.call(t, "query", url.Values{"query": {expr}}, &data)
+	err := p.call(tb, "query", url.Values{"query": {expr}}, &data)
 	return data.Result, err
 }
 
 // runner chooses one with jobs, as a person looking for trouble would.
-func (p *server) runner(t *testing.T) {
-	t.Helper()
-	r, err := p.query(t, `topk(1, sum by (runner_id, runner_type) (
+func (p *server) runner(tb testing.TB) {
+	tb.Helper()
+	for until := time.Now().Add(patient); !p.findRunner(tb); time.Sleep(time.Second) {
+		if time.Now().After(until) {
+			tb.Fatalf("no runner with jobs after %v", patient)
+		}
+	}
+}
+
+func (p *server) findRunner(tb testing.TB) bool {
+	tb.Helper()
+	r, err := p.query(tb, `topk(1, sum by (runner_id, runner_type) (
 		increase(gitlab_runner_fleet_runner_jobs_finished_total[5m]) * on (gitlab, runner_id) group_left (runner_type) gitlab_runner_fleet_runner_info
 		and on (runner_id) gitlab_runner_fleet_runner_contacted_timestamp_seconds
 		and on (runner_id) gitlab_runner_fleet_runner_tag_info))`)
-	if err != nil || len(r) != 1 {
-		t.Fatalf("no runner with jobs: %v (%v)", r, err)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if len(r) != 1 {
+		return false
 	}
 	p.values["runner"], p.values["own_type"] = r[0].Metric["runner_id"], r[0].Metric["runner_type"]
-	tags, err := p.query(t, `count by (tag) (gitlab_runner_fleet_runner_tag_info{runner_id="`+p.values["runner"]+`"})`)
+	tags, err := p.query(tb, `count by (tag) (gitlab_runner_fleet_runner_tag_info{runner_id="`+p.values["runner"]+`"})`)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var own []string
 	for _, r := range tags {
 		own = append(own, regexp.QuoteMeta(r.Metric["tag"]))
 	}
 	p.values["own_tags"] = strings.ReplaceAll(strings.Join(own, "|"), `\`, `\\`)
+	return true
 }
 
 // fill puts in what Grafana would.
 func (p *server) fill(expr string) string {
-	expr = strings.NewReplacer("$__rate_interval", "20s", "$__range", "10m").Replace(expr)
 	return regexp.MustCompile(`\$\{?(\w+)\}?`).ReplaceAllStringFunc(expr, func(s string) string {
 		if v, ok := p.values[strings.Trim(s, "${}")]; ok {
 			return v
@@ -319,10 +339,7 @@ func (p *server) askVariable(t *testing.T, file string, v variable) {
 		}
 		return
 	}
-	selector, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(q, "label_values("), ")"), ", ")
-	if i := strings.LastIndex(q, ", "); i > 0 {
-		selector, name = strings.TrimPrefix(q[:i], "label_values("), strings.TrimSuffix(q[i+2:], ")")
-	}
+	selector, name := labelValues(q)
 	var values []string
 	if err := p.call(t, "label/"+name+"/values", url.Values{"match[]": {selector}}, &values); err == nil && len(values) > 0 {
 		return
@@ -332,6 +349,13 @@ func (p *server) askVariable(t *testing.T, file string, v variable) {
 	if err != nil || len(series) == 0 || series[0].Metric[name] == "" {
 		t.Errorf("%s: $%s has no value (%v)", file, v.Name, err)
 	}
+}
+
+// labelValues takes a query of the kind label_values(selector, name) apart.
+func labelValues(q string) (selector, name string) {
+	q = strings.TrimSuffix(strings.TrimPrefix(q, "label_values("), ")")
+	i := strings.LastIndex(q, ", ")
+	return q[:i], q[i+2:]
 }
 
 // patience is how long a target may stay without data: what a single runner

@@ -306,6 +306,7 @@ func TestShipBreakages(t *testing.T) {
 		}
 		if b := slices.IndexFunc(all, func(b breakage) bool { return b.name == a.gitlab }); b < 0 {
 			t.Errorf("%q is healthy, and %s arrived %v after the others broke: %s", a.gitlab, a.what, e.after(broke, a.first), a.annotations["description"])
+			t.Logf("%s: jobs that really hung: %v", a.gitlab, towns[a.gitlab].hung())
 		}
 	}
 	for _, s := range box.bad {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,10 +147,14 @@ func (v *town) life(ctx context.Context) {
 
 		r = one("shell")
 		m := v.world.AddManager(r, gitlabsim.ManagerSpec{Version: "19.1.0"})
-		for sleep(10); v.works(r, m) && ctx.Err() == nil; {
-			sleep(1) // one that is removed with a job leaves it hanging: no noise, but a loss
+		sleep(10)
+		// One that is removed with a job leaves it hanging: no noise, but a loss.
+		// So it is drained first, as a careful administrator does.
+		for v.world.Pause(r, true); v.works(r, m) && ctx.Err() == nil; {
+			sleep(1)
 		}
 		v.world.RemoveManager(r, m)
+		v.world.Pause(r, false)
 
 		joined := v.world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"docker"}, Description: "autoscaled", Version: "19.1.0"})
 		sleep(15)
@@ -203,6 +208,16 @@ func (v *town) finished() (least, most int) {
 		}
 	}
 	return least, most
+}
+
+// hung are the jobs that a dead machine left behind.
+func (v *town) hung() (jobs []string) {
+	for _, j := range v.world.Truth().Finished {
+		if strings.HasPrefix(j.Reason, "no_updates") {
+			jobs = append(jobs, fmt.Sprintf("%d of runner %d, %v to %v", j.ID, j.Runner, j.Started, j.Finished))
+		}
+	}
+	return jobs
 }
 
 // nth is when a runner's nth job failed; zero if it did not.
