@@ -105,6 +105,10 @@ unit:
 # Packages of the system that the ship tests drive.
 SHIP_PACKAGES := python3-gitlab prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates
 
+# By itself: it is about when something arrives, and what builds images beside
+# it would be in the way.
+BREAKAGES := go test -json -tags ship -run ShipBreakages -count=1 -timeout 30m ./internal/e2e/breakages | $(TOOLS)/summary
+
 test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, eight breakages up to the letter that arrives
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ship needs root: it installs packages and builds an image"; exit 1; }
 	@echo "== packages"
@@ -112,7 +116,9 @@ test-ship: tools ## what needs root and a Debian, or minutes: the image, other p
 	@mkdir -p $(TOOLS)
 	@go build -o $(TOOLS)/summary ./internal/ci/summary
 	@echo "== go test -tags ship"
-	@go test -json -tags ship -run Ship -count=1 -timeout 30m ./... | $(TOOLS)/summary
+	@go test -json -tags ship -run Ship -count=1 -timeout 30m $$(go list ./... | grep -v /e2e/breakages) | $(TOOLS)/summary
+	@echo "== eight breakages, in real time (nine minutes)"
+	@$(BREAKAGES) || { echo "once more: forty times as fast as life, a machine that stalls for a second stalls for 40 s"; $(BREAKAGES); }
 
 sim: ## the ledger's simulation with a million jobs
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
