@@ -110,7 +110,7 @@ func linkParam(h http.Header, param string) string {
 // nextPage tells the number of the page after current, 0 for none, or an
 // error text where the answer points back: taking that for an end would pass
 // a partial listing off as a complete one, following it would never end.
-func nextPage(h http.Header, current, rows int) (next int, problem string) {
+func nextPage(h http.Header, current, rows, asked int) (next int, problem string) {
 	if rows == 0 {
 		return 0, "" // beyond the end, whatever the headers say
 	}
@@ -131,8 +131,9 @@ func nextPage(h http.Header, current, rows int) (next int, problem string) {
 		}
 		return n, ""
 	}
-	// A proxy dropped the headers or garbled them: a full page may have a successor.
-	if rows >= perPage {
+	// A proxy dropped the headers or garbled them: a full page, of as many rows as
+	// were asked for, may have a successor.
+	if rows >= asked {
 		return current + 1, ""
 	}
 	return 0, ""

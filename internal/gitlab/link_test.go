@@ -45,24 +45,30 @@ func TestNextPage(t *testing.T) {
 		current, rows int
 		want          int
 		problem       bool
+		asked         int // 0: 100
 	}{
-		{"told", next("3"), 2, 100, 3, false},
-		{"told, short page", next("3"), 2, 20, 3, false}, // a server may clamp per_page
-		{"empty header: the end, even of a full page", next(""), 2, 100, 0, false},
-		{"empty page: the end, whatever the header says", next("3"), 2, 0, 0, false},
-		{"points at itself", next("2"), 2, 100, 0, true},
-		{"points back", next("1"), 2, 100, 0, true},
-		{"garbled: a full page goes on", next("x"), 2, 100, 3, false},
-		{"garbled: a short page ends", next("x"), 2, 99, 0, false},
-		{"from Link", link(`<https://elsewhere/x?page=3&per_page=100>; rel="next"`), 2, 100, 3, false},
-		{"Link without next", link(`<https://h/x?page=1>; rel="first"`), 2, 100, 0, false},
-		{"Link back", link(`<https://h/x?page=1>; rel="next"`), 2, 100, 0, true},
-		{"Link without a page", link(`<https://h/x>; rel="next"`), 2, 100, 3, false},
-		{"Link that is no URL", link(`<:%zz>; rel="next"`), 2, 100, 3, false},
-		{"no headers, full page", nil, 2, 100, 3, false},
-		{"no headers, short page", nil, 2, 99, 0, false},
+		{"told", next("3"), 2, 100, 3, false, 0},
+		{"told, short page", next("3"), 2, 20, 3, false, 0}, // a server may clamp per_page
+		{"empty header: the end, even of a full page", next(""), 2, 100, 0, false, 0},
+		{"empty page: the end, whatever the header says", next("3"), 2, 0, 0, false, 0},
+		{"points at itself", next("2"), 2, 100, 0, true, 0},
+		{"points back", next("1"), 2, 100, 0, true, 0},
+		{"garbled: a full page goes on", next("x"), 2, 100, 3, false, 0},
+		{"garbled: a short page ends", next("x"), 2, 99, 0, false, 0},
+		{"from Link", link(`<https://elsewhere/x?page=3&per_page=100>; rel="next"`), 2, 100, 3, false, 0},
+		{"Link without next", link(`<https://h/x?page=1>; rel="first"`), 2, 100, 0, false, 0},
+		{"Link back", link(`<https://h/x?page=1>; rel="next"`), 2, 100, 0, true, 0},
+		{"Link without a page", link(`<https://h/x>; rel="next"`), 2, 100, 3, false, 0},
+		{"Link that is no URL", link(`<:%zz>; rel="next"`), 2, 100, 3, false, 0},
+		{"no headers, full page", nil, 2, 100, 3, false, 0},
+		{"no headers, short page", nil, 2, 99, 0, false, 0},
+		{"no headers, as many as were asked for", nil, 1, 20, 2, false, 20},
+		{"no headers, fewer than were asked for", nil, 1, 19, 0, false, 20},
 	} {
-		got, problem := nextPage(c.header, c.current, c.rows)
+		if c.asked == 0 {
+			c.asked = 100
+		}
+		got, problem := nextPage(c.header, c.current, c.rows, c.asked)
 		if got != c.want || (problem != "") != c.problem {
 			t.Errorf("%s: got %d, %q", c.name, got, problem)
 		}
@@ -99,7 +105,7 @@ func FuzzLink(f *testing.F) {
 		if target != "" && !strings.Contains(header, "<"+target+">") {
 			t.Errorf("%q is not a target of %q", target, header)
 		}
-		nextPage(http.Header{"Link": {header}}, 1, 100)
+		nextPage(http.Header{"Link": {header}}, 1, 100, 100)
 
 		quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(param)
 		u := "https://h/api/v4/x?page=7&x=" + url.QueryEscape(param)

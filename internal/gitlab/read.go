@@ -16,7 +16,7 @@ import (
 // row may be missed when a runner on an earlier page is deleted between two
 // pages (section 2): one complete listing without a runner does not prove it gone.
 func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, error) {
-	r := request{query: pageQuery(max(page, 1))}
+	r := request{query: pageQuery(max(page, 1), perPage)}
 	switch s.Kind {
 	case ScopeInstance:
 		r.route, r.path = RouteAllRunners, "/runners/all"
@@ -41,7 +41,7 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 	if err != nil {
 		return RunnersPage{}, err
 	}
-	next, problem := nextPage(h, max(page, 1), rows)
+	next, problem := nextPage(h, max(page, 1), rows, perPage)
 	if problem != "" {
 		return RunnersPage{}, pagingError(r.route, problem)
 	}
@@ -88,22 +88,25 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 	return out, nil
 }
 
-// RunnerJobs reads one page of a runner's jobs, 100 rows, newest id first: the
+// RunnerJobs reads one page of a runner's jobs, newest id first: the
 // order must be asked for, by default GitLab begins with the oldest (section 2).
 // A token without all rights gets a silently partial list (4.3), and 403 on
 // instance runners. By keyset a release that cannot answers by number (see
 // JobsPage.Keyset) or with 405, which is ReasonBadRequest.
 func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) {
 	r := request{route: RouteRunnerJobs, path: "/runners/" + strconv.FormatInt(q.RunnerID, 10) + "/jobs"}
-	page := max(q.Page, 1)
+	page, asked := max(q.Page, 1), perPage
 	if q.Keyset {
-		r.query = pageQuery(0)
+		r.query = pageQuery(0, perPage)
 		r.query.Set("pagination", "keyset")
 		if q.Cursor != "" {
 			r.query.Set("cursor", q.Cursor)
 		}
 	} else {
-		r.query = pageQuery(page)
+		if q.Rows > 0 {
+			asked = min(q.Rows, perPage)
+		}
+		r.query = pageQuery(page, asked)
 	}
 	r.query.Set("order_by", "id")
 	r.query.Set("sort", "desc")
@@ -131,7 +134,7 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 				page = n
 			}
 		}
-		out.Next, problem = nextPage(h, page, rows)
+		out.Next, problem = nextPage(h, page, rows, asked)
 	}
 	if problem != "" {
 		return JobsPage{}, pagingError(r.route, problem)
@@ -208,9 +211,9 @@ func needsID(id int64) error {
 	return nil
 }
 
-// pageQuery asks for the largest page; number 0 leaves it to the cursor.
-func pageQuery(number int) url.Values {
-	q := url.Values{"per_page": {strconv.Itoa(perPage)}}
+// pageQuery asks for a page of so many rows; number 0 leaves it to the cursor.
+func pageQuery(number, rows int) url.Values {
+	q := url.Values{"per_page": {strconv.Itoa(rows)}}
 	if number > 0 {
 		q.Set("page", strconv.Itoa(number))
 	}

@@ -80,6 +80,7 @@ type JobsQuery struct {
 	RunnerID int64
 	Status   string // "": any; newest id first
 	Page     int    // by number, from 1; 0 with Keyset
+	Rows     int    // of a page by number; 0: as many as GitLab gives, 100
 	Keyset   bool   // newest first by keyset (Cursor "" for the first page)
 	Cursor   string
 }

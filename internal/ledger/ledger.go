@@ -47,6 +47,9 @@ const (
 	zeroFirst = 5 * time.Minute
 	// perPage is how many rows GitLab puts on a page of what we ask for.
 	perPage = 100
+	// fewRows are enough for most polls: a row costs GitLab several queries, and
+	// what a minute brings is a few rows.
+	fewRows = 20
 	// pollPages is how many pages of the newest rows a poll reads at the most.
 	// One that must reach further back, after a stop or a shortage, would
 	// sooner or later meet a failure, begin anew with even more to read, and
@@ -147,6 +150,7 @@ type runner struct {
 	reads    uint64
 	hinted   bool
 	withheld bool // the last whole poll was told no total
+	news     int  // rows above high that the last whole poll brought
 }
 
 // walkState is where an unfinished walk stands; it survives a restart.

@@ -1184,3 +1184,40 @@ func TestExplains(t *testing.T) {
 		p.Done(true)
 	}
 }
+
+// A few rows are read where a few will do: not at first, not after many, and
+// not where a full page may spare a walk.
+func TestRows(t *testing.T) {
+	l, _ := begun(t)
+	rows := func(minutes float64) int { return l.Poll(10, at(minutes)).Rows(time.Hour) }
+	if got := rows(1); got != 0 {
+		t.Errorf("first: %d", got)
+	}
+	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(7, "success", 0.5, 0.7)}}) // to the end of the list: a walk
+	if got := rows(2); got != fewRows {
+		t.Errorf("after one job: %d", got)
+	}
+	if got := rows(40); got != 0 {
+		t.Errorf("the last walk is 39 minutes old: %d", got)
+	}
+	var many []gitlab.Job
+	for id := range int64(fewRows/2 + 1) {
+		many = append(many, ran(100-id, "success", 1.5, 1.7))
+	}
+	read(l, 10, at(3), reading{newest: many})
+	if got := rows(4); got != 0 {
+		t.Errorf("after %d jobs in a poll: %d", len(many), got)
+	}
+	read(l, 10, at(4), reading{newest: many})
+	if got := rows(5); got != fewRows {
+		t.Errorf("after a poll without a new one: %d", got)
+	}
+	for i := range many {
+		many[i] = ran(200-int64(i), "running", 4.5, 0)
+	}
+	read(l, 10, at(5), reading{executing: many, newest: many})
+	read(l, 10, at(6), reading{executing: many, newest: many})
+	if got := rows(7); got != 0 {
+		t.Errorf("while %d execute: %d", len(many), got)
+	}
+}

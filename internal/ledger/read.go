@@ -19,6 +19,7 @@ type Poll struct {
 	high     int64 // highest id of the newest rows
 	lowest   int64 // lowest id of them so far; 0: none yet
 	page     int
+	news     int  // rows above the mark
 	cut      bool // the rest is left to a walk
 	bottomed bool // the read reached the bound or the end of the list
 	overdue  uint64
@@ -47,6 +48,18 @@ func (l *Ledger) bound(r *runner, start int64) int64 {
 // NeedsExecuting tells whether the running list must be read: not where the
 // list says idle and nothing is watched.
 func (p *Poll) NeedsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
+
+// Rows is how many of the newest rows to read first, 0: a full page. A few are
+// enough where the last poll brought few, little executes, and the last whole
+// walk is not as old as walkEvery/2: a full page mostly is one. Where Newest
+// wants more after a few, the reading goes on with full pages from the first.
+func (p *Poll) Rows(walkEvery time.Duration) int {
+	r := p.r
+	if r.readAt == 0 || r.news > fewRows/2 || len(r.watch) > fewRows/2 || p.start-r.deep > walkEvery.Milliseconds()/2 {
+		return 0
+	}
+	return fewRows
+}
 
 // Explains tells whether what was read so far accounts for all that a runner
 // executes, as many jobs as the list told: each of these stood among the newest
@@ -107,6 +120,9 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		// New rows above push the last ones of a page onto the next: what is
 		// only told, not settled, would be told twice.
 		again := p.lowest != 0 && j.ID >= p.lowest
+		if j.ID > p.r.high && !again {
+			p.news++
+		}
 		v, met := p.l.fold(p.r, j, p.start)
 		switch v {
 		case entered, counted:
@@ -223,6 +239,7 @@ func (p *Poll) Done(whole bool) (hint bool) {
 	if p.high > r.high {
 		r.high, changed = p.high, true
 	}
+	r.news = p.news
 	// readAt is written with the mark it belongs to, not for itself: a record
 	// a runner a minute would be the largest part of the state's writes.
 	r.readAt = p.start

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,23 +20,24 @@ func TestCountsEveryFinishedJob(t *testing.T) {
 	for _, c := range []struct {
 		version string
 		jobs    int
+		runners int // few: each poll brings many jobs; many: hardly any, and is read by a few rows
 		graphql bool
-	}{{"19.1.0-ee", 20_000, false}, {"15.11.0", 3_000, false}, {"18.2.0", 3_000, true}} {
+	}{{"19.1.0-ee", 20_000, 8, false}, {"15.11.0", 3_000, 8, false}, {"17.11.0", 3_000, 60, false}, {"18.2.0", 3_000, 60, true}} {
 		t.Run(c.version, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs, c.graphql) })
+			synctest.Test(t, func(t *testing.T) { countEveryJob(t, c.version, c.jobs, c.runners, c.graphql) })
 		})
 	}
 }
 
-func countEveryJob(t *testing.T, version string, atLeast int, graphql bool) {
+func countEveryJob(t *testing.T, version string, atLeast, runners int, graphql bool) {
 	t.Helper()
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
 	// Many jobs in a short time: what a run costs is requests, and those go by
 	// the hour. All times of a usual GitLab are divided by about twenty.
 	world := gitlabsim.New(gitlabsim.Options{
-		Seed: seed, Runners: 8, Tags: 12, JobsPerHour: float64(atLeast) * .85, Version: version, Token: secret,
+		Seed: seed, Runners: runners, Tags: 12, JobsPerHour: float64(atLeast) * .85, Version: version, Token: secret,
 		History: 15 * time.Minute, Shape: gitlabsim.JobShape{
 			LateShare: .01, LateMax: 20 * time.Minute, MeanDuration: 40 * time.Second, MaxDuration: 20 * time.Minute, ShortMax: 15 * time.Second,
 		},
@@ -109,6 +111,15 @@ func countEveryJob(t *testing.T, version string, atLeast int, graphql bool) {
 		final.Self.JobsRecovered, final.Self.JobsUnresolved)
 	if len(want) < atLeast {
 		t.Errorf("only %d jobs finished: the test proves too little", len(want))
+	}
+	few := 0
+	for _, e := range world.Log() {
+		if strings.Contains(e.Path, "per_page=20&") || strings.HasSuffix(e.Path, "per_page=20") {
+			few++
+		}
+	}
+	if runners > 8 && few < 100 {
+		t.Errorf("only %d readings of a few rows: the test proves too little", few)
 	}
 	if final.Self.JobsRecovered == 0 {
 		t.Error("the walk alone found nothing: late starters were not simulated")

@@ -261,6 +261,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	executing := poll.NeedsExecuting(m.inv.Idle(item.ID))
 	told := m.inv.Executing(item.ID, m.now().Add(-2*m.opts.Poll.RunnersInterval))
 	keyset := m.keyset && poll.ByKeyset()
+	rows := poll.Rows(m.opts.Poll.ReconcileInterval)
 	m.mu.Unlock()
 
 	gone := false
@@ -287,7 +288,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 			return err
 		}
 	}
-	q := gitlab.JobsQuery{RunnerID: item.ID, Page: 1}
+	q := gitlab.JobsQuery{RunnerID: item.ID, Page: 1, Rows: rows}
 	if keyset {
 		q = gitlab.JobsQuery{RunnerID: item.ID, Keyset: true}
 	}
@@ -303,7 +304,11 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		more = poll.Newest(p)
 		m.heardKeyset(q, p)
 		m.mu.Unlock()
-		q = next(q, p)
+		if q.Rows > 0 {
+			q.Rows = 0 // a few were too few: from the top, by full pages
+		} else {
+			q = next(q, p)
+		}
 	}
 	if executing && told >= 0 && !gone {
 		m.mu.Lock()
