@@ -191,6 +191,31 @@ func TestBeginningToExecuteIsNotALag(t *testing.T) {
 	})
 }
 
+// An idle runner takes jobs that begin and end between two listings, one after
+// the other: each contact would put its reading off, and the next comes sooner.
+func TestShortJobsOfAnIdleRunnerAreCountedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
+		mount(t, world)
+		id := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{})
+		defer r.end(t)
+		time.Sleep(3*time.Hour + 17*time.Second)
+		for range 240 {
+			now := time.Now()
+			world.CreateJob(gitlabsim.JobSpec{Runner: id, Started: now, Finished: now.Add(2 * time.Second)})
+			time.Sleep(15 * time.Second)
+		}
+		time.Sleep(10 * time.Minute)
+		check(t, "jobs", finished(s.scrape()), finishedTruth(world.Truth().Finished))
+		if most := quantile(s.delays, 1); most > 4*time.Minute || len(s.delays) < 230 {
+			t.Errorf("%d jobs were counted, up to %v after their end", len(s.delays), most)
+		}
+	})
+}
+
 func listRoute(graphql bool) string {
 	if graphql {
 		return "POST /graphql"

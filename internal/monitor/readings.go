@@ -86,8 +86,15 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		at = until // as good as a reading that found nothing
 	}
 	due := m.due(snapshot.StageJobs, id, at, interval, now)
-	if class == budget.IdleJobs && !at.IsZero() {
-		if settled := m.local(m.inv.SettledAt(id)); settled.After(due) {
+	if old, ok := m.sched.Due(budget.StageJobs, id); ok && class == budget.IdleJobs {
+		// It contacted GitLab, so that its reading is due at once: a little later
+		// it shows all that this may have been about. Once only, or a runner that
+		// contacts GitLab again and again would never be read.
+		settled := m.local(m.inv.SettledAt(id))
+		if old.Before(settled) {
+			settled = old
+		}
+		if settled.After(due) {
 			due = settled
 		}
 	}
