@@ -259,15 +259,19 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 			r.active, r.idle = active, idle
 		}
 	}
-	before := r.details()
+	before, last := r.details(), r.detailsAt
 	r.detailsAt, r.failures = at, 0
 	r.tags = slices.Compact(slices.Sorted(slices.Values(d.Tags)))
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
 	switch {
-	case d.ContactedAt.After(r.contactedAt):
+	case sameSecond(d.ContactedAt, r.contactedAt): // GraphQL tells whole seconds
+	case d.ContactedAt.After(last):
 		r.touchedAt = maxTime(r.touchedAt, d.ContactedAt)
-	case d.ContactedAt.Before(r.contactedAt):
-		r.touchedAt = at // a lost cache (API notes 3.3): anything may have been until now
+	default:
+		// It came after the last reading and says that it did not, because clocks
+		// differ, or it fell back with a lost cache (API notes 3.3): anything may
+		// have been until now.
+		r.touchedAt = at
 	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
 	r.version = d.Version
@@ -425,8 +429,8 @@ func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
 	switch {
 	case r == nil || r.active || since.IsZero() || !r.detailsAt.After(since):
 		return time.Time{}
-	case r.contactedAt.IsZero() && r.status != snapshot.NeverContacted:
-		return time.Time{} // not told
+	case r.contactedAt.IsZero() && (r.status != snapshot.NeverContacted || r.machines.byStatus[snapshot.Online] > 0):
+		return time.Time{} // not told, or not yet (API notes 3.4)
 	case !r.touchedAt.Before(since.Add(-contactSlack)):
 		return time.Time{}
 	default:
@@ -438,18 +442,21 @@ func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
 func (inv *Inventory) Executes(id int64, jobs int) {
 	if r := inv.runners[id]; r != nil {
 		r.executing = jobs
+		r.active = r.active || jobs > 0
 		inv.Executed(id, jobs, r.listed)
 	}
 }
 
-// Executing is how many jobs the list told a runner to execute; -1: it did not
-// tell, or longer ago than since.
-func (inv *Inventory) Executing(id int64, since time.Time) int {
+// Executing is how many jobs the list told a runner to execute, and when; -1:
+// it did not tell, or not since since.
+func (inv *Inventory) Executing(id int64, since time.Time) (jobs int, at time.Time) {
 	if r := inv.runners[id]; r != nil && r.listed.After(since) {
-		return r.executing
+		return r.executing, r.listed
 	}
-	return -1
+	return -1, time.Time{}
 }
+
+func sameSecond(a, b time.Time) bool { return a.Truncate(time.Second).Equal(b.Truncate(time.Second)) }
 
 func maxTime(a, b time.Time) time.Time {
 	if a.After(b) {

@@ -43,6 +43,7 @@ type runnerRecord struct {
 	Arch        string                     `json:"a,omitempty"`
 	Owner       string                     `json:"o,omitempty"`
 	ContactedAt time.Time                  `json:"c,omitzero"`
+	TouchedAt   time.Time                  `json:"ct,omitzero"` // where it is another
 	Peaks       peaks                      `json:"pk,omitempty"`
 	Machines    *[snapshot.NumStatuses]int `json:"mm,omitempty"`
 }
@@ -84,6 +85,9 @@ func (inv *Inventory) Records() ([]Record, error) {
 			Kind: r.kind, Status: r.status, Paused: r.paused, Missing: r.missing, Description: r.description,
 			DetailsAt: r.detailsAt, Tags: r.tags, RunUntagged: r.runUntagged, Protected: r.protected,
 			Version: r.version, Platform: r.platform, Arch: r.arch, Owner: r.owner, ContactedAt: r.contactedAt, Peaks: r.peaks,
+		}
+		if !r.touchedAt.Equal(r.contactedAt) {
+			rec.TouchedAt = r.touchedAt
 		}
 		if r.machines.known {
 			rec.Machines = &r.machines.byStatus
@@ -155,7 +159,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				id: idOf(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, missing: rec.Missing,
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
-				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: rec.ContactedAt, executing: -1, peaks: rec.Peaks,
+				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,
 			}
 			if rec.Machines != nil {
 				r.machines = machines{true, *rec.Machines}

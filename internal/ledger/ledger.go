@@ -150,7 +150,9 @@ type runner struct {
 	reads    uint64
 	hinted   bool
 	withheld bool // the last whole poll was told no total
-	news     int  // rows above high that the last whole poll brought
+	// Of the last whole poll:
+	news   int   // rows above high that it brought
+	lowest int64 // lowest id of its newest rows
 }
 
 // walkState is where an unfinished walk stands; it survives a restart.
@@ -527,6 +529,14 @@ func (l *Ledger) Forget(now time.Time) {
 }
 
 func executing(status string) bool { return status == "running" || status == "canceling" }
+
+// executedAt tells whether a row shows a job that executed at at.
+func executedAt(j *gitlab.Job, at int64) bool {
+	if j.StartedAt.IsZero() || ms(j.StartedAt) > at {
+		return false
+	}
+	return executing(j.Status) || !j.FinishedAt.IsZero() && ms(j.FinishedAt) > at
+}
 
 // endOf is when a job ended: older releases write failed jobs without
 // finished_at, and a job refused at assignment has no started_at either.

@@ -1159,29 +1159,60 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 }
 
 // The running list is left out where the newest rows show as many jobs as the
-// list of runners told, and no watched one is missing.
+// list of runners told, at the time that it told it, and no watched one is missing.
 func TestExplains(t *testing.T) {
 	l, _ := begun(t)
-	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), ran(8, "running", 0.6, 0)}})
+	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})
 	for _, c := range []struct {
 		name   string
 		newest []gitlab.Job
-		told   int
+		told   int // at minute 2
 		want   bool
 	}{
 		{"both are shown", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 2, true},
 		{"a third one executes somewhere", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
+		{"one began since, a third one executes somewhere", []gitlab.Job{ran(9, "running", 2.5, 0), ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
 		{"one is missing, another is new", []gitlab.Job{ran(9, "running", 0.9, 0), ran(7, "running", 0.5, 0)}, 2, false},
-		{"one is missing", []gitlab.Job{ran(7, "running", 0.5, 0)}, 1, false},
-		{"one ended", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1), ran(7, "running", 0.5, 0)}, 2, true},
-		{"all ended", []gitlab.Job{ran(9, "failed", 0.9, 1.1), ran(7, "canceled", 0.5, 1.1)}, 0, true},
+		{"one ended before the list told", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1.9), ran(7, "running", 0.5, 0)}, 2, true},
+		{"one ended since", []gitlab.Job{ran(9, "failed", 0.9, 2.1), ran(7, "running", 0.5, 0)}, 2, true},
+		{"all ended", []gitlab.Job{ran(7, "canceled", 0.5, 1.1)}, 0, true},
 	} {
-		p := l.Poll(10, at(2))
+		p := l.Poll(10, at(3))
+		if !p.Told(at(2)) {
+			t.Errorf("%s: no rows could explain it", c.name)
+		}
 		p.Newest(gitlab.JobsPage{Jobs: c.newest})
 		if got := p.Explains(c.told); got != c.want {
 			t.Errorf("%s: %t, %d watched", c.name, got, l.Watched(10))
 		}
 		p.Done(true)
+	}
+	// A job with an old id: it does not stand among the newest rows.
+	read(l, 10, at(4), reading{newest: []gitlab.Job{ran(20, "success", 3.5, 3.7)}})
+	read(l, 10, at(5), reading{executing: []gitlab.Job{ran(12, "running", 4.5, 0)}, newest: []gitlab.Job{ran(20, "success", 3.5, 3.7)}})
+	if l.Poll(10, at(6)).Told(at(5.5)) {
+		t.Error("the newest rows are to explain a job that is not among them")
+	}
+}
+
+// A job that is met after the list's total was read is not in it: the next total
+// holds nothing unknown.
+func TestMetAfterTheTotal(t *testing.T) {
+	l, _ := begun(t)
+	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(7, "success", 0.5, 0.7)}, total: 1})
+	for i, total := range []int{1, 2} {
+		p := l.Poll(10, l.Advance(at(2+float64(i)), at(2+float64(i))))
+		rows := []gitlab.Job{ran(7, "success", 0.5, 0.7)}
+		if i == 1 {
+			rows = append([]gitlab.Job{ran(8, "running", 2, 0)}, rows...)
+		}
+		p.Newest(gitlab.JobsPage{Jobs: rows, Total: total, Next: 2}) // not to the end
+		if i == 0 {
+			p.Executing([]gitlab.Job{ran(8, "running", 2, 0)})
+		}
+		if p.Done(true) || l.WalkWanted(10) {
+			t.Errorf("poll %d: a walk is wanted", i)
+		}
 	}
 }
 

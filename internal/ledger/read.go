@@ -24,6 +24,10 @@ type Poll struct {
 	bottomed bool // the read reached the bound or the end of the list
 	overdue  uint64
 	total    int
+	few      bool  // a few of the newest rows are read
+	since    int64 // rows first met after total was read: it may not have them
+	told     int64 // when the list told how many jobs execute; 0: it did not
+	shown    int   // of the newest rows, those that executed then
 }
 
 // Poll begins a reading at now (the ledger's time, from Advance). It returns
@@ -58,23 +62,40 @@ func (p *Poll) Rows(walkEvery time.Duration) int {
 	if r.readAt == 0 || r.news > fewRows/2 || len(r.watch) > fewRows/2 || p.start-r.deep > walkEvery.Milliseconds()/2 {
 		return 0
 	}
+	p.few = true
 	return fewRows
 }
 
-// Explains tells whether what was read so far accounts for all that a runner
-// executes, as many jobs as the list told: each of these stood among the newest
-// rows, and no watched job is missing. Then the running list has nothing to
-// add. Where a job ended and another began since, the number misleads for one
-// reading: the next one, or a walk, meets what it hid.
+// Again says that the newest rows are read once more from the top.
+func (p *Poll) Again() { p.page, p.few = 0, false }
+
+// Told says, before the newest rows are read, when the list of runners told how
+// many jobs execute. It tells whether the rows may account for that number: not
+// where a job executes that was not among them the last time.
+func (p *Poll) Told(at time.Time) bool {
+	p.told = ms(at)
+	for id := range p.r.watch {
+		if id < p.r.lowest {
+			return false
+		}
+	}
+	return true
+}
+
+// Explains tells whether the newest rows account for all that a runner executed
+// when the list told the number: as many of them executed then, and no watched
+// job is missing, and the list did not grow by more than was met. Then the running
+// list has nothing to add. What began since, the next reading tells.
 func (p *Poll) Explains(executing int) bool {
-	n := 0
+	if p.r.known >= 0 && int64(p.total) > p.r.known {
+		return false
+	}
 	for _, w := range p.r.watch {
 		if w.read != p.r.reads {
 			return false
 		}
-		n++
 	}
-	return n == executing
+	return p.shown == executing
 }
 
 // ByKeyset tells whether page 1 is better read by keyset: where the total was
@@ -89,6 +110,9 @@ func (p *Poll) Executing(jobs []gitlab.Job) {
 	for i := range jobs {
 		if _, met := p.l.fold(p.r, &jobs[i], p.start); met {
 			p.r.meet()
+			if p.page > 0 {
+				p.since++
+			}
 		}
 	}
 }
@@ -123,6 +147,9 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 		if j.ID > p.r.high && !again {
 			p.news++
 		}
+		if !again && executedAt(j, p.told) {
+			p.shown++
+		}
 		v, met := p.l.fold(p.r, j, p.start)
 		switch v {
 		case entered, counted:
@@ -150,6 +177,9 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 	}
 	gap := lowest > p.r.high
 	more = gap || late || (news && len(p.Missing()) > 0)
+	if p.few && p.r.known >= 0 && int64(p.total) > p.r.known {
+		more = true // the list grew by more than these: a full page may show it
+	}
 	if p.r.high == 0 {
 		// At the very first read there is no contiguous id yet.
 		gap, more = news, news
@@ -239,7 +269,7 @@ func (p *Poll) Done(whole bool) (hint bool) {
 	if p.high > r.high {
 		r.high, changed = p.high, true
 	}
-	r.news = p.news
+	r.news, r.lowest = p.news, p.lowest
 	// readAt is written with the mark it belongs to, not for itself: a record
 	// a runner a minute would be the largest part of the state's writes.
 	r.readAt = p.start
@@ -252,13 +282,17 @@ func (p *Poll) Done(whole bool) (hint bool) {
 	}
 	total := int64(p.total)
 	switch {
-	case total < 0 || r.known < 0 || p.bottomed:
+	case total < 0 || r.known < 0:
 		r.known = total
+	case p.bottomed:
+		r.known = total + p.since
 	case total > r.known:
 		hint = !r.hinted
 		r.hinted = true
 	case total < r.known:
-		r.known = total
+		if total+p.since < r.known {
+			r.known = total
+		}
 		r.hinted = false
 	default:
 		r.hinted = false

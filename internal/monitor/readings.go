@@ -134,7 +134,7 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 		// GitLab might not tell each contact.
 		due = until.Add(m.opts.Poll.ReconcileInterval)
 		if most := deadline.Add(-m.opts.Poll.Lookback / 20); due.After(most) {
-			due = most
+			due = later(most, deep.Add(m.opts.Poll.ReconcileInterval))
 		}
 	}
 	if fails := m.fails[readingKey{snapshot.StageReconcile, id}]; fails > 0 {
@@ -177,6 +177,13 @@ func (m *Monitor) local(t time.Time) time.Time {
 
 // busy tells whether a runner executes, as far as is known.
 func (m *Monitor) busy(id int64) bool { return m.inv.Active(id) || m.led.Watched(id) > 0 }
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
 
 // retryWait is the pause after a reading failed so many times in a row.
 func retryWait(fails int) time.Duration {
@@ -266,7 +273,12 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		return nil
 	}
 	executing := poll.NeedsExecuting(m.inv.Idle(item.ID))
-	told := m.inv.Executing(item.ID, m.now().Add(-2*m.opts.Poll.RunnersInterval))
+	// Each number is good for one reading: explained again and again by chance,
+	// it could hide a job for all of its life.
+	told, at := m.inv.Executing(item.ID, m.led.ReadAt(item.ID))
+	if told >= 0 && !poll.Told(at) {
+		told = -1
+	}
 	keyset := m.keyset && poll.ByKeyset()
 	rows := poll.Rows(m.opts.Poll.ReconcileInterval)
 	m.mu.Unlock()
@@ -310,6 +322,9 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 		m.mu.Lock()
 		more = poll.Newest(p)
 		m.heardKeyset(q, p)
+		if more && q.Rows > 0 {
+			poll.Again()
+		}
 		m.mu.Unlock()
 		if q.Rows > 0 {
 			q.Rows = 0 // a few were too few: from the top, by full pages
