@@ -146,7 +146,7 @@ bench-compare: ## decode, fold, build and encode beside another commit, by bench
 	@cd $(TOOLS) && ./benchstat base.txt this.txt
 
 # SCALE passes flags, such as SCALE='-runners=100000 -limits=0': docs/performance.md.
-bench-scale: ## measure the program against large simulated fleets (40 minutes)
+bench-scale: ## measure the program against large simulated fleets (more than an hour)
 	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
 	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
 
