@@ -61,6 +61,20 @@ func (s *scraper) count(k string) {
 	s.counts[k]++
 }
 
+// counted is how often something was counted.
+func (s *scraper) counted(k string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[k]
+}
+
+// longest is the longest delay from a job's end to its count, and of how many.
+func (s *scraper) longest() (d time.Duration, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return quantile(s.delays, 1), len(s.delays)
+}
+
 func (s *scraper) PollFailure(_, stage, reason string) { s.count("failure " + stage + " " + reason) }
 
 func (s *scraper) PollDuration(_, stage string, _ time.Duration) {
