@@ -31,7 +31,7 @@ BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
 
-.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-compare bench-scale demo docs pictures clean
+.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-compare bench-scale bench-queries demo docs pictures clean
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -149,6 +149,9 @@ bench-compare: ## decode, fold, build and encode beside another commit, by bench
 bench-scale: ## measure the program against large simulated fleets (more than an hour)
 	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
 	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
+
+bench-queries: tools ## rules and panels over 10,000 runners in a real Prometheus (25 minutes)
+	go test ./dashboards -run '^$$' -bench AtScale -benchtime 1x -timeout 60m -args -scale.runners=10000 -scale.for=20m
 
 pictures: build tools ## draw the dashboards over the demonstration; needs chromium, node and pngquant
 	dashboards/render/draw.sh
