@@ -359,6 +359,10 @@ func selfTable() []*family {
 			Help: "When the token expires, 00:00 UTC of its last day, in seconds since the epoch. Absent if it does not expire or this is not known.",
 		}, collect: collectTokenExpiry},
 		{Family: Family{
+			Name: "clock_offset_seconds", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "GitLab's clock less the exporter's, in seconds: the median of five minutes of Date headers.",
+		}, collect: collectClockOffset},
+		{Family: Family{
 			Name: "state_save_duration_seconds", Type: Histogram, Series: "16 in all",
 			Help: "Time of one commit of the durable state, in seconds.",
 			// From one write on a fast disk to a disk in distress.

@@ -411,11 +411,15 @@ func (inv *Inventory) DetailsAt(id int64) time.Time {
 // answer did not have the job yet: replicas lag, clocks of GitLab's nodes differ.
 const contactSlack = 2 * time.Minute
 
+// SettleTime is how long after a contact a reading shows all that it may have
+// been about: a contact has whole seconds.
+const SettleTime = contactSlack + time.Second
+
 // SettledAt is from when a reading of a runner's jobs shows all that its last
 // known contact may have been about, so that no second one is needed.
 func (inv *Inventory) SettledAt(id int64) time.Time {
 	if r := inv.runners[id]; r != nil && !r.touchedAt.IsZero() {
-		return r.touchedAt.Add(contactSlack + time.Second) // a contact is told in whole seconds
+		return r.touchedAt.Add(SettleTime)
 	}
 	return time.Time{}
 }

@@ -251,6 +251,7 @@ func (l *Ledger) Finish() error {
 		}
 	}
 	l.shownTold = l.told
+	l.read = true // this process does not know when the first one's answers came
 	return nil
 }
 

@@ -76,6 +76,7 @@ type Ledger struct {
 	topRunner   int64 // the highest runner id ever listed
 	lastListing int64 // ms; start of the last complete listing
 	scope       string
+	read        bool // jobs were read: the first start is fixed
 	metaDirty   bool
 
 	settled map[int64]struct{}
@@ -200,6 +201,32 @@ func (l *Ledger) Begin(t0 time.Time) {
 		l.dirtyGroup(l.types[t])
 		l.unexposed[l.types[t]] = struct{}{}
 	}
+}
+
+// StartFixed tells whether the first start cannot move any more: jobs were read
+// since, in this process or an earlier one.
+func (l *Ledger) StartFixed() bool { return l.read }
+
+// Raise moves the first start forward, where the rows read since show that it
+// was taken from a wrong clock. It changes nothing once jobs were read. It
+// reports whether it did.
+func (l *Ledger) Raise(t0 time.Time) bool {
+	to := ms(t0)
+	if l.t0 == 0 || to <= l.t0 || l.StartFixed() {
+		return false
+	}
+	l.t0, l.floor, l.metaDirty = to, max(l.floor, to), true
+	for _, g := range l.types {
+		g.created = to
+		l.dirtyGroup(g)
+	}
+	for _, r := range l.runners {
+		if r.since < to {
+			r.since, r.deep = to, max(r.deep, to)
+			l.dirtyRunner(r)
+		}
+	}
+	return true
 }
 
 // Advance moves the floor to lookback before now, where now is the smaller of

@@ -221,7 +221,7 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 
 // detailed takes the details that came with a listing. The caller holds the
 // mutex.
-func (m *Monitor) detailed(runners []gitlab.FleetRunner, at, now time.Time) {
+func (m *Monitor) detailed(runners []gitlab.FleetRunner, began, at, now time.Time) {
 	m.noManagers = managersTold
 	for _, r := range runners {
 		if r.ManagersCut || !m.inv.Has(r.ID) {
@@ -234,6 +234,7 @@ func (m *Monitor) detailed(runners []gitlab.FleetRunner, at, now time.Time) {
 		}
 		m.inv.Details(r.ID, r.RunnerDetails, managers, at)
 		m.led.Describe(r.ID, m.inv.TagLabels(r.ID))
+		m.good[readingKey{snapshot.StageDetails, r.ID}] = began
 		m.planDetails(r.ID, now)
 		delete(m.fails, readingKey{snapshot.StageDetails, r.ID})
 		delete(m.unread[snapshot.StageDetails], r.ID)

@@ -39,7 +39,7 @@ func (m *Monitor) saveLoop(ctx context.Context) error {
 		}
 		now := time.Now()
 		m.mu.Lock()
-		m.led.Served(m.deps.Publisher.Served(m.opts.Name), m.deps.Publisher.ServedRows(m.opts.Name), now)
+		m.led.Served(m.deps.Publisher.Served(m.opts.Name), m.deps.Publisher.ServedRows(m.opts.Name), m.elapsed(now))
 		if now.After(forgetAt) {
 			m.led.Forget(m.now())
 			forgetAt = now.Add(forgetInterval)
@@ -149,7 +149,7 @@ func (m *Monitor) publish(now time.Time) {
 	s.RowsGeneration = m.rowsGen
 	// Once a picture, not once a reading: it looks at every tag.
 	m.led.Tags(m.inv.TagNames())
-	s.Counters = m.led.Counters(gen, at, rows, m.inv.Exported)
+	s.Counters = m.led.Counters(gen, m.elapsed(now), rows, m.inv.Exported)
 	if s.Counters != nil {
 		if rows {
 			m.lastRunners = s.Counters.Runners
@@ -191,6 +191,9 @@ func (m *Monitor) self(now time.Time) snapshot.Self {
 		JobsVisible: m.visible, TagsOverLimit: m.inv.TagsOverLimit(), TokenExpiry: m.token.ExpiresAt,
 	}
 	s.JobsRecovered, s.JobsUnresolved = m.led.Told()
+	if at := m.clock.gitlab(now); !at.IsZero() {
+		s.ClockOffset, s.ClockKnown = at.Sub(m.wall().Round(0)), true
+	}
 	intervals := [snapshot.NumStages]time.Duration{
 		max(m.opts.Poll.RunnersInterval, m.listDuration), m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}
