@@ -12,7 +12,7 @@ import (
 
 // Layout is the version of the records below. Another set of bucket bounds is
 // another layout too.
-const Layout = 1
+const Layout = 2
 
 // Record is one key of the state; a nil Value deletes it.
 type Record struct {
