@@ -63,7 +63,7 @@ type RecordError struct {
 	Reason string
 }
 
-func (e *RecordError) Error() string { return fmt.Sprintf("a record cannot be stored: %s", e.Reason) }
+func (e *RecordError) Error() string { return "a record cannot be stored: " + e.Reason }
 
 // DamagedError says that the file is not as this package left it.
 type DamagedError struct{ Path, Reason string }
