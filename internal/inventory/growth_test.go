@@ -153,6 +153,31 @@ func TestProjectTagsHoldHalf(t *testing.T) {
 	}
 }
 
+// What counts as the project's is fitted in after a changed configuration: tags
+// that had a floor, or a lowered limit.
+func TestProjectTagsAfterAReload(t *testing.T) {
+	o := options()
+	o.TagLimit, o.Expected = 8, map[string]int{"x1": 1, "x2": 1, "x3": 1}
+	inv := New(o)
+	rows := []gitlab.Runner{ofType(1, "project_type"), ofType(2, "group_type")}
+	inv.Listed(rows, true, t0)
+	inv.Details(1, tagged(rows[0], "x1", "x2", "x3", "x4", "x5", "x6", "x7"), nil, t0)
+	inv.Details(2, tagged(rows[1], "g1"), nil, t0)
+	check := func(want string, project int) {
+		t.Helper()
+		if got := strings.Join(inv.TagNames(), " "); got != want || inv.project != project {
+			t.Errorf("tags %q, %d of projects, want %q, %d", got, inv.project, want, project)
+		}
+	}
+	check("g1 x1 x2 x3 x4 x5 x6 x7", 4)
+	o.Expected = nil
+	inv = reload(t, inv, o)
+	check("g1 x4 x5 x6 x7", 4)
+	o.TagLimit = 2
+	inv = reload(t, inv, o)
+	check("g1 x7", 1)
+}
+
 // TestAdmission: whatever happens, the limit and the half are kept, expected
 // tags are there, a tag keeps its series as long as it is carried and through
 // the retention, nobody waits while there is a place for them, and a restart
@@ -319,9 +344,13 @@ func TestManyVersions(t *testing.T) {
 			t.Errorf("%+v", v)
 		}
 	}
-	// Few versions: no (other).
+	// Few versions: no (other), but for those named as ours.
 	fleetOf(inv, []string{"17.1.0", "17.2.0"}, t0.Add(4*time.Minute))
 	if v := versionsOf(inv); len(v) != 2 {
+		t.Errorf("%v", v)
+	}
+	fleetOf(inv, []string{"17.1.0", "", "(unknown)", "(other)", "(untagged)"}, t0.Add(5*time.Minute))
+	if v := versionsOf(inv); len(v) != 3 || v["(unknown)"] != 1 || v[snapshot.TagOther] != 3 {
 		t.Errorf("%v", v)
 	}
 }

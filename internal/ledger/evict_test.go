@@ -313,3 +313,38 @@ func TestDrop(t *testing.T) {
 		t.Error(fmt.Sprint("a name of ", len(s), " bytes in a message"))
 	}
 }
+
+// A runner that gets series of its own only later (metrics.runners.min_age)
+// shows what it counted until then at 0 first, as any new series does.
+func TestSeriesThatComeLater(t *testing.T) {
+	l, d := begun(t)
+	exported := false
+	shown := func(gen uint64, now time.Time) float64 {
+		for _, r := range l.Counters(gen, now, true, func(int64) bool { return exported }).Runners {
+			return r.Value
+		}
+		return -1
+	}
+	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
+	for i := range uint64(20) { // longer than a waiting series waits at the most
+		d.commit(l)
+		if v := shown(i+1, at(1+float64(i))); v != -1 {
+			t.Fatalf("shown %v", v)
+		}
+		l.Served(i+1, i+1, at(1+float64(i)))
+	}
+	l = d.open(t, day)
+	exported = true
+	if v := shown(21, at(21)); v != 0 {
+		t.Errorf("first shown at %v, want 0", v)
+	}
+	d.commit(l)
+	if v := shown(22, at(22)); v != 0 {
+		t.Errorf("not read at 0 yet, and shown at %v", v)
+	}
+	l.Served(22, 22, at(22))
+	d.commit(l)
+	if v := shown(23, at(23)); v != 3 {
+		t.Errorf("then shown at %v, want 3", v)
+	}
+}
