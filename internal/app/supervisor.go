@@ -322,6 +322,7 @@ func scopesOf(kind gitlab.ScopeKind, ids []string) []gitlab.Scope {
 func inventoryOptions(g config.GitLab, m config.Metrics) (inventory.Options, error) {
 	o := inventory.Options{
 		RunnersEnabled: m.RunnersEnabled,
+		RunnerMinAge:   m.RunnersMinAge,
 		TagLimit:       m.TagsLimit,
 		TagRetention:   m.TagsRetention,
 		Expected:       g.Expected,

@@ -20,6 +20,7 @@ type RunnerDetails struct {
 	Runner
 
 	Tags        []string
+	TagsOmitted int // tags left out: longer than 1,020 bytes, or beyond 200
 	RunUntagged bool
 	Protected   bool // access_level is ref_protected
 	Version     string

@@ -142,6 +142,7 @@ type Monitor struct {
 	lastRows     *snapshot.Fleet // nil: the runner_ families must be rebuilt
 	lastRunners  []snapshot.RunnerCounter
 	saveFailures int
+	leftOut      map[string]struct{} // keys of records that could not be saved and that the log has named
 }
 
 // readingKey names what is being read: a runner's jobs (polls and walks
