@@ -276,6 +276,7 @@ func newBudget(g config.GitLab, shards int) *budget.Budget {
 func retryReasons() []gitlab.Reason {
 	return []gitlab.Reason{
 		gitlab.ReasonRateLimited, gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonConnection, gitlab.ReasonDecode,
+		gitlab.ReasonNotGitLab,
 	}
 }
 
