@@ -242,11 +242,15 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 	tctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	e := func() *Error {
-		req, err := c.newRequest(tctx, r)
+		var limit headerLimit
+		req, err := c.newRequest(limit.with(tctx), r)
 		if err != nil {
 			return &Error{Reason: ReasonBadRequest, Message: "the request cannot be built"}
 		}
 		resp, err := c.http.Do(req)
+		if limit.free() && err != nil {
+			err = errLongHeader // not what is wrong with the part that was read
+		}
 		result.ReceivedAt = time.Now()
 		if err != nil {
 			if resp != nil {
