@@ -318,7 +318,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 	}
 	var out GraphQLPage
 	_, err := c.get(ctx, r, func(body io.Reader) error {
-		answer, err := decodeFleet(json.NewDecoder(body))
+		answer, err := decodeFleet(body)
 		if err != nil {
 			return err
 		}
@@ -437,18 +437,10 @@ func (c *Client) Group(ctx context.Context, id string) (fullPath string, err err
 	}
 	// Without the parameter older releases tell up to 100 projects with it.
 	r := request{route: RouteGroup, path: "/groups/" + url.PathEscape(id), query: url.Values{"with_projects": {"false"}}}
-	_, err = c.get(ctx, r, func(body io.Reader) error {
-		var row struct {
-			FullPath string `json:"full_path"`
-		}
-		if err := decodeObject(json.NewDecoder(body), &row); err != nil {
-			return err
-		}
-		if row.FullPath == "" {
+	return readObject(ctx, c, r, (*reader).fullPath, func(path string) error {
+		if path == "" {
 			return errNoPath
 		}
-		fullPath = row.FullPath
 		return nil
 	})
-	return fullPath, err
 }

@@ -106,6 +106,8 @@ func TestOnlyQueries(t *testing.T) {
 func TestErrorsInside200(t *testing.T) {
 	const row = `{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}`
 	const denied = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
+	const odd = "not the expected JSON (text/plain; charset=utf-8): a part of the answer is neither what was asked for nor null"
+	const foreign = "not GitLab's answer, something stands in between (a proxy, a login page, a bot check): "
 	for _, c := range []struct {
 		name, body string
 		reason     Reason
@@ -127,13 +129,15 @@ func TestErrorsInside200(t *testing.T) {
 		{"legacy status", `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"PAUSED"}]}}}`, ReasonBadRequest, "this release's status does not say whether a paused runner is up", "status", true},
 		{"many errors", `{"data":{},"errors":[{"message":"a"},{"message":"b"},{"message":"a"},{"message":"c"},{"message":"d"},{"message":"e"}]}`, ReasonServerError, "a; b; c; and 2 more", "-", true},
 		{"errors of no form", `{"data":{},"errors":[7,null,{"message":{"a":1},"path":"x"}]}`, ReasonServerError, "", "-", true},
-		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
-		{"nothing", `{}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
-		{"null", `null`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
-		{"REST's array", `[]`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON object", "-", true},
-		{"a login page", `<html><title>Sign in</title></html>`, ReasonDecode, "not the expected JSON (text/html; charset=utf-8): invalid character '<' looking for beginning of value", "-", true},
-		{"nodes that are none", `{"data":{"runners":{"nodes":null}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
-		{"no cursor", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":null},"nodes":[]}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): more pages are announced without a cursor", "-", true},
+		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, odd, "-", true},
+		{"nothing", `{}`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: neither data nor errors", "-", false},
+		{"null", `null`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: expected a JSON object", "-", false},
+		{"REST's array", `[]`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: expected a JSON object", "-", false},
+		{"a login page", `<html><title>Sign in</title></html>`, ReasonNotGitLab, foreign + "a page (text/html; charset=utf-8): Sign in", "-", false},
+		{"runners that are none", `{"data":{"runners":"x"}}`, ReasonDecode, odd, "-", true},
+		{"data that is none", `{"data":[]}`, ReasonDecode, odd, "-", true},
+		{"nodes that are none", `{"data":{"runners":{"nodes":null}}}`, ReasonDecode, odd, "-", true},
+		{"no cursor", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":null},"nodes":[]}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): more pages are announced without a cursor, or with one that is too long", "-", true},
 		{"an endless page", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"here"},"nodes":[` + row + `]}}}`, ReasonDecode, "the next page is this one", "-", true},
 		{"an empty page that goes on", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"x"},"nodes":[]}}}`, ReasonDecode, "the next page is this one", "-", true},
 		{"text after the end", `{"data":{"runners":{"nodes":[]}}} <html>`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): data after the end of the JSON value", "-", true},
@@ -144,7 +148,7 @@ func TestErrorsInside200(t *testing.T) {
 				requests++
 				_, _ = w.Write([]byte(c.body))
 			})
-			_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{After: "here"})
+			_, err := client.RunnersGraphQL(impatient{t.Context()}, GraphQLQuery{After: "here"})
 			e, ok := errors.AsType[*Error](err)
 			if !ok || e.Reason != c.reason || e.Message != c.message || e.Route != RouteGraphQL || e.Status != http.StatusOK {
 				t.Errorf("got %v", err)
@@ -195,7 +199,11 @@ func TestGraphQLStatuses(t *testing.T) {
 	}{
 		{401, `{"errors":[{"message":"Invalid token"}]}`, ReasonUnauthorized, false},
 		{403, `{"errors":[{"message":"API not accessible for user"}]}`, ReasonForbidden, true},
-		{404, `<html><title>Not found</title></html>`, ReasonNotFound, true},
+		{401, `<html><title>Sign in</title></html>`, ReasonNotGitLab, false},
+		{403, `<html><title>Just a moment</title></html>`, ReasonNotGitLab, false},
+		{404, `<html><title>Not found</title></html>`, ReasonNotGitLab, false},
+		{404, `{"error":"404 Not Found"}`, ReasonNotFound, true},
+		{405, `<html><title>Not allowed</title></html>`, ReasonNotGitLab, false},
 		{422, `{"errors":[{"message":"Query too large"}]}`, ReasonBadRequest, true},
 		{302, ``, ReasonRedirect, true},
 	} {
@@ -203,7 +211,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			w.Header().Set("Location", "https://other/api/graphql")
 			w.WriteHeader(c.status)
 			_, _ = w.Write([]byte(c.body))
-		}).RunnersGraphQL(t.Context(), GraphQLQuery{})
+		}).RunnersGraphQL(impatient{t.Context()}, GraphQLQuery{})
 		if ReasonOf(err) != c.reason || GraphQLRefused(err) != c.refused {
 			t.Errorf("%d: %v", c.status, err)
 		}
@@ -214,7 +222,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, reason := range []Reason{ReasonRateLimited, ReasonConnection, ReasonTLS, ReasonTimeout, ReasonCanceled, ReasonServerError, ReasonUnauthorized} {
+	for _, reason := range []Reason{ReasonRateLimited, ReasonConnection, ReasonTLS, ReasonTimeout, ReasonCanceled, ReasonServerError, ReasonUnauthorized, ReasonNotGitLab} {
 		if GraphQLRefused(&Error{Reason: reason}) {
 			t.Errorf("%s counts as refused", reason)
 		}
@@ -357,7 +365,7 @@ func FuzzDecodeFleet(f *testing.F) {
 	f.Add([]byte(`{"data":null,"errors":[{"message":"Argument 'statuses' on Field 'jobCount' has an invalid value ([A])."}]}`))
 	f.Add([]byte(`{"data":{"runners":[{"a":[{}]}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		a, err := decodeFleet(json.NewDecoder(bytes.NewReader(body)))
+		a, err := decodeFleet(bytes.NewReader(body))
 		if err != nil {
 			if a != nil {
 				t.Error("an answer beside an error")
@@ -437,7 +445,7 @@ func TestRefusal(t *testing.T) {
 		no.message = ""
 		equal(t, fmt.Sprint(c.errors), *no, c.want)
 	}
-	a, err := decodeFleet(json.NewDecoder(strings.NewReader(`{"errors":[` + strings.Repeat(`{"message":"a"},`, 1000) + `{"message":"b"}]}`)))
+	a, err := decodeFleet(strings.NewReader(`{"errors":[` + strings.Repeat(`{"message":"a"},`, 1000) + `{"message":"b"}]}`))
 	if err != nil || len(a.errors) != maxGraphQLErrors {
 		t.Errorf("%d errors are kept, %v", len(a.errors), err)
 	}

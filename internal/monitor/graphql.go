@@ -67,7 +67,7 @@ func (m *Monitor) list(ctx context.Context) (listing, error) {
 // alone out of order.
 func mayHelp(err error) bool {
 	switch gitlab.ReasonOf(err) {
-	case gitlab.ReasonServerError, gitlab.ReasonTimeout:
+	case gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonNotGitLab:
 		return true
 	default:
 		return gitlab.GraphQLRefused(err)
