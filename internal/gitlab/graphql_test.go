@@ -124,7 +124,6 @@ func TestErrorsInside200(t *testing.T) {
 		{"it failed", `{"data":null,"errors":[{"message":"Internal server error"}]}`, ReasonServerError, "Internal server error", "-", true},
 		{"it failed inside", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"PG::ConnectionBad","path":["runners","nodes",0,"description"]}]}`, ReasonServerError, "PG::ConnectionBad", "-", true},
 		{"it failed without a path", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"boom"}]}`, ReasonServerError, "boom", "-", true},
-		{"legacy status", `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"PAUSED"}]}}}`, ReasonBadRequest, "this release's status does not say whether a paused runner is up", "status", true},
 		{"many errors", `{"data":{},"errors":[{"message":"a"},{"message":"b"},{"message":"a"},{"message":"c"},{"message":"d"},{"message":"e"}]}`, ReasonServerError, "a; b; c; and 2 more", "-", true},
 		{"errors of no form", `{"data":{},"errors":[7,null,{"message":{"a":1},"path":"x"}]}`, ReasonServerError, "", "-", true},
 		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
@@ -496,14 +495,14 @@ func TestGroupAsksNoMore(t *testing.T) {
 
 func TestFieldSetString(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 14 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 16 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
 	for _, name := range names[:10] { // each stands for the field of that name
-		if f := named(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
+		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
 	}
