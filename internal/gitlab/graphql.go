@@ -158,7 +158,7 @@ func (e *FieldError) Error() string {
 // the former REST may be tried.
 func GraphQLRefused(err error) bool {
 	switch ReasonOf(err) {
-	case ReasonForbidden, ReasonNotFound, ReasonBadRequest, ReasonDecode, ReasonRedirect, ReasonTooLarge, "not_gitlab":
+	case ReasonForbidden, ReasonNotFound, ReasonBadRequest, ReasonDecode, ReasonRedirect, ReasonTooLarge:
 		return true
 	case ReasonServerError, ReasonTimeout:
 		// Alive, since it answers 200, or not able to answer even the smallest page.

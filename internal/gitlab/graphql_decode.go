@@ -143,7 +143,7 @@ type fleetAnswer struct {
 	data   bool // it is not null
 	group  bool // data tells of a group, be it null
 	list   bool // runners were told
-	legacy bool // a status of before 15.0, which hides whether a runner is up
+	legacy bool // a status that hides whether a paused runner is up: to 15.11
 	errors []graphqlError
 }
 
