@@ -189,7 +189,7 @@ type fleetAnswer struct {
 	data   bool // it is not null
 	group  bool // data tells of a group, be it null
 	list   bool // runners were told
-	legacy bool // a status of before 15.0, which hides whether a runner is up
+	legacy bool // a status that hides whether a paused runner is up: to 15.11
 	errors []graphqlError
 }
 
@@ -363,6 +363,8 @@ type refusal struct {
 	score   int // complexity, where that is what is wrong
 	limit   int
 	slow    bool
+
+	noMachines bool // managers is not known
 }
 
 // Error says nothing that came from the answer: see Error.Message.
@@ -378,12 +380,9 @@ func (r *refusal) Unwrap() error {
 
 // The words of graphql-ruby and GitLab.
 var (
-	unknownField    = regexp.MustCompile(`^Field '(\w+)' doesn't exist on type '(\w+)'`)
-	unknownArgument = regexp.MustCompile(`^Field '(\w+)' doesn't accept argument '(\w+)'`)
-	invalidArgument = regexp.MustCompile(`^Argument '(\w+)' on Field '(\w+)' has an invalid value`)
-	tooComplex      = regexp.MustCompile(`complexity of (\d+), which exceeds max complexity of (\d+)`)
-	notPermitted    = regexp.MustCompile(`(?i)resource that you are attempting to access does not exist|don't have permission|not authorized|insufficient[ _]scope`)
-	timedOut        = regexp.MustCompile(`(?i)\btimeout\b|timed out`)
+	tooComplex   = regexp.MustCompile(`complexity of (\d+), which exceeds max complexity of (\d+)`)
+	notPermitted = regexp.MustCompile(`(?i)resource that you are attempting to access does not exist|don't have permission|not authorized|insufficient[ _]scope`)
+	timedOut     = regexp.MustCompile(`(?i)\btimeout\b|timed out`)
 )
 
 // refusal finds out what GitLab objects to; nil: the page is whole.
@@ -391,7 +390,7 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 	if len(a.errors) == 0 {
 		switch {
 		case a.legacy:
-			return &refusal{reason: ReasonBadRequest, field: "status", message: "this release's status does not say whether a paused runner is up"}
+			return &refusal{reason: ReasonBadRequest, lacks: fieldStatus, field: "status", message: "this release's status does not say whether a paused runner is up"}
 		case a.list:
 			return nil
 		case a.group:
@@ -410,8 +409,9 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 			no.limit, _ = strconv.Atoi(m[2])
 			return no
 		}
-		if lacks, name, known := validation(e.Message); known {
+		if lacks, name, known := validation(e); known {
 			no.lacks |= lacks
+			no.noMachines = no.noMachines || name == "managers"
 			if lacks == 0 {
 				fatal = true
 				if strings.Contains(document, name) { // else it is not about our query
@@ -441,98 +441,6 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 		no.lacks = 0
 	}
 	return no
-}
-
-// validation reads an objection to the document: what is lacking of what can be
-// left out (0: what cannot), and its name.
-func validation(message string) (lacks FieldSet, name string, known bool) {
-	if m := unknownField.FindStringSubmatch(message); m != nil {
-		switch m[2] {
-		case "CiRunnerManager", "CiRunnerManagerConnection":
-			return FieldManagers, m[1], true
-		case "QueryComplexity":
-			return fieldComplexity, m[1], true
-		case "Project":
-			return FieldOwner, m[1], true
-		case "Group":
-			if m[1] == "fullPath" {
-				return FieldGroups, m[1], true
-			}
-		case "Query":
-			if m[1] == "queryComplexity" {
-				return fieldComplexity, m[1], true
-			}
-		case "CiRunner":
-			return named(m[1]), m[1], true
-		}
-		return 0, m[1], true
-	}
-	if m := unknownArgument.FindStringSubmatch(message); m != nil {
-		return argument(m[1], m[2], false), m[2], true
-	}
-	if m := invalidArgument.FindStringSubmatch(message); m != nil {
-		return argument(m[2], m[1], true), m[1], true
-	}
-	return 0, "", false
-}
-
-// argument is what an argument stands for. A value may be refused in part.
-func argument(field, name string, value bool) FieldSet {
-	switch {
-	case field == "jobCount" && name == "statuses" && value:
-		return fieldCanceling
-	case field == "jobCount":
-		return FieldExecuting
-	case field == "managers":
-		return FieldManagers
-	case field == "groups":
-		return FieldGroups
-	case name == "membership" && value:
-		return fieldAllAvailable
-	}
-	return 0
-}
-
-// named is the optional field of CiRunner of a name, or of our alias for it.
-func named(name string) FieldSet {
-	switch name {
-	case "paused":
-		return FieldPaused
-	case "jobExecutionStatus":
-		return FieldExecution
-	case "jobCount", "executing":
-		return FieldExecuting
-	case "tagList":
-		return FieldTags
-	case "runUntagged":
-		return FieldUntagged
-	case "accessLevel":
-		return FieldAccess
-	case "contactedAt":
-		return FieldContact
-	case "ownerProject":
-		return FieldOwner
-	case "groups":
-		return FieldGroups
-	case "managers":
-		return FieldManagers
-	case "version", "platformName", "architectureName":
-		return FieldMachine
-	}
-	return 0
-}
-
-// lastOf is the optional field that a path leads to, or through:
-// runners, nodes, 7, managers, nodes, 0, version.
-func lastOf(path []any) FieldSet {
-	for _, p := range path {
-		if name, ok := p.(string); ok {
-			if f := named(name); f != 0 {
-				return f
-			}
-		}
-	}
-	return 0
 }
 
 // graphqlTexts are the messages as one line: the first three say enough.
