@@ -195,7 +195,7 @@ func (s *supervisor) prepare(g config.GitLab, m config.Metrics, exporter *collec
 
 // newHTTPClient makes the one client of a GitLab: credentials, TLS, proxy.
 func newHTTPClient(g config.GitLab) (*http.Client, error) {
-	return commoncfg.NewClientFromConfig(g.HTTPClientConfig, g.Name)
+	return commoncfg.NewClientFromConfig(g.HTTPClientConfig, g.Name, commoncfg.WithDialContextFunc(gitlab.DialContext))
 }
 
 // load opens the state of w, unless it was handed over, and makes the monitor.
@@ -276,6 +276,7 @@ func newBudget(g config.GitLab, shards int) *budget.Budget {
 func retryReasons() []gitlab.Reason {
 	return []gitlab.Reason{
 		gitlab.ReasonRateLimited, gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonConnection, gitlab.ReasonDecode,
+		gitlab.ReasonNotGitLab,
 	}
 }
 
@@ -322,6 +323,7 @@ func scopesOf(kind gitlab.ScopeKind, ids []string) []gitlab.Scope {
 func inventoryOptions(g config.GitLab, m config.Metrics) (inventory.Options, error) {
 	o := inventory.Options{
 		RunnersEnabled: m.RunnersEnabled,
+		RunnerMinAge:   m.RunnersMinAge,
 		TagLimit:       m.TagsLimit,
 		TagRetention:   m.TagsRetention,
 		Expected:       g.Expected,

@@ -94,6 +94,7 @@ func (inv *Inventory) List(l Listing) Change {
 			inv.dirtyRunners[row.ID] = struct{}{}
 		}
 		inv.take(r, row)
+		inv.knownSince(r, l.Start)
 		r.listed, r.executing = l.Start, -1
 		inv.show(r, s)
 		if l.Began.After(r.notFound) {

@@ -61,7 +61,7 @@ func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
 		return listing{}, rerr // GitLab is down altogether, or refuses the scope: that says nothing of GraphQL
 	}
 	if s.gql.refused.IsZero() {
-		level.Warn(m.log).Log(append([]any{"msg", "GitLab does not let this token read runners by GraphQL; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err}, s.named()...)...)
+		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err}, s.named()...)...)
 	}
 	s.gql.refused = time.Now()
 	return l, nil
@@ -71,7 +71,7 @@ func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
 // alone out of order.
 func mayHelp(err error) bool {
 	switch gitlab.ReasonOf(err) {
-	case gitlab.ReasonServerError, gitlab.ReasonTimeout:
+	case gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonNotGitLab:
 		return true
 	default:
 		return gitlab.GraphQLRefused(err)
@@ -188,8 +188,9 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 			return listing{}, err
 		}
 		partial = partial || p.Partial
-		// Machines are a part of the details: without them REST reads both.
-		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && p.Fields&gitlab.FieldManagers != 0
+		// Machines are a part of the details: without them REST reads both, where
+		// it has them.
+		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || q.Dialect.NoMachines())
 		q.After, more = p.Next, p.Next != ""
 		if err := m.takeGraphQL(&l, p, b, more); err != nil {
 			return listing{}, err
@@ -236,19 +237,23 @@ func (m *Monitor) graphqlDialect() *gitlab.GraphQLDialect {
 
 // detailed takes the details that came with a listing. The caller holds the
 // mutex.
-func (m *Monitor) detailed(runners []gitlab.FleetRunner, at, now time.Time) {
-	m.noManagers = managersTold
+func (m *Monitor) detailed(runners []gitlab.FleetRunner, began, at, now time.Time) {
+	noMachines := m.dialect.NoMachines()
+	if !noMachines {
+		m.noManagers = managersTold
+	}
 	for _, r := range runners {
 		if r.ManagersCut || !m.inv.Has(r.ID) {
 			continue // more machines than a page tells: REST has them all
 		}
 		known := m.inv.TagsKnown(r.ID)
 		managers := r.Managers
-		if managers == nil {
+		if managers == nil && !noMachines {
 			managers = []gitlab.Manager{}
 		}
 		m.inv.Details(r.ID, r.RunnerDetails, managers, at)
 		m.led.Describe(r.ID, m.inv.TagLabels(r.ID))
+		m.good[readingKey{snapshot.StageDetails, r.ID}] = began
 		m.planDetails(r.ID, now)
 		delete(m.fails, readingKey{snapshot.StageDetails, r.ID})
 		delete(m.unread[snapshot.StageDetails], r.ID)
