@@ -61,6 +61,7 @@ type Change struct {
 	// of Left they are gone, but not from the fleet of GitLab.
 	Dropped []int64
 	Active  []int64 // runners that the list says execute jobs, ascending
+	Refuted []int64 // shown, though GitLab answered 404 for them before
 
 	// Since is until when runners that joined were out of sight (zero: since the
 	// listing before), and Unseen that they may have been there before: the
@@ -97,8 +98,9 @@ func (inv *Inventory) List(l Listing) Change {
 		inv.knownSince(r, l.Start)
 		r.listed, r.executing = l.Start, -1
 		inv.show(r, s)
-		if l.Began.After(r.notFound) {
+		if !r.notFound.IsZero() && l.Began.After(r.notFound) {
 			r.notFound = time.Time{}
+			c.Refuted = append(c.Refuted, r.id)
 		}
 		if r.active {
 			c.Active = append(c.Active, r.id)

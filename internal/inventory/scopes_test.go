@@ -58,9 +58,8 @@ func TestTwoWitnesses(t *testing.T) {
 	inv.Listed(ups(1, 2, 3), true, t0)
 	inv.NotFound(2, minutes(1))
 	inv.NotFound(3, minutes(1))
-	inv.Listed(ups(1, 2, 3), true, minutes(2))
-	if inv.Doubted(2) {
-		t.Error("doubted though it was listed")
+	if c := inv.Listed(ups(1, 2, 3), true, minutes(2)); !slices.Equal(c.Refuted, []int64{2, 3}) || inv.Doubted(2) {
+		t.Errorf("listed all the same: refuted %v, doubted %t", c.Refuted, inv.Doubted(2))
 	}
 	inv.NotFound(2, minutes(3))
 	inv.Details(2, tagged(up(2)), nil, minutes(4))

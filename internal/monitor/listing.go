@@ -19,6 +19,9 @@ import (
 )
 
 const (
+	// refutedTries is how often a runner that is listed, and not found, is asked
+	// for again with the listing; then like any that fails.
+	refutedTries = 5
 	// listConcurrency is how many pages of a list are read at once.
 	listConcurrency = 4
 	// listPage is how many rows a page has.
@@ -292,6 +295,12 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 	for _, id := range change.Joined {
 		m.led.Describe(id, m.inv.TagLabels(id))
 		m.planDetails(id, now)
+	}
+	for _, id := range change.Refuted {
+		// A new runner may not be on every replica yet.
+		if m.fails[readingKey{snapshot.StageDetails, id}] <= refutedTries {
+			m.doubt(id, now)
+		}
 	}
 	for _, id := range slices.Concat(change.Left, change.Dropped) {
 		m.leave(id, now)
