@@ -23,7 +23,7 @@ import (
 )
 
 // minimal is the smallest file that loads.
-const minimal = "gitlabs:\n- url: https://gitlab.example.com\n  authorization: {credentials: t}\n"
+const minimal = "gitlabs:\n- url: https://gitlab.example.com\n  authorization: {credentials: token}\n"
 
 func mustParse(t *testing.T, text string) *Validated {
 	t.Helper()
