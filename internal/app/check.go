@@ -13,6 +13,7 @@ import (
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
 const (
@@ -42,7 +43,7 @@ func checkGitLabs(ctx context.Context, o *options, v *config.Validated, out io.W
 		tell(out, "warning: %s\n", w)
 	}
 	for _, g := range v.GitLabs() {
-		c := &check{gitlab: g, out: out, shards: o.shardCount}
+		c := &check{gitlab: g, out: out, shards: o.shardCount, secrets: o.secrets}
 		c.run(ctx, logger)
 		if c.problems > 0 {
 			code = exitFailure
@@ -59,6 +60,7 @@ type check struct {
 	gitlab   config.GitLab
 	out      io.Writer
 	shards   int
+	secrets  *secret.List
 	problems int
 	// detailed: one GraphQL page tells what takes REST two requests a runner.
 	detailed bool
@@ -77,13 +79,13 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 	defer cancel()
 	g := c.gitlab
 	tell(c.out, "gitlab %q at %s\n", g.Name, g.URL)
-	httpClient, err := newHTTPClient(g)
+	httpClient, err := newHTTPClient(g, c.secrets)
 	if err != nil {
 		c.problem("its HTTP client: %s", err)
 		return
 	}
 	defer httpClient.CloseIdleConnections()
-	client, err := newClient(g, httpClient, log.With(logger, "gitlab", g.Name), gitlab.Hooks{})
+	client, err := newClient(g, httpClient, c.secrets, log.With(logger, "gitlab", g.Name), gitlab.Hooks{})
 	if err != nil {
 		c.problem("%s", err)
 		return

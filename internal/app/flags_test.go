@@ -46,7 +46,11 @@ func TestExitStatus(t *testing.T) {
 		{"version wins over what else is given", "--version --demo", exitOK, program + ", version"},
 		{"nothing", "", exitUsage, "--demo "},
 		{"unknown flag", "--no-such-flag", exitUsage, "no-such-flag"},
-		{"argument", "--demo extra", exitUsage, "extra"},
+		{"argument", "--demo " + testToken, exitUsage, "belongs to no flag"},
+		{"argument after the flags", "--demo -- " + testToken, exitUsage, "belongs to no flag"},
+		{"argument that names a file", "--demo @" + testToken, exitUsage, "belongs to no flag"},
+		{"token for a flag", "--" + testToken + "7", exitUsage, "unknown flag"},
+		{"token for the value of no flag", "--gitlab.token=" + testToken, exitUsage, "gitlab.token"},
 		{"flag without its value", "--config.file", exitUsage, "config.file"},
 		{"log level", "--demo --log.level=loud", exitUsage, "loud"},
 		{"log format", "--demo --log.format=xml", exitUsage, "xml"},
@@ -74,7 +78,8 @@ func TestExitStatus(t *testing.T) {
 		{"address taken", "--storage.path= --config.file=" + good + " --web.listen-address=" + taken.Addr().String(), exitFailure, "in use"},
 		{"address nonsense", "--storage.path= --config.file=" + good + " --web.listen-address=nonsense", exitFailure, "nonsense"},
 		{"no systemd", "--storage.path= --config.file=" + good + " --web.systemd-socket", exitFailure, "socket unit"},
-		{"storage is a file", "--storage.path=" + file + " --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder"},
+		{"storage is a file", "--storage.path=" + file + " --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder " + file},
+		{"storage below a file", "--storage.path=" + file + "/data --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder " + file + "/data (--storage.path)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := runOnce(t, strings.Fields(tt.args)...)

@@ -50,6 +50,8 @@ type pages struct {
 	waiting func() []string
 	// reload loads the configuration anew; nil: --web.enable-lifecycle is off.
 	reload func(ctx context.Context) error
+	// scrub masks secrets in an error.
+	scrub func(string) string
 }
 
 func newRoutes(p pages) (http.Handler, error) {
@@ -82,11 +84,11 @@ func newRoutes(p pages) (http.Handler, error) {
 		say(w, http.StatusOK, program+" is ready.\n")
 	})))
 	// A page open in an administrator's browser must not be able to reload.
-	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload)))
+	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload, p.scrub)))
 	return mux, nil
 }
 
-func reloading(reload func(ctx context.Context) error) http.Handler {
+func reloading(reload func(ctx context.Context) error, scrub func(string) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if reload == nil {
 			say(w, http.StatusForbidden, "Reloading over HTTP is off: start with --web.enable-lifecycle, or send SIGHUP.\n")
@@ -98,7 +100,7 @@ func reloading(reload func(ctx context.Context) error) http.Handler {
 			return
 		}
 		if err := reload(r.Context()); err != nil {
-			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+err.Error()+"\n")
+			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+scrub(err.Error())+"\n")
 			return
 		}
 		say(w, http.StatusOK, "Reloaded.\n")

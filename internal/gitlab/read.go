@@ -176,7 +176,7 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 		}
 		return nil
 	})
-	return clean(row.Version, maxRequestID), err
+	return clean(c.scrub(clean(row.Version, len(row.Version))), maxRequestID), err
 }
 
 // Token reads what the token says of itself. Only personal, group and project
@@ -188,7 +188,9 @@ func (c *Client) Token(ctx context.Context) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	return row.token(), nil
+	token := row.token()
+	token.Name = c.scrub(token.Name)
+	return token, nil
 }
 
 // readObject reads an endpoint that answers with one object. Each attempt begins

@@ -3,7 +3,6 @@ package monitor
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/go-kit/log/level"
 	"golang.org/x/sync/errgroup"
 
+	"gitlab-runner-fleet-exporter/internal/bounded"
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/ledger"
@@ -158,7 +158,7 @@ func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope) ([]gitlab.R
 		}
 		if before := pages[len(pages)-1].Runners; len(p.Runners) > 0 && len(before) > 0 && p.Runners[0].ID == before[0].ID {
 			// A proxy that gives the same page for each number would fill the memory.
-			return nil, &gitlab.Error{Reason: gitlab.ReasonDecode, Message: fmt.Sprintf("page %d of the list of runners repeats the one before", next)}
+			return nil, &gitlab.Error{Reason: gitlab.ReasonDecode, Route: scope.Route(), Message: fmt.Sprintf("page %d of the list of runners repeats the one before", next)}
 		}
 		pages = append(pages, p)
 	}
@@ -289,7 +289,7 @@ const (
 func (m *Monitor) informLoop(ctx context.Context) error {
 	ticker := time.NewTicker(tokenFileCheck)
 	defer ticker.Stop()
-	last, stamp := time.Now(), m.tokenStamp()
+	last, stamp := time.Now(), m.tokenStamp(ctx)
 	refused := false
 	for {
 		select {
@@ -300,7 +300,7 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 		m.mu.Lock()
 		blocked := m.blocked
 		m.mu.Unlock()
-		changed := m.tokenStamp()
+		changed := m.tokenStamp(ctx)
 		if changed == stamp && time.Since(last) < informInterval && blocked == refused {
 			continue
 		}
@@ -309,11 +309,11 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 	}
 }
 
-func (m *Monitor) tokenStamp() string {
+func (m *Monitor) tokenStamp(ctx context.Context) string {
 	if m.opts.TokenFile == "" {
 		return ""
 	}
-	info, err := os.Stat(m.opts.TokenFile)
+	info, err := bounded.Stat(ctx, m.opts.TokenFile) // a mount that hangs must not hold up the stop
 	if err != nil {
 		return ""
 	}

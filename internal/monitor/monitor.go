@@ -228,8 +228,12 @@ func (m *Monitor) Attempt(a gitlab.Attempt) {
 	}
 }
 
+// ErrUnsaved says that the last save of a monitor that ended failed.
+var ErrUnsaved = errors.New("the state was not saved at the end")
+
 // Run reads, commits and publishes until ctx ends; then it saves what was
-// folded. It returns nil when it was asked to stop.
+// folded. It returns nil when it was asked to stop, or ErrUnsaved with the cause
+// where that save failed.
 func (m *Monitor) Run(ctx context.Context) error {
 	m.publish(time.Now())
 	g, ctx := errgroup.WithContext(ctx)
@@ -243,10 +247,14 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return m.saveLoop(ctx) })
 	err := g.Wait()
-	_ = m.save(time.Now()) // told in log and metric
+	saved := m.save(time.Now())
 	m.publish(time.Now())
 	if errors.Is(err, context.Canceled) {
-		return nil
+		err = nil
+	}
+	if saved != nil {
+		level.Error(m.log).Log("msg", "the state could not be saved at the end: what was counted since the last save is lost", "err", saved)
+		return errors.Join(err, fmt.Errorf("%w: %w", ErrUnsaved, saved))
 	}
 	return err
 }
