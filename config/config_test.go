@@ -342,7 +342,13 @@ func TestNoSecretIsPrinted(t *testing.T) {
 // whole configuration in turn: whatever the mistake is called, the token is not
 // repeated.
 func TestTokenInTheWrongPlace(t *testing.T) {
-	const token = "glpat-" + canary + "-4x7Qm2Zk"
+	for _, token := range []string{"glpat-" + canary + "-4x7Qm2Zk", "corp" + canary + "7xQm24"} {
+		inTheWrongPlace(t, token)
+	}
+}
+
+func inTheWrongPlace(t *testing.T, token string) {
+	t.Helper()
 	data, err := os.ReadFile("testdata/full.yml")
 	if err != nil {
 		t.Fatal(err)

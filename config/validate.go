@@ -680,7 +680,7 @@ func (v *validator) missing(path, file string, err error) {
 
 var (
 	tokenPrefix = regexp.MustCompile(`^(gl[a-z]{1,6}-|GR[0-9]{7})`)
-	tokenLike   = regexp.MustCompile(`^[A-Za-z0-9_.=-]{20,}$`)
+	tokenLike   = regexp.MustCompile(`^[A-Za-z0-9_.=-]{16,}$`)
 )
 
 // shown is the name of a file, unless somebody wrote the token itself where the

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
+
+	"gitlab-runner-fleet-exporter/internal/bounded"
 )
 
 // The routes beside metrics.
@@ -186,11 +189,16 @@ func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
 
 // validateWeb reads TLS and basic auth once, to find a mistake before the first scrape does.
 func validateWeb(file string) error {
-	if err := web.Validate(file); err != nil {
-		return fmt.Errorf("--web.config.file: %w", err)
+	_, err := bounded.Call(context.Background(), file, func() (struct{}, error) { return struct{}{}, web.Validate(file) })
+	if err != nil {
+		return errors.New("--web.config.file: " + yamlQuote.ReplaceAllString(err.Error(), "$1$2(not shown)"))
 	}
 	return nil
 }
+
+// yamlQuote is where the error of a YAML decoder repeats a value or a key, which
+// may be a password in the wrong place. A key of small letters is a misspelt one.
+var yamlQuote = regexp.MustCompile("(!!\\w+ )`[^`]*`|(field )\\S*[^a-z_\\s]\\S*")
 
 // listenAt understands what exporter-toolkit does: host:port, and vsock://:port
 // between a virtual machine and its host.
