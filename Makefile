@@ -103,7 +103,7 @@ unit:
 	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(EXTRA_SKIPS)
 
 # Packages of the system that the ship tests drive.
-SHIP_PACKAGES := python3-gitlab prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates
+SHIP_PACKAGES := python3-gitlab ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates
 
 # By itself: it is about when something arrives, and what builds images beside
 # it would be in the way.

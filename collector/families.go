@@ -349,6 +349,12 @@ func collectSeriesDropped(v *view, s *sink) {
 
 func collectTokenExpiry(v *view, s *sink) { s.time(v.Self.TokenExpiry) }
 
+func collectClockOffset(v *view, s *sink) {
+	if v.Self.ClockKnown {
+		s.gauge(v.Self.ClockOffset.Seconds())
+	}
+}
+
 // time emits a point in time as seconds since the epoch; none for the zero time.
 func (s *sink) time(t time.Time, labels ...string) {
 	if !t.IsZero() {

@@ -138,6 +138,7 @@ func small(name string) *snapshot.GitLab {
 	s.Self.Stages[snapshot.StageDetails].Unread = map[string]int{"forbidden": 1, "error": 0}
 	s.Self.RateLimit, s.Self.RateRemaining, s.Self.JobsVisible = 600, 599, 1
 	s.Self.TokenExpiry = time.Date(2026, 12, 31, 0, 0, 0, 0, time.UTC)
+	s.Self.ClockOffset, s.Self.ClockKnown = -1500*time.Millisecond, true
 	s.Self.JobsRecovered = 7
 	s.Self.JobsUnresolved[snapshot.UnresolvedTooOld] = 2
 	return s

@@ -112,7 +112,7 @@ func table() []*family {
 const (
 	absentBeforeListing = " Absent before the first complete listing of runners and while the last one is older than the configured staleness."
 	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
-	absentRunner        = " Absent for runners that metrics.runners excludes, and while the last complete listing is older than the configured staleness."
+	absentRunner        = " Absent for runners that metrics.runners excludes or that are younger than its min_age, and while the last complete listing is older than the configured staleness."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
 )
 
@@ -133,7 +133,7 @@ func fleetTable() []*family {
 		}, collect: collectRunners},
 		{Family: Family{
 			Name: "tag_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type", "status", "paused"}, Series: "8 × (tag, runner_type) pairs",
-			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, and under (unknown) if its details could not be read." + statusSentence + absentUndetailed,
+			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, under (unknown) if its details could not be read, and under (other) for tags that have no series of their own." + statusSentence + absentUndetailed,
 		}, collect: collectTagRunners},
 		{Family: Family{
 			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
@@ -148,16 +148,16 @@ func fleetTable() []*family {
 			Help: "Number of runners with a tag that execute at least one job." + absentUndetailed,
 		}, collect: collectTagBusy},
 		{Family: Family{
-			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines." + absentUndetailed,
+			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentUndetailed,
 		}, collect: collectVersions},
 		{Family: Family{
-			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
-			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared." + absentUndetailed,
+			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 50",
+			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared and for (other)." + absentUndetailed,
 		}, collect: collectVersionsBehind},
 		{Family: Family{
 			Name: "tag_expected_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags of expected",
-			Help: "Configured floor: how many available runners a tag must have. Absent for tags without one.",
+			Help: "Configured floor: how many available runners a tag must have; 0 for one that may have none. Absent for tags without a floor.",
 		}, collect: collectTagExpected},
 		{Family: Family{
 			Name: "tag_available_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags, those of expected included",
@@ -232,7 +232,7 @@ func runnerTable() []*family {
 		}, collect: collectRunnerLastJob},
 		{Family: Family{
 			Name: "runner_jobs_finished_total", Type: Counter, Group: GroupRunner, Labels: []string{"runner_id", "status", "failure_class"}, Series: "up to 5 × runners",
-			Help: "Finished jobs of a runner, each counted once; failure_class is script, infrastructure or other for failed ones, else empty. Absent for runners that metrics.runners excludes; goes with its runner.",
+			Help: "Finished jobs of a runner, each counted once; failure_class is script, infrastructure or other for failed ones, else empty. Absent for runners that metrics.runners excludes or that are younger than its min_age; goes with its runner.",
 		}, collect: collectRunnerJobsFinished},
 	}
 }
@@ -359,6 +359,10 @@ func selfTable() []*family {
 			Help: "When the token expires, 00:00 UTC of its last day, in seconds since the epoch. Absent if it does not expire or this is not known.",
 		}, collect: collectTokenExpiry},
 		{Family: Family{
+			Name: "clock_offset_seconds", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
+			Help: "GitLab's clock less the exporter's, in seconds: the median of five minutes of Date headers.",
+		}, collect: collectClockOffset},
+		{Family: Family{
 			Name: "state_save_duration_seconds", Type: Histogram, Series: "16 in all",
 			Help: "Time of one commit of the durable state, in seconds.",
 			// From one write on a fast disk to a disk in distress.
@@ -366,7 +370,7 @@ func selfTable() []*family {
 		}},
 		{Family: Family{
 			Name: "state_save_errors_total", Type: Counter, Series: "1 in all",
-			Help: "Commits of the durable state that failed; they are tried again.",
+			Help: "Commits of the durable state that failed, which are tried again, or that had to leave a record out. The log names which and why.",
 		}},
 		{Family: Family{
 			Name: "state_damaged_total", Type: Counter, Labels: []string{"gitlab"}, Series: "1",

@@ -72,6 +72,7 @@ tags_over_limit gauge gitlab
 series gauge gitlab
 series_dropped gauge gitlab family
 token_expiry_timestamp_seconds gauge gitlab
+clock_offset_seconds gauge gitlab
 config_last_reload_successful gauge
 config_last_reload_success_timestamp_seconds gauge
 `

@@ -93,9 +93,10 @@ type MetricsConfig struct {
 
 // RunnersMetricsConfig is the block metrics.runners as written.
 type RunnersMetricsConfig struct {
-	Enabled *bool   `yaml:"enabled,omitempty"`
-	Include *string `yaml:"include,omitempty"`
-	Exclude *string `yaml:"exclude,omitempty"`
+	Enabled *bool           `yaml:"enabled,omitempty"`
+	Include *string         `yaml:"include,omitempty"`
+	Exclude *string         `yaml:"exclude,omitempty"`
+	MinAge  *model.Duration `yaml:"min_age,omitempty"`
 }
 
 // TagsMetricsConfig is the block metrics.tags as written.

@@ -238,14 +238,33 @@ gitlabs:
     groups: []
     projects: []
     api: auto
-    expected: {gpu: 2, prod-deploy: 1}
+    expected: {gpu: 2, prod-deploy: 1, nightly: 0}
     poll: {runners_interval: 1s, jobs_interval: 1s, details_interval: 1s, reconcile_interval: 1s, lookback: 4s, staleness: 2s, request_timeout: 1s}
 metrics:
-  runners: {enabled: true, include: ".*", exclude: ""}
+  runners: {enabled: true, include: ".*", exclude: "", min_age: 0s}
   tags: {include: ".*", exclude: "", limit: 500, retention: 7d}
   disable: []
   series_limit: 500000
 `)
+}
+
+// TestFloorsAndAges: a floor of 0 is one, a tag may have 255 characters of any
+// length, (untagged) is no runner's tag but may have a floor.
+func TestFloorsAndAges(t *testing.T) {
+	long := strings.Repeat("標", 255)
+	v := mustParse(t, minimal+"  expected: {nightly: 0, "+long+": 1, (untagged): 2}\nmetrics: {runners: {min_age: 15m}}\n")
+	if got, want := v.GitLabs()[0].Expected, map[string]int{"nightly": 0, long: 1, "(untagged)": 2}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v", got)
+	}
+	if got := v.Metrics().RunnersMinAge; got != 15*time.Minute {
+		t.Errorf("min_age %v", got)
+	}
+	if s := v.Summary(); !strings.Contains(s, "nightly may have none") || !strings.Contains(s, "known for at least 15m") {
+		t.Error(s)
+	}
+	if d := mustParse(t, minimal).Metrics().RunnersMinAge; d != 0 {
+		t.Errorf("the default is %v", d)
+	}
 }
 
 // TestRequest sends a real request: the header has its "Bearer", a rotated
@@ -534,7 +553,7 @@ func TestEqual(t *testing.T) {
 		"enabled": func(m *Metrics) { m.RunnersEnabled = true }, "runners": func(m *Metrics) { m.Runners.Exclude = "" },
 		"tags": func(m *Metrics) { m.Tags.Include = "x" }, "limit": func(m *Metrics) { m.TagsLimit++ },
 		"retention": func(m *Metrics) { m.TagsRetention++ }, "disable": func(m *Metrics) { m.Disable = nil },
-		"series": func(m *Metrics) { m.SeriesLimit++ },
+		"series": func(m *Metrics) { m.SeriesLimit++ }, "min_age": func(m *Metrics) { m.RunnersMinAge++ },
 	} {
 		c := m
 		change(&c)

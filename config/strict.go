@@ -52,6 +52,7 @@ func (w *walker) walk(n *yaml.Node, t reflect.Type, path string) bool {
 		}
 		return false
 	}
+	bare := t.Kind() == reflect.Int
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -66,6 +67,9 @@ func (w *walker) walk(n *yaml.Node, t reflect.Type, path string) bool {
 		return w.fail(n.Line, path, "tags (words that begin with !) are not understood here: put a value that begins with ! into quotes")
 	}
 	if n.ShortTag() == "!!null" && n.Kind == yaml.ScalarNode {
+		if bare { // it would be decoded as 0, which is a floor of expected
+			return w.fail(n.Line, path, "must be a whole number")
+		}
 		return true // as if it were not written
 	}
 	before := len(w.errs)

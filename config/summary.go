@@ -20,7 +20,7 @@ func (v Validated) Summary() string {
 	m := v.metrics
 	b.WriteString("metrics:\n")
 	if m.RunnersEnabled {
-		fmt.Fprintf(&b, "  runner_ families: %s\n", m.Runners.summary("descriptions"))
+		fmt.Fprintf(&b, "  runner_ families: %s%s\n", m.Runners.summary("descriptions"), m.minAge())
 	} else {
 		b.WriteString("  runner_ families: off\n")
 	}
@@ -34,6 +34,13 @@ func (v Validated) Summary() string {
 		fmt.Fprintf(&b, "warning: %s\n", w)
 	}
 	return b.String()
+}
+
+func (m Metrics) minAge() string {
+	if m.RunnersMinAge == 0 {
+		return ""
+	}
+	return "; of runners known for at least " + model.Duration(m.RunnersMinAge).String()
 }
 
 func (m Matcher) summary(what string) string {
@@ -64,6 +71,10 @@ func (g GitLab) summary() string {
 	if len(g.Expected) > 0 {
 		var floors []string
 		for _, tag := range slices.Sorted(maps.Keys(g.Expected)) {
+			if g.Expected[tag] == 0 {
+				floors = append(floors, tag+" may have none")
+				continue
+			}
 			floors = append(floors, fmt.Sprintf("%s at least %d", tag, g.Expected[tag]))
 		}
 		fmt.Fprintf(&b, "  expected: %s\n", strings.Join(floors, ", "))

@@ -36,7 +36,7 @@ const (
 	maxRate           = 100_000
 	minRate           = 0.01 // a request in 100 s
 	maxNameBytes      = 128
-	maxTagBytes       = 255 // the length of the column of a tag's name
+	maxTagChars       = 255 // the length of the column of a tag's name
 	minSeriesLimit    = 1000
 	maxSecretFile     = 64 << 10
 )
@@ -234,6 +234,16 @@ func (v *validator) metrics(m MetricsConfig) (Metrics, []Error) {
 		out.RunnersEnabled = *m.Runners.Enabled
 	}
 	out.Runners = v.matcher("metrics.runners", m.Runners.Include, m.Runners.Exclude)
+	if d := m.Runners.MinAge; d != nil {
+		switch at := "metrics.runners.min_age"; {
+		case *d < 0: // a Go caller's: the parser takes no sign
+			v.fail(at, "must not be negative, not %s", time.Duration(*d))
+		case time.Duration(*d) > maxInterval:
+			v.fail(at, "must be at most %s, not %s", model.Duration(maxInterval), *d)
+		default:
+			out.RunnersMinAge = time.Duration(*d)
+		}
+	}
 	out.Tags = v.matcher("metrics.tags", m.Tags.Include, m.Tags.Exclude)
 	if n := m.Tags.Limit; n != nil {
 		out.TagsLimit = *n
@@ -482,17 +492,17 @@ func (v *validator) expected(path string, expected map[string]int, m Metrics) {
 		at, floor := path+"."+tag, expected[tag]
 		before := len(v.errs)
 		switch {
-		case tag == "(unknown)" || tag == "(other)":
-			v.fail(at, "is not a tag but a collection of what has none; it can have no floor")
-		case len(tag) > maxTagBytes:
-			v.fail(path, "a tag must not be longer than %d bytes, not %d", maxTagBytes, len(tag))
+		case tag == "(unknown)" || tag == "(other)" || tag == "(no_runner)":
+			v.fail(at, "%s is not a tag but the exporter's own name for what has no series of its own; it can have no floor", tag)
+		case utf8.RuneCountInString(tag) > maxTagChars:
+			v.fail(path, "a tag must not be longer than %d characters, not %d", maxTagChars, utf8.RuneCountInString(tag))
 		case strings.Contains(tag, ","):
 			v.fail(at, "GitLab's tags hold no comma: write one line for each tag")
 		default:
 			v.label(at, tag)
 		}
-		if floor < 1 {
-			v.fail(at, "must be at least 1, not %d: without a floor leave the tag out", floor)
+		if floor < 0 {
+			v.fail(at, "must not be negative, not %d: 0 is a tag that may have no runner", floor)
 		}
 		// An invisible floor is an alert that never fires.
 		if len(v.errs) == before && !m.Tags.Match(tag) {

@@ -53,7 +53,7 @@ type GitLab struct {
 	Groups   []string // ids or full paths, only with ScopeGroups
 	Projects []string // ids or full paths, only with ScopeProjects
 	API      API
-	Expected map[string]int // tag to the least number of available runners, at least 1
+	Expected map[string]int // tag to the least number of available runners; 0: it may have none
 	Poll     Poll
 
 	// HTTPClientConfig was validated, so that its authorization has its type,
@@ -77,9 +77,10 @@ type Poll struct {
 // Metrics is which series are exported.
 type Metrics struct {
 	RunnersEnabled bool
-	Runners        Matcher // over descriptions
-	Tags           Matcher // over tag names
-	TagsLimit      int     // per GitLab
+	Runners        Matcher       // over descriptions
+	RunnersMinAge  time.Duration // a runner known for less has no series of its own
+	Tags           Matcher       // over tag names
+	TagsLimit      int           // per GitLab
 	TagsRetention  time.Duration
 	Disable        []string // whole names of families, sorted
 	SeriesLimit    int
@@ -179,7 +180,7 @@ func (g GitLab) Equal(o GitLab) bool { return reflect.DeepEqual(g.clone(), o.clo
 
 // Equal tells whether both export the same series.
 func (m Metrics) Equal(o Metrics) bool {
-	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.equal(o.Runners) && m.Tags.equal(o.Tags) &&
+	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.equal(o.Tags) &&
 		m.TagsLimit == o.TagsLimit && m.TagsRetention == o.TagsRetention &&
 		slices.Equal(m.Disable, o.Disable) && m.SeriesLimit == o.SeriesLimit
 }

@@ -13,6 +13,7 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 
 	"gitlab-runner-fleet-exporter/config"
+	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
@@ -27,7 +28,7 @@ func newHTTPClient(g config.GitLab, list *secret.List) (*http.Client, error) {
 	c.TLSConfig = withReferences(c.TLSConfig)
 	c.HTTPHeaders, headers = splitHeaders(headers)
 	certificates := commoncfg.WithSecretManager(secret.Certificates{List: list})
-	rt, err := commoncfg.NewRoundTripperFromConfig(c, g.Name, certificates)
+	rt, err := commoncfg.NewRoundTripperFromConfig(c, g.Name, certificates, commoncfg.WithDialContextFunc(gitlab.DialContext))
 	if err != nil {
 		return nil, err
 	}

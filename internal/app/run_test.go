@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/store"
 )
 
 // TestLife starts the real program, reads every page, stops it, and finds its
@@ -287,6 +290,45 @@ func TestForeignStateOnDisk(t *testing.T) {
 	code, _, stderr := runOnce(t, "--web.listen-address=127.0.0.1:0", "--config.file="+file, "--storage.path="+dir)
 	if code != exitFailure || !strings.Contains(stderr, "belongs to") {
 		t.Errorf("%d: %s", code, stderr)
+	}
+}
+
+// TestOlderStateOnDisk: a state of an older layout is put aside with one warning
+// that names it, and counting begins from then on.
+func TestOlderStateOnDisk(t *testing.T) {
+	w := newWorld(t, smallFleet(1))
+	dir := t.TempDir()
+	folder, err := store.Open(t.Context(), store.Options{Path: dir, Layout: ledger.Layout - 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := folder.Open("corp", w.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What it holds must not even be looked at.
+	err = state.Commit(store.Batch{Put: []store.Record{{Key: []byte("lm"), Value: []byte("of an older layout")}}})
+	if err := errors.Join(err, folder.Close()); err != nil {
+		t.Fatal(err)
+	}
+	file := configFile(t, fastPoll+"gitlabs:\n"+entry("corp", w.url, ""))
+	for start := range 2 {
+		r := startProcess(t, nil, "--config.file="+file, "--storage.path="+dir)
+		r.until("up", "up", 1)
+		if n, _ := r.metric("exporter_state_damaged_total"); n != 0 {
+			t.Errorf("called damaged %v times", n)
+		}
+		if code := r.stop(); code != exitOK {
+			t.Errorf("exit status %d", code)
+		}
+		kept, err := filepath.Glob(filepath.Join(dir, "*.older-*"))
+		if err != nil || len(kept) != 1 {
+			t.Fatalf("kept are %q, %v", kept, err)
+		}
+		want := 1 - start // said at the first start only
+		if log := r.stderr.String(); strings.Count(log, "older layout") != want || strings.Count(log, kept[0]) != want || strings.Count(log, "level=warn") < want {
+			t.Errorf("start %d:\n%s", start, log)
+		}
 	}
 }
 

@@ -273,6 +273,7 @@ func newBudget(g config.GitLab, shards int) *budget.Budget {
 func retryReasons() []gitlab.Reason {
 	return []gitlab.Reason{
 		gitlab.ReasonRateLimited, gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonConnection, gitlab.ReasonDecode,
+		gitlab.ReasonNotGitLab,
 	}
 }
 
@@ -319,6 +320,7 @@ func scopesOf(kind gitlab.ScopeKind, ids []string) []gitlab.Scope {
 func inventoryOptions(g config.GitLab, m config.Metrics) (inventory.Options, error) {
 	o := inventory.Options{
 		RunnersEnabled: m.RunnersEnabled,
+		RunnerMinAge:   m.RunnersMinAge,
 		TagLimit:       m.TagsLimit,
 		TagRetention:   m.TagsRetention,
 		Expected:       g.Expected,

@@ -17,9 +17,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
-	"path"
 	"strings"
 	"sync"
 	"time"
@@ -69,9 +69,8 @@ type Options struct {
 	Timeout    time.Duration // of one attempt, body included; 0: 30 s
 	UserAgent  string
 	Hooks      Hooks
-	// MaxBody bounds one body in bytes, decompressed; 0: 32 MiB. That is 100
-	// jobs with commit messages of 300 kB each, or 80,000 machines of a runner
-	// (whose list has no pages), and not enough to exhaust a small container.
+	// MaxBody bounds a body in bytes, decompressed, further than its endpoint's
+	// own bound does; 0: not.
 	MaxBody int64
 	// Scrub masks the secrets of the HTTPClient in a foreign text; nil: those
 	// are not known here.
@@ -81,7 +80,6 @@ type Options struct {
 
 const (
 	defaultTimeout = 30 * time.Second
-	defaultMaxBody = 32 << 20
 	apiRoot        = "/api/v4"
 	graphqlPath    = "/api/graphql"
 )
@@ -127,7 +125,7 @@ func New(o Options) (*Client, error) {
 		c.timeout = defaultTimeout
 	}
 	if c.maxBody <= 0 {
-		c.maxBody = defaultMaxBody
+		c.maxBody = math.MaxInt64
 	}
 	if c.logger == nil {
 		c.logger = log.NewNopLogger()
@@ -254,11 +252,15 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 	tctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	e := func() *Error {
-		req, err := c.newRequest(tctx, r)
+		var limit headerLimit
+		req, err := c.newRequest(limit.with(tctx), r)
 		if err != nil {
 			return &Error{Reason: ReasonBadRequest, Message: "the request cannot be built"}
 		}
 		resp, err := c.http.Do(req)
+		if limit.free() && err != nil {
+			err = errLongHeader // not what is wrong with the part that was read
+		}
 		result.ReceivedAt = time.Now()
 		if err != nil {
 			if resp != nil {
@@ -309,7 +311,7 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		drain(resp.Body)
 		return c.statusError(resp, r, text)
 	}
-	body := &cappedBody{r: plain, left: c.maxBody}
+	body := &cappedBody{r: plain, left: min(c.maxBody, r.route.maxBody())}
 	err := decode(body)
 	if err == nil {
 		return nil // decode has read to the end
@@ -324,14 +326,21 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		e.Status = resp.StatusCode
 		return e
 	}
+	if isWrongShape(err) {
+		return c.wrongShape(resp, body, err)
+	}
 	drain(resp.Body)
 	e := &Error{Reason: ReasonDecode, Status: resp.StatusCode, Err: err}
+	if large, ok := errors.AsType[tooLarge](err); ok {
+		e.Reason, e.Message = ReasonTooLarge, large.Error()
+		return e
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		e.retryable = true
 		e.Message = "the answer ends before its JSON does"
 		return e
 	}
-	e.Message = c.text("not the expected JSON (" + resp.Header.Get("Content-Type") + "): " + err.Error())
+	e.Message = c.text("not the expected JSON (" + contentType(resp) + "): " + err.Error())
 	e.Err = c.cause(err)
 	return e
 }
@@ -348,6 +357,9 @@ func (c *Client) transportError(ctx context.Context, err error) *Error {
 // something.
 func (c *Client) cause(err error) error {
 	plain := err.Error()
+	if len(plain) > 20*maxMessage { // a malformed header is quoted whole
+		return errors.New(c.text(plain))
+	}
 	if hidden := scrubLooks(c.scrub(plain)); hidden != plain {
 		return errors.New(hidden)
 	}
@@ -362,29 +374,17 @@ func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error
 		e.slow, e.retryable = true, false
 	}
 	if e.Reason == ReasonRedirect {
-		e.Message = c.text(redirectMessage(resp, r))
+		e.Message = c.text(redirectMessage(resp, r, c.base.EscapedPath()))
 		return e
+	}
+	if mustBeGitLab(resp.StatusCode, body) && !isGitLab(resp.StatusCode, body, r.document != "") {
+		return c.foreign(resp, bodyMessage(body))
 	}
 	e.Message = c.text(bodyMessage(body))
 	if e.Message == "" {
 		e.Message = http.StatusText(resp.StatusCode)
 	}
 	return e
-}
-
-// redirectMessage says where GitLab points and what to do about it. Redirects
-// are not followed by default: they cost a request each, and would carry the
-// token wherever they lead.
-func redirectMessage(resp *http.Response, r request) string {
-	to, err := resp.Location()
-	if err != nil {
-		return "a redirect without a target"
-	}
-	root, isAPI := strings.CutSuffix(to.EscapedPath(), r.below())
-	if isAPI {
-		return "redirected to " + to.Host + ": set url to " + to.Scheme + "://" + to.Host + root
-	}
-	return "redirected to " + to.Host + path.Clean("/"+to.EscapedPath()) + ", which is not the API: check url"
 }
 
 // text makes a foreign text fit for an error: without the secrets that are

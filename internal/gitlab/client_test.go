@@ -78,7 +78,7 @@ func TestRequests(t *testing.T) {
 			"/metadata":                    func(ctx context.Context) { _, _ = c.Version(ctx) },
 			"/personal_access_tokens/self": func(ctx context.Context) { _, _ = c.Token(ctx) },
 		} {
-			call(t.Context())
+			call(impatient{t.Context()})
 			if want = "GET " + prefix + "/api/v4" + want; got != want {
 				t.Errorf("root %q:\n got %s\nwant %s", root, got, want)
 			}
@@ -118,7 +118,7 @@ func TestOnlyReads(t *testing.T) {
 		for in := range v.Method(i).Type().Ins() {
 			switch {
 			case in == reflect.TypeFor[context.Context]():
-				args = append(args, reflect.ValueOf(t.Context()))
+				args = append(args, reflect.ValueOf(impatient{t.Context()}))
 			case in.Kind() == reflect.Int64 || in.Kind() == reflect.Int:
 				args = append(args, reflect.ValueOf(1).Convert(in))
 			case in.Kind() == reflect.String:
@@ -169,9 +169,16 @@ func TestJob(t *testing.T) {
 		}
 		equal(t, body, got, Job{ID: 5, Status: "success", Duration: 1.5, Queued: -1, ProjectID: project})
 	}
-	_, err := serve(t, http.NotFound).Job(t.Context(), 3, 5)
-	if ReasonOf(err) != ReasonNotFound {
-		t.Errorf("got %v", err)
+	for want, h := range map[Reason]http.HandlerFunc{
+		ReasonNotFound: func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = w.Write([]byte(`{"message":"404 Not found"}`))
+		},
+		ReasonNotGitLab: http.NotFound,
+	} {
+		if _, err := serve(t, h).Job(impatient{t.Context()}, 3, 5); ReasonOf(err) != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 
@@ -196,6 +203,10 @@ func TestVersion(t *testing.T) {
 					return
 				}
 				w.WriteHeader(c.metadata)
+				if c.metadata != http.StatusOK {
+					_, _ = fmt.Fprintf(w, `{"error":"%d says GitLab"}`, c.metadata)
+					return
+				}
 				_, _ = w.Write([]byte(`{"version":"18.4.1-ee","revision":"abc","kas":{"enabled":true},"enterprise":true}`))
 			}).Version(t.Context())
 			if got != c.want || ReasonOf(err) != c.reason {
@@ -331,11 +342,11 @@ func TestErrorBodies(t *testing.T) {
 		{"text of JSON", 400, `"no"`, "no"},
 		{"number", 400, `{"message":404}`, "404"},
 		{"both the same", 400, `{"message":"no","error":"no"}`, "no"},
-		{"html", 404, "<!DOCTYPE html>\n<html><head><TITLE class=x>GitLab is\n not &amp; responding (404)</Title></head><body>long</body></html>", "GitLab is not & responding (404)"},
-		{"html without a title", 404, `<html><body>x</body></html>`, "an HTML page"},
-		{"html with half a title", 404, `<html><title`, "an HTML page"},
-		{"empty", 404, ``, "Not Found"},
-		{"null", 404, `{"message":null}`, "message"},
+		{"html", 400, "<!DOCTYPE html>\n<html><head><TITLE class=x>GitLab is\n not &amp; responding (404)</Title></head><body>long</body></html>", "GitLab is not & responding (404)"},
+		{"html without a title", 400, `<html><body>x</body></html>`, "an HTML page"},
+		{"html with half a title", 400, `<html><title`, "an HTML page"},
+		{"empty", 400, ``, "Bad Request"},
+		{"null", 400, `{"message":null}`, "message"},
 		{"damaged JSON", 400, `{"message":"no`, `{"message":"no`},
 		{"control characters", 400, "a\x00b\r\n\x1b[31mred\u202eevil\xff", "a b [31mred evil"},
 		{"long", 400, long, strings.Repeat("é", 98) + "…"},
@@ -367,19 +378,80 @@ func TestErrorBodies(t *testing.T) {
 	}
 }
 
-// TestHTMLWith200 is a sign-in page or a proxy's notice in place of the answer.
-func TestHTMLWith200(t *testing.T) {
-	var requests atomic.Int64
-	_, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		requests.Add(1)
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = w.Write([]byte("<html><title>Sign in</title></html>"))
-	}).Runners(t.Context(), Scope{}, 1)
-	if ReasonOf(err) != ReasonDecode || !strings.Contains(err.Error(), "text/html") {
-		t.Errorf("got %v", err)
-	}
-	if requests.Load() != 1 {
-		t.Errorf("asked %d times for what is whole", requests.Load())
+// TestWhoseAnswer: what GitLab says in its own words counts (5.3); the same
+// status from anything else is evidence of nothing, and is asked for again.
+func TestWhoseAnswer(t *testing.T) {
+	const page = `<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>`
+	theirs := map[int]Reason{401: ReasonUnauthorized, 403: ReasonForbidden, 404: ReasonNotFound}
+	for _, c := range []struct {
+		status int
+		kind   string
+		body   string
+		own    bool
+		words  string // in the message
+	}{
+		{401, "application/json", `{"message":"401 Unauthorized"}`, true, "401 Unauthorized"},
+		{401, "application/json", `{"error":"invalid_token","error_description":"Token was revoked."}`, true, "revoked"},
+		{401, "application/json", `{"error":"dpop_error","error_description":"no proof"}`, true, "no proof"},
+		{403, "application/json", `{"error":"insufficient_scope","error_description":"higher","scope":"api"}`, true, "higher"},
+		{403, "application/json", `{"error":"insufficient_granular_scope"}`, true, "granular"},
+		{403, "application/json", `{"message":"403 Forbidden - No access granted"}`, true, "No access"},
+		{403, "application/json", `{"message":{"base":["403 Forbidden"]}}`, true, "403 Forbidden"},
+		{404, "application/json", `{"message":"404 Not found"}`, true, "404 Not found"},
+		{404, "application/json", `{"message":"404 Runner Not Found"}`, true, "404 Runner"},
+		{404, "application/json", `{"error":"404 Not Found"}`, true, "404 Not Found"},
+		{404, "text/plain", `{"message":"404 Not found"}`, true, "404 Not found"}, // a proxy rewrote the type
+
+		{401, "text/html", `<html><head><title>401 Authorization Required</title></head></html>`, false, "a page (text/html): 401 Authorization Required"},
+		{401, "application/json", `{"message":"Unauthorized"}`, false, "type application/json: Unauthorized"},
+		{401, "application/json", `{"error":"access_denied"}`, false, "access_denied"},
+		{403, "text/html; charset=UTF-8", page, false, "a page (text/html; charset=UTF-8): Just a moment..."},
+		{403, "application/json", `{"message":"401 Unauthorized"}`, false, "401 Unauthorized"}, // another status than its own
+		{403, "application/json", `{"message":"4031 is no status"}`, false, "4031"},
+		{403, "application/json", `["403 Forbidden"]`, false, "403 Forbidden"},
+		{404, "text/plain; charset=utf-8", `default backend - 404`, false, "type text/plain; charset=utf-8: default backend - 404"},
+		{404, "text/plain", `404 page not found`, false, "404 page not found"},
+		{404, "application/json", `{"message":"no Route matched with those values"}`, false, "no Route matched"},
+		{404, "application/json", `{"timestamp":1,"status":404,"error":"Not Found","path":"/api"}`, false, "Not Found"},
+		{404, "application/json", `{"message":404}`, false, "404"},
+		{404, "application/json", `{"errors":[{"message":"404 from elsewhere"}]}`, false, "elsewhere"}, // GraphQL's shape, of REST
+		{404, "", ``, false, "without a text"},
+		{200, "text/html", `<html><title>Sign in</title></html>`, false, "a page (text/html): Sign in"},
+		{200, "text/html", page, false, "a page (text/html): Just a moment..."},
+		{200, "application/json", `{"message":"no Route matched"}`, false, "type application/json: expected a JSON array: no Route matched"},
+		{200, "application/json", `null`, false, "expected a JSON array"},
+		{200, "text/plain", `ok`, false, "ok"},
+	} {
+		t.Run(fmt.Sprint(c.status, c.body), func(t *testing.T) {
+			requests, retries := 0, 0
+			client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				if requests++; requests > 1 {
+					_, _ = w.Write([]byte(`[]`))
+					return
+				}
+				w.Header()["Content-Type"] = []string{c.kind}
+				w.WriteHeader(c.status)
+				_, _ = w.Write([]byte(c.body))
+			}, func(o *Options) { o.Hooks.Retry = func(Reason) { retries++ } })
+			_, err := client.Managers(impatient{t.Context()}, 1)
+			e, ok := errors.AsType[*Error](err)
+			if !ok {
+				t.Fatalf("got %v", err)
+			}
+			want := ReasonNotGitLab
+			if c.own {
+				want = theirs[c.status]
+			}
+			if e.Reason != want || e.Status != c.status || !strings.Contains(e.Message, c.words) {
+				t.Errorf("got %v, want %s with %q", err, want, c.words)
+			}
+			if !c.own && !strings.Contains(e.Message, "something stands in between") {
+				t.Errorf("%v does not say what it means", err)
+			}
+			if e.retryable == c.own {
+				t.Errorf("asked again: %t", e.retryable)
+			}
+		})
 	}
 }
 
@@ -387,15 +459,28 @@ func TestRedirects(t *testing.T) {
 	for _, c := range []struct{ name, to, want string }{
 		{"https", "https://gitlab.example.com:8443/api/v4/runners/7?private_token=s3cr3t", "redirected to gitlab.example.com:8443: set url to https://gitlab.example.com:8443"},
 		{"relative root", "https://u:s3cr3t@new.example.com/gitlab/api/v4/runners/7", "redirected to new.example.com: set url to https://new.example.com/gitlab"},
-		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, which is not the API: check url"},
+		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
+		{"elsewhere", "https://www.example.com/welcome", "redirected to www.example.com/welcome, which is not the API: check url"},
+		{"a path that only sounds like it", "https://www.example.com/blogins/authors", "redirected to www.example.com/blogins/authors, which is not the API: check url"},
+		{"another scheme", "https://{host}/api/v4/runners/7?private_token=s3cr3t", "redirected from http to https: set url to https://{host}"},
+		{"another scheme, and the path is lost", "https://{host}/", "redirected from http to https: set url to https://{host}/gitlab"},
+		{"another scheme and port", "https://{name}/gitlab/api/v4/runners/7", "redirected from http to https: set url to https://{name}/gitlab"},
+		{"a login page of another scheme", "https://{host}/login", "redirected to {host}/login, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
 		{"nowhere", "", "a redirect without a target"},
 	} {
 		for _, follow := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, follow=%v", c.name, follow), func(t *testing.T) {
+				var here *strings.Replacer
 				client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-					w.Header().Set("Location", c.to)
+					w.Header().Set("Location", here.Replace(c.to))
 					w.WriteHeader(http.StatusFound)
 				}, func(o *Options) {
+					host := strings.TrimPrefix(o.BaseURL, "http://")
+					name, _, _ := strings.Cut(host, ":")
+					here = strings.NewReplacer("{host}", host, "{name}", name)
+					if strings.Contains(c.want, "/gitlab") && !strings.Contains(c.want, "new.example.com") {
+						o.BaseURL += "/gitlab"
+					}
 					if follow { // a client that follows, and then refuses
 						o.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return errors.New("s3cr3t: too many") }
 					}
@@ -405,7 +490,7 @@ func TestRedirects(t *testing.T) {
 				if !ok {
 					t.Fatalf("got %v", err)
 				}
-				if e.Reason != ReasonRedirect || e.Status != http.StatusFound || e.Message != c.want {
+				if e.Reason != ReasonRedirect || e.Status != http.StatusFound || e.Message != here.Replace(c.want) {
 					t.Errorf("got %+v", e)
 				}
 			})
@@ -492,7 +577,7 @@ func TestConnectionIsReused(t *testing.T) {
 	defer srv.Close()
 	c := newClient(t, Options{BaseURL: srv.URL, HTTPClient: srv.Client()})
 	for range 9 {
-		_, _ = c.Managers(t.Context(), 1)
+		_, _ = c.Managers(impatient{t.Context()}, 1)
 	}
 	if requests.Load() != 9 || connections.Load() != 1 {
 		t.Errorf("%d requests over %d connections", requests.Load(), connections.Load())
@@ -587,7 +672,7 @@ func TestClosedSets(t *testing.T) {
 	if got := Routes(); len(got) != 13 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 13 {
 		t.Errorf("routes %v", got)
 	}
-	if got := Reasons(); len(got) != 13 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 13 {
+	if got := Reasons(); len(got) != 14 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 14 {
 		t.Errorf("reasons %v", got)
 	}
 }

@@ -1,131 +1,127 @@
 package gitlab
 
 import (
-	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
-// The rows below name only what the exporter uses. Each element of a page is
-// decoded by itself into one reused row, so the memory a page costs does not
-// grow with the user, commit, pipeline and project that GitLab attaches to
-// each job: they are scanned and dropped.
+// Each function below names only the members that the exporter uses; user,
+// commit, pipeline and projects are read past.
 //
-// A field of an unexpected type leaves that field empty and keeps the row.
-// An id must be a positive integer: a string is not taken for one, because an
-// API that changed the type of its ids changed more than this package knows.
+// A member of an unexpected type leaves its field empty and keeps the row. An
+// id must be a positive integer: a string is not taken for one, because an API
+// that changed the type of its ids changed more than this package knows.
 
-var (
-	errNotArray  = errors.New("expected a JSON array")
-	errNotObject = errors.New("expected a JSON object")
-	errNoID      = errors.New("the object has no usable id")
-	errNoVersion = errors.New("the object has no version")
-	errTrailing  = errors.New("data after the end of the JSON value")
-)
-
-// stamp is a time as GitLab writes it: RFC 3339 with any offset. null and what
-// is not a time are the zero time, since one damaged date must not hide a page.
-type stamp struct{ time.Time }
-
-// UnmarshalJSON never fails.
-func (s *stamp) UnmarshalJSON(b []byte) error {
-	s.Time = time.Time{}
-	if len(b) < 2 || b[0] != '"' {
-		return nil
+func (d *reader) runner() Runner {
+	var row runnerRow
+	for name := range d.members() {
+		row.member(d, name)
 	}
-	var t time.Time
-	if t.UnmarshalText(b[1:len(b)-1]) == nil {
-		s.Time = t.UTC()
-	}
-	return nil
-}
-
-// answer is yes, no, or nil for null and for what is neither: decoded into a
-// plain *bool, a word in place of a boolean would read as no.
-type answer struct{ v *bool }
-
-// UnmarshalJSON never fails.
-func (a *answer) UnmarshalJSON(b []byte) error {
-	switch string(b) {
-	case "true":
-		a.v = new(true)
-	case "false":
-		a.v = new(false)
-	default:
-		a.v = nil
-	}
-	return nil
+	return row.runner()
 }
 
 type runnerRow struct {
-	ID          int64  `json:"id"`
-	Description string `json:"description"`
-	Type        string `json:"runner_type"`
-	IsShared    bool   `json:"is_shared"`
-	Status      string `json:"status"`
-	Execution   string `json:"job_execution_status"`
-	Active      answer `json:"active"`
-	Paused      answer `json:"paused"`
-	Online      answer `json:"online"`
+	Runner
+
+	shared bool
+}
+
+// member reads one that lists and details have in common.
+func (r *runnerRow) member(d *reader, name []byte) {
+	switch string(name) {
+	case "id":
+		r.ID = d.integer()
+	case "description":
+		r.Description = d.text(maxDescription)
+	case "runner_type":
+		r.Type = d.name()
+	case "is_shared":
+		r.shared = d.yes()
+	case "status":
+		r.Status = d.name()
+	case "job_execution_status":
+		r.Execution = d.name()
+	case "active":
+		r.Active = d.answer()
+	case "paused":
+		r.Paused = d.answer()
+	case "online":
+		r.Online = d.answer()
+	}
 }
 
 func (r *runnerRow) runner() Runner {
-	typ := r.Type
-	if typ == "" {
+	if r.Type == "" {
 		// Releases without runner_type: is_shared means instance_type (1.2).
-		typ = "project_type"
-		if r.IsShared {
-			typ = "instance_type"
+		r.Type = "project_type"
+		if r.shared {
+			r.Type = "instance_type"
 		}
 	}
-	return Runner{
-		ID: r.ID, Description: r.Description, Type: typ, Status: r.Status, Execution: r.Execution,
-		Active: r.Active.v, Paused: r.Paused.v, Online: r.Online.v,
-	}
+	return r.Runner
 }
 
-type detailsRow struct {
-	runnerRow
-
-	Tags        []string `json:"tag_list"`
-	RunUntagged bool     `json:"run_untagged"`
-	Access      string   `json:"access_level"`
-	Version     string   `json:"version"`
-	Platform    string   `json:"platform"`
-	Arch        string   `json:"architecture"`
-	ContactedAt stamp    `json:"contacted_at"`
-	// Arrays of one: the rest is skipped. A runner may be in thousands of projects.
-	Projects [1]struct {
-		Path string `json:"path_with_namespace"`
-	} `json:"projects"`
-	Groups [1]struct {
-		WebURL string `json:"web_url"`
-	} `json:"groups"`
-}
-
-func (r *detailsRow) details() RunnerDetails {
-	d := RunnerDetails{
-		Runner: r.runner(), RunUntagged: r.RunUntagged, Protected: r.Access == "ref_protected",
-		Version: r.Version, Platform: r.Platform, Arch: r.Arch, ContactedAt: r.ContactedAt.Time,
-	}
-	for _, t := range r.Tags {
-		if t != "" { // a null or a number among the tags
-			d.Tags = append(d.Tags, t)
+func (d *reader) details() RunnerDetails {
+	var (
+		row            runnerRow
+		out            RunnerDetails
+		project, group string
+	)
+	for name := range d.members() {
+		switch string(name) {
+		case "tag_list":
+			out.Tags, out.TagsOmitted = d.tags()
+		case "run_untagged":
+			out.RunUntagged = d.yes()
+		case "access_level":
+			out.Protected = d.name() == "ref_protected"
+		case "version":
+			out.Version = d.name()
+		case "platform":
+			out.Platform = d.name()
+		case "architecture":
+			out.Arch = d.name()
+		case "contacted_at":
+			out.ContactedAt = d.time()
+		case "projects":
+			project = d.first("path_with_namespace")
+		case "groups":
+			group = groupPath(d.first("web_url"))
+		default:
+			row.member(d, name)
 		}
 	}
-	switch d.Type {
+	out.Runner = row.runner()
+	switch out.Type {
 	case "group_type":
-		d.Owner = groupPath(r.Groups[0].WebURL)
+		out.Owner = group
 	case "project_type":
-		d.Owner = r.Projects[0].Path
+		out.Owner = project
 	}
-	return d
+	return out
+}
+
+// first is a text of the first object of an array. A runner may be in
+// thousands of projects.
+func (d *reader) first(member string) (text string) {
+	for i := range d.elements() {
+		if i > 0 {
+			continue
+		}
+		for name := range d.members() {
+			if string(name) == member {
+				text = d.text(maxPath)
+			}
+		}
+	}
+	return text
 }
 
 // groupPath is the full path of a group, which this endpoint shows only inside
@@ -141,160 +137,161 @@ func groupPath(webURL string) string {
 	return strings.Trim(u.Path, "/")
 }
 
-type managerRow struct {
-	ID          int64  `json:"id"`
-	SystemID    string `json:"system_id"`
-	Version     string `json:"version"`
-	Platform    string `json:"platform"`
-	Arch        string `json:"architecture"`
-	Status      string `json:"status"`
-	ContactedAt stamp  `json:"contacted_at"`
-}
-
-func (r *managerRow) manager() Manager {
-	return Manager{
-		ID: r.ID, SystemID: r.SystemID, Version: r.Version, Platform: r.Platform, Arch: r.Arch,
-		Status: r.Status, ContactedAt: r.ContactedAt.Time,
+func (d *reader) manager() (m Manager) {
+	for name := range d.members() {
+		switch string(name) {
+		case "id":
+			m.ID = d.integer()
+		case "system_id":
+			m.SystemID = d.text(maxName)
+		case "version":
+			m.Version = d.name()
+		case "platform":
+			m.Platform = d.name()
+		case "architecture":
+			m.Arch = d.name()
+		case "status":
+			m.Status = d.name()
+		case "contacted_at":
+			m.ContactedAt = d.time()
+		}
 	}
+	return m
 }
 
-type jobRow struct {
-	ID            int64   `json:"id"`
-	Status        string  `json:"status"`
-	CreatedAt     stamp   `json:"created_at"`
-	StartedAt     stamp   `json:"started_at"`
-	FinishedAt    stamp   `json:"finished_at"`
-	Duration      float64 `json:"duration"`
-	Queued        float64 `json:"queued_duration"`
-	FailureReason string  `json:"failure_reason"`
-	Project       struct {
-		ID int64 `json:"id"`
-	} `json:"project"`
-}
-
-// blankJob marks both durations as missing: decoding null leaves them so.
-func blankJob() jobRow { return jobRow{Duration: -1, Queued: -1} }
-
-func (r *jobRow) job() Job {
-	return Job{
-		ID: r.ID, Status: r.Status, CreatedAt: r.CreatedAt.Time, StartedAt: r.StartedAt.Time, FinishedAt: r.FinishedAt.Time,
-		Duration: r.Duration, Queued: r.Queued, FailureReason: r.FailureReason, ProjectID: r.Project.ID,
+func (d *reader) job() Job {
+	j := Job{Duration: -1, Queued: -1}
+	for name := range d.members() {
+		switch string(name) {
+		case "id":
+			j.ID = d.integer()
+		case "status":
+			j.Status = d.name()
+		case "created_at":
+			j.CreatedAt = d.time()
+		case "started_at":
+			j.StartedAt = d.time()
+		case "finished_at":
+			j.FinishedAt = d.time()
+		case "duration":
+			j.Duration = d.seconds()
+		case "queued_duration":
+			j.Queued = d.seconds()
+		case "failure_reason":
+			j.FailureReason = d.name()
+		case "project":
+			for name := range d.members() {
+				if string(name) == "id" {
+					j.ProjectID = d.integer()
+				}
+			}
+		}
 	}
+	return j
 }
 
-type versionRow struct {
-	Version string `json:"version"`
+func (d *reader) version() (v string) {
+	for name := range d.members() {
+		if string(name) == "version" {
+			v = d.name()
+		}
+	}
+	return v
 }
 
-type tokenRow struct {
-	Name      string   `json:"name"`
-	UserID    int64    `json:"user_id"`
-	Scopes    []string `json:"scopes"`
-	ExpiresAt string   `json:"expires_at"`
+func (d *reader) fullPath() (path string) {
+	for name := range d.members() {
+		if string(name) == "full_path" {
+			path = d.text(maxPath)
+		}
+	}
+	return path
 }
 
-func (r *tokenRow) token() Token {
-	t := Token{Name: r.Name, UserID: r.UserID, Scopes: r.Scopes}
-	if len(r.ExpiresAt) >= len(time.DateOnly) {
-		if day, err := time.Parse(time.DateOnly, r.ExpiresAt[:len(time.DateOnly)]); err == nil {
-			t.ExpiresAt = day
+func (d *reader) accessToken() (t Token) {
+	for name := range d.members() {
+		switch string(name) {
+		case "name":
+			t.Name = d.name()
+		case "user_id":
+			t.UserID = d.integer()
+		case "scopes":
+			for range d.elements() {
+				if scope := d.name(); scope != "" && len(t.Scopes) < maxScopes {
+					t.Scopes = append(t.Scopes, scope)
+				}
+			}
+		case "expires_at":
+			t.ExpiresAt = day(d.name())
 		}
 	}
 	return t
 }
 
-// decodeArray is decodeRows of a body that is an array and nothing else.
-func decodeArray[T any](dec *json.Decoder, blank T, each func(*T)) (rows int, err error) {
-	if rows, err = decodeRows(dec, blank, each); err != nil {
-		return rows, err
+// day is the day that a date or a time begins with.
+func day(text string) time.Time {
+	if len(text) < len(time.DateOnly) {
+		return time.Time{}
 	}
-	return rows, end(dec)
+	at, err := time.Parse(time.DateOnly, text[:len(time.DateOnly)])
+	if err != nil || at.Year() < firstYear || at.Year() > lastYear {
+		return time.Time{}
+	}
+	return at
 }
 
-// decodeRows streams the elements of a JSON array, each into a row that starts
-// as blank, and returns how many there were.
-func decodeRows[T any](dec *json.Decoder, blank T, each func(*T)) (rows int, err error) {
-	first, err := dec.Token()
-	if err != nil {
-		return 0, err
-	}
-	if first != json.Delim('[') {
-		return 0, errNotArray
-	}
-	var row T
-	for dec.More() {
-		row = blank
-		if err := dec.Decode(&row); err != nil && !isWrongType(err) {
-			return rows, err
-		}
-		rows++
-		each(&row)
-	}
-	_, err = dec.Token()
-	return rows, err
-}
-
-// decodeObject decodes one JSON object into *v, which holds the defaults.
-func decodeObject[T any](dec *json.Decoder, v *T) error {
-	p := v // null would set the pointer to nil and leave *v looking like an answer
-	err := dec.Decode(&p)
-	if err != nil {
-		wrong, ok := errors.AsType[*json.UnmarshalTypeError](err)
-		if !ok {
-			return err
-		}
-		if wrong.Field == "" { // not a field: the value itself
-			return errNotObject
+// decodeRows reads an answer that is an array. rows counts those that each
+// does not take, too.
+func decodeRows(body io.Reader, most int, tooMany error, each func(*reader)) (rows int, err error) {
+	d := newReader(body)
+	if d.begin(jsontext.KindBeginArray, errNotArray) {
+		for range d.elements() {
+			if rows == most {
+				d.fail(tooMany)
+				continue
+			}
+			rows++
+			each(d)
 		}
 	}
-	if p == nil {
-		return errNotObject
-	}
-	return end(dec)
+	return rows, d.end()
 }
 
-// end reads what follows the value, which also lets the connection be reused.
-// A value that is whole stays good if the transfer breaks after it (a
-// Content-Length that lies); text after it, finished or not, means it was
-// something else.
-func end(dec *json.Decoder) error {
-	if _, err := dec.Token(); err == nil {
-		return errTrailing
+// decodeObject reads an answer that is an object.
+func decodeObject[T any](body io.Reader, read func(*reader) T) (v T, err error) {
+	d := newReader(body)
+	if d.begin(jsontext.KindBeginObject, errNotObject) {
+		v = read(d)
 	}
-	left, err := io.ReadAll(dec.Buffered()) // what no token could be made of
-	if err != nil || len(bytes.Trim(left, " \t\r\n")) > 0 {
-		return errTrailing
-	}
-	return nil
+	return v, d.end()
 }
 
-// isWrongType tells an ill-typed field or element from a damaged text: the
-// decoder has filled the other fields and stands after the element.
-func isWrongType(err error) bool {
-	_, ok := errors.AsType[*json.UnmarshalTypeError](err)
-	return ok
-}
-
-func decodeRunners(dec *json.Decoder) (runners []Runner, rows int, err error) {
-	rows, err = decodeArray(dec, runnerRow{}, func(r *runnerRow) {
-		if r.ID > 0 {
-			runners = append(runners, r.runner())
+func decodeRunners(body io.Reader) (runners []Runner, rows int, err error) {
+	rows, err = decodeRows(body, maxRows, errTooManyRows, func(d *reader) {
+		if r := d.runner(); r.ID > 0 && d.err == nil {
+			runners = append(runners, r)
 		}
 	})
 	return runners, rows, err
 }
 
-func decodeManagers(dec *json.Decoder) (managers []Manager, rows int, err error) {
-	rows, err = decodeArray(dec, managerRow{}, func(r *managerRow) {
-		if r.ID > 0 {
-			managers = append(managers, r.manager())
+func decodeManagers(body io.Reader) (managers []Manager, rows int, err error) {
+	rows, err = decodeRows(body, maxManagers, errManyMachines, func(d *reader) {
+		if m := d.manager(); m.ID > 0 && d.err == nil {
+			managers = append(managers, m)
 		}
 	})
 	return managers, rows, err
 }
 
-// errTooLarge ends the reading of a body beyond Options.MaxBody.
-var errTooLarge = errors.New("the body is too large")
+func decodeJobs(body io.Reader) (jobs []Job, rows int, err error) {
+	rows, err = decodeRows(body, maxRows, errTooManyRows, func(d *reader) {
+		if j := d.job(); j.ID > 0 && d.err == nil {
+			jobs = append(jobs, j)
+		}
+	})
+	return jobs, rows, err
+}
 
 // cappedBody bounds a body and keeps its transport's error apart from the
 // decoder's: a connection cut off is another failure than a JSON text that ends early.
@@ -302,10 +299,18 @@ type cappedBody struct {
 	r    io.Reader
 	left int64
 	err  error // first error that is not io.EOF
+
+	dec   *jsontext.Decoder // that reads it; holds what it has not made a token of
+	taken int64
+	idle  int // reads in a row that brought nothing
 }
 
 func (b *cappedBody) Read(p []byte) (int, error) {
 	if b.err != nil {
+		return 0, b.err
+	}
+	if b.dec != nil && b.taken-b.dec.InputOffset() > maxToken {
+		b.err = errLongValue
 		return 0, b.err
 	}
 	if int64(len(p)) > b.left+1 {
@@ -316,6 +321,12 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 		n, err = int(b.left), errTooLarge
 	}
 	b.left -= int64(n)
+	b.taken += int64(n)
+	if b.idle++; n > 0 {
+		b.idle = 0
+	} else if err == nil && b.idle == 100 {
+		err = io.ErrNoProgress // the decoder would ask for ever
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.err = err
 	}

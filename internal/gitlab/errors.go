@@ -126,7 +126,7 @@ func transportReason(ctx context.Context, err error) (r Reason, retryable bool) 
 		}
 		return ReasonTimeout, false
 	}
-	if errors.Is(err, errTooLarge) {
+	if isA[tooLarge](err) {
 		return ReasonTooLarge, false
 	}
 	if isTLS(err) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -36,22 +35,10 @@ const (
 	fieldComplexity   // queryComplexity
 	fieldCanceling    // CANCELING among the statuses, 17.0
 	fieldAllAvailable // membership ALL_AVAILABLE, 15.5
+	fieldStatus       // a status that does not hide whether a paused runner is up, without an argument: 16.0
+	fieldLegacyMode   // status(legacyMode), to 15.11, whose default hides it
 	fieldEnd
 )
-
-// String names the fields as GitLab's schema does, for a log line.
-func (f FieldSet) String() string {
-	var names []string
-	for i, name := range []string{
-		"paused", "jobExecutionStatus", "jobCount(statuses)", "tagList", "runUntagged", "accessLevel", "contactedAt", "ownerProject",
-		"groups", "managers", "version", "queryComplexity", "CANCELING", "ALL_AVAILABLE",
-	} {
-		if f&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	return strings.Join(names, " ")
-}
 
 // What to ask for: a listing every minute needs less than the details.
 const (
@@ -69,9 +56,13 @@ const (
 	graphqlRows    = 100 // the largest page (6.2)
 	graphqlLeast   = 10  // rows below which a page is not cut further
 	graphqlScore   = 250 // what any signed-in user may ask for at once (6.2)
-	graphqlTries   = 16  // how often one page is asked in another way; each way drops a field or half the rows
 	managersAtOnce = graphqlRows
 )
+
+// graphqlTries is how often one page is asked in another way. Each way leaves
+// out a field, or half the rows, so no GitLab needs more: it names at most five
+// objections at a time (6.2).
+var graphqlTries = len(optional) + 5
 
 // GraphQLDialect is what was learned about one GitLab's GraphQL with one token:
 // the fields it lacks, and the page it bears. Its zero value knows nothing. It
@@ -79,16 +70,25 @@ const (
 // and now and then, for what was refused may have been mended. It is safe for
 // concurrent use.
 type GraphQLDialect struct {
-	mu    sync.Mutex
-	lacks FieldSet
-	rows  int // 0: not cut
+	mu         sync.Mutex
+	lacks      FieldSet
+	rows       int  // 0: not cut
+	noMachines bool // the field managers is not there; otherwise it may lack because it costs too much
 }
 
 // Reset forgets all.
 func (d *GraphQLDialect) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lacks, d.rows = 0, 0
+	d.lacks, d.rows, d.noMachines = 0, 0, false
+}
+
+// NoMachines tells that this release's GraphQL has no machines. Its REST has
+// none either: there the endpoint came later (1.7).
+func (d *GraphQLDialect) NoMachines() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.noMachines
 }
 
 // Lacks are the fields that were refused, for a log line.
@@ -169,6 +169,36 @@ func GraphQLRefused(err error) bool {
 	}
 }
 
+// GraphQLFailure says in words what kept runners from being read by GraphQL,
+// without the cause's own text: a proxy's answer must not be blamed on the token,
+// nor an outage on the release.
+func GraphQLFailure(err error) string {
+	status := 0
+	if e, ok := errors.AsType[*Error](err); ok {
+		status = e.Status
+	}
+	reason := ReasonOf(err)
+	switch {
+	case isA[*FieldError](err):
+		return "GraphQL of this GitLab release lacks what is needed to read runners"
+	case reason == "not_gitlab", reason == ReasonRedirect, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented:
+		return "GraphQL queries (POST " + graphqlPath + ") do not reach GitLab: something in between refuses or redirects them"
+	case reason == ReasonTimeout, reason == ReasonServerError && status != http.StatusOK, reason == ReasonConnection:
+		return "GitLab did not answer the GraphQL query"
+	case reason == ReasonServerError:
+		return "GraphQL failed inside GitLab"
+	case reason == ReasonForbidden, reason == ReasonUnauthorized:
+		return "GitLab does not let this token read runners by GraphQL"
+	case reason == ReasonNotFound && status == http.StatusOK:
+		return "GraphQL shows this token no such group"
+	case reason == ReasonNotFound:
+		return "GitLab has no GraphQL at " + graphqlPath
+	case reason == ReasonDecode, reason == ReasonTooLarge:
+		return "GraphQL's answer could not be read"
+	}
+	return "GitLab refuses the GraphQL query"
+}
+
 // RunnersGraphQL reads one page of runners with their details, machines and
 // number of executing jobs in one request (section 6), where REST takes one for
 // the list and two for each runner. It asks again without what this release
@@ -242,7 +272,7 @@ func (q GraphQLQuery) ask() ask {
 	if a.fields&FieldManagers&d.lacks != 0 {
 		a.fields |= FieldMachine
 	}
-	a.fields |= fieldComplexity
+	a.fields |= fieldComplexity | fieldStatus | fieldLegacyMode
 	if a.fields&FieldExecuting != 0 {
 		a.fields |= fieldCanceling
 	}
@@ -257,6 +287,9 @@ func (d *GraphQLDialect) drop(f FieldSet) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lacks |= f
+	if f&fieldLegacyMode != 0 {
+		d.lacks &^= fieldStatus // an update to 16.0: status needs no argument
+	}
 }
 
 // cut lessens the page until a score of was is at most limit, by half at the
@@ -281,8 +314,15 @@ func (d *GraphQLDialect) cut(a ask, was, limit int) bool {
 func (d *GraphQLDialect) adapt(a ask, e *Error) bool {
 	no, _ := errors.AsType[*refusal](e.Err)
 	switch {
+	case no != nil && no.lacks == fieldStatus && a.fields&fieldLegacyMode == 0:
+		return false // no other way of asking for it
 	case no != nil && no.lacks&a.fields != 0:
 		d.drop(no.lacks & a.fields)
+		if no.noMachines {
+			d.mu.Lock()
+			d.noMachines = true
+			d.mu.Unlock()
+		}
 		return true
 	case no != nil && no.score > 0:
 		if d.cut(a, no.score, no.limit) {
@@ -318,7 +358,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 	}
 	var out GraphQLPage
 	_, err := c.get(ctx, r, func(body io.Reader) error {
-		answer, err := decodeFleet(json.NewDecoder(body))
+		answer, err := decodeFleet(body)
 		if err != nil {
 			return err
 		}
@@ -371,21 +411,11 @@ func document(kind ScopeKind, f FieldSet, typed bool) string {
 		}
 	}
 	b.WriteString(") { pageInfo { hasNextPage endCursor } nodes { id description runnerType status")
-	for _, o := range []struct {
-		field FieldSet
-		text  string
-	}{
-		{FieldExecution, "jobExecutionStatus"},
-		{FieldTags, "tagList"},
-		{FieldUntagged, "runUntagged"},
-		{FieldAccess, "accessLevel"},
-		{FieldContact, "contactedAt"},
-		{FieldOwner, "ownerProject { fullPath }"},
-		{FieldGroups, "groups(first: 1) { nodes { fullPath } }"},
-		{FieldManagers, "managers(first: " + strconv.Itoa(managersAtOnce) + ") { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } }"},
-		{FieldMachine, "version platformName architectureName"},
-	} {
-		if f&o.field != 0 {
+	if f&(fieldStatus|fieldLegacyMode) == fieldLegacyMode {
+		b.WriteString("(legacyMode: null)")
+	}
+	for _, o := range optional {
+		if f&o.field != 0 && o.text != "" {
 			b.WriteString(" " + o.text)
 		}
 	}
@@ -437,18 +467,10 @@ func (c *Client) Group(ctx context.Context, id string) (fullPath string, err err
 	}
 	// Without the parameter older releases tell up to 100 projects with it.
 	r := request{route: RouteGroup, path: "/groups/" + url.PathEscape(id), query: url.Values{"with_projects": {"false"}}}
-	_, err = c.get(ctx, r, func(body io.Reader) error {
-		var row struct {
-			FullPath string `json:"full_path"`
-		}
-		if err := decodeObject(json.NewDecoder(body), &row); err != nil {
-			return err
-		}
-		if row.FullPath == "" {
+	return readObject(ctx, c, r, (*reader).fullPath, func(path string) error {
+		if path == "" {
 			return errNoPath
 		}
-		fullPath = row.FullPath
 		return nil
 	})
-	return fullPath, err
 }

@@ -1,12 +1,15 @@
 package gitlab
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 var (
@@ -27,113 +30,156 @@ func globalID(gid, model string) int64 {
 	return id
 }
 
-type fleetRow struct {
-	ID           string   `json:"id"`
-	Description  string   `json:"description"`
-	Type         string   `json:"runnerType"`
-	Status       string   `json:"status"`
-	Execution    string   `json:"jobExecutionStatus"`
-	Paused       answer   `json:"paused"`
-	Active       answer   `json:"active"`
-	Executing    int      `json:"executing"`
-	Tags         []string `json:"tagList"`
-	RunUntagged  bool     `json:"runUntagged"`
-	Access       string   `json:"accessLevel"`
-	ContactedAt  stamp    `json:"contactedAt"`
-	Version      string   `json:"version"`
-	Platform     string   `json:"platformName"`
-	Arch         string   `json:"architectureName"`
-	OwnerProject struct {
-		FullPath string `json:"fullPath"`
-	} `json:"ownerProject"`
-	Groups struct {
-		Nodes [1]struct {
-			FullPath string `json:"fullPath"`
-		} `json:"nodes"`
-	} `json:"groups"`
-	Managers *struct {
-		PageInfo struct {
-			HasNextPage bool `json:"hasNextPage"`
-		} `json:"pageInfo"`
-		Nodes []struct {
-			ID          string `json:"id"`
-			SystemID    string `json:"systemId"`
-			Version     string `json:"version"`
-			Platform    string `json:"platformName"`
-			Arch        string `json:"architectureName"`
-			Status      string `json:"status"`
-			ContactedAt stamp  `json:"contactedAt"`
-		} `json:"nodes"`
-	} `json:"managers"`
-}
-
-// runner is a row in REST's words, so that whoever reads it need not know
+// fleetRunner reads a row in REST's words, so that whoever uses it need not know
 // where it came from.
-func (r *fleetRow) runner() FleetRunner {
-	out := FleetRunner{
-		RunnerDetails: RunnerDetails{
-			Runner: Runner{
-				ID: globalID(r.ID, "Ci::Runner"), Description: r.Description, Type: strings.ToLower(r.Type),
-				Status: strings.ToLower(r.Status), Execution: strings.ToLower(r.Execution), Active: r.Active.v, Paused: r.Paused.v,
-			},
-			RunUntagged: r.RunUntagged, Protected: r.Access == "REF_PROTECTED", ContactedAt: r.ContactedAt.Time,
-			Version: r.Version, Platform: r.Platform, Arch: r.Arch,
-		},
-		Executing: r.Executing,
-	}
-	switch out.Status {
-	case "online":
-		out.Online = new(true)
-	case "never_contacted", "not_connected": // null in REST
-	default: // offline, stale, and words of the future: not known to be up
-		out.Online = new(false)
-	}
-	for _, t := range r.Tags {
-		if t != "" {
-			out.Tags = append(out.Tags, t)
+func (d *reader) fleetRunner() FleetRunner {
+	out := FleetRunner{Executing: -1}
+	var project, group string
+	for name := range d.members() {
+		switch string(name) {
+		case "id":
+			out.ID = globalID(string(d.cut(maxName)), "Ci::Runner")
+		case "description":
+			out.Description = d.text(maxDescription)
+		case "runnerType":
+			out.Type = strings.ToLower(d.name())
+		case "status":
+			out.Status = strings.ToLower(d.name())
+		case "jobExecutionStatus":
+			out.Execution = strings.ToLower(d.name())
+		case "paused":
+			out.Paused = d.answer()
+		case "active":
+			out.Active = d.answer()
+		case "executing":
+			out.Executing = d.jobCount()
+		case "tagList":
+			out.Tags, out.TagsOmitted = d.tags()
+		case "runUntagged":
+			out.RunUntagged = d.yes()
+		case "accessLevel":
+			out.Protected = d.name() == "REF_PROTECTED"
+		case "contactedAt":
+			out.ContactedAt = d.time()
+		case "version":
+			out.Version = d.name()
+		case "platformName":
+			out.Platform = d.name()
+		case "architectureName":
+			out.Arch = d.name()
+		case "ownerProject":
+			project = d.textOf("fullPath")
+		case "groups":
+			for name := range d.members() {
+				if string(name) == "nodes" {
+					group = d.first("fullPath")
+				}
+			}
+		case "managers":
+			d.fleetManagers(&out)
 		}
 	}
-	switch out.Type {
-	case "group_type":
-		out.Owner = r.Groups.Nodes[0].FullPath
-	case "project_type":
-		out.Owner = r.OwnerProject.FullPath
-	}
-	r.managers(&out)
+	out.settle(project, group)
 	return out
 }
 
-func (r *fleetRow) managers(out *FleetRunner) {
-	switch {
-	case r.Managers == nil || r.Managers.Nodes == nil:
-		return
-	case r.Managers.PageInfo.HasNextPage:
-		out.ManagersCut = true
+// settle draws from the members what no single one of them holds.
+func (r *FleetRunner) settle(project, group string) {
+	switch r.Status {
+	case "online":
+		r.Online = new(true)
+	case "never_contacted", "not_connected": // null in REST
+	default: // offline, stale, and words of the future: not known to be up
+		r.Online = new(false)
 	}
-	managers := make([]Manager, 0, len(r.Managers.Nodes))
-	var last Manager
-	for _, m := range r.Managers.Nodes {
-		id := globalID(m.ID, "Ci::RunnerManager")
-		if id == 0 {
-			continue
+	switch r.Type {
+	case "group_type":
+		r.Owner = group
+	case "project_type":
+		r.Owner = project
+	}
+	// As REST does: of the machine that contacted GitLab last.
+	var last *Manager
+	for i := range r.Managers {
+		m := &r.Managers[i]
+		if last == nil || m.ContactedAt.After(last.ContactedAt) {
+			last = m // they are in the order of their ids, so the lowest of those at once
 		}
-		manager := Manager{
-			ID: id, SystemID: m.SystemID, Version: m.Version, Platform: m.Platform, Arch: m.Arch,
-			Status: strings.ToLower(m.Status), ContactedAt: m.ContactedAt.Time,
+	}
+	if last != nil {
+		r.Version, r.Platform, r.Arch = last.Version, last.Platform, last.Arch
+	}
+	if r.ManagersCut = r.ManagersCut && r.Managers != nil; r.ManagersCut {
+		r.Managers = nil
+	}
+}
+
+// jobCount is what GitLab counted, at most MaxJobCount + 1; -1 for anything else.
+func (d *reader) jobCount() int {
+	if d.dec.PeekKind() != jsontext.KindNumber {
+		return -1
+	}
+	return int(max(-1, min(d.integer(), MaxJobCount+1)))
+}
+
+// textOf is a text of the object that comes next.
+func (d *reader) textOf(member string) (text string) {
+	for name := range d.members() {
+		if string(name) == member {
+			text = d.text(maxPath)
 		}
-		// As REST does: of the machine that contacted GitLab last.
-		if newer := manager.ContactedAt.Compare(last.ContactedAt); last.ID == 0 || newer > 0 || newer == 0 && id < last.ID {
-			last = manager
+	}
+	return text
+}
+
+// fleetManagers reads the machines that a runner's row has, in the order of
+// their ids.
+func (d *reader) fleetManagers(out *FleetRunner) {
+	for name := range d.members() {
+		switch string(name) {
+		case "pageInfo":
+			for name := range d.members() {
+				if string(name) == "hasNextPage" {
+					out.ManagersCut = d.yes()
+				}
+			}
+		case "nodes":
+			if d.dec.PeekKind() != jsontext.KindBeginArray {
+				continue
+			}
+			out.Managers = []Manager{} // none is known, unlike nil
+			for i := range d.elements() {
+				if i == maxRows {
+					d.fail(errTooManyRows)
+				} else if m := d.fleetManager(); m.ID != 0 {
+					out.Managers = append(out.Managers, m)
+				}
+			}
 		}
-		managers = append(managers, manager)
 	}
-	if last.ID != 0 {
-		out.Version, out.Platform, out.Arch = last.Version, last.Platform, last.Arch
+	slices.SortFunc(out.Managers, func(a, b Manager) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+func (d *reader) fleetManager() (m Manager) {
+	for name := range d.members() {
+		switch string(name) {
+		case "id":
+			m.ID = globalID(string(d.cut(maxName)), "Ci::RunnerManager")
+		case "systemId":
+			m.SystemID = d.text(maxName)
+		case "version":
+			m.Version = d.name()
+		case "platformName":
+			m.Platform = d.name()
+		case "architectureName":
+			m.Arch = d.name()
+		case "status":
+			m.Status = strings.ToLower(d.name())
+		case "contactedAt":
+			m.ContactedAt = d.time()
+		}
 	}
-	if !out.ManagersCut {
-		slices.SortFunc(managers, func(a, b Manager) int { return int(min(max(a.ID-b.ID, -1), 1)) })
-		out.Managers = managers
-	}
+	return m
 }
 
 // fleetAnswer is a GraphQL answer, of which any part may be missing.
@@ -143,142 +189,161 @@ type fleetAnswer struct {
 	data   bool // it is not null
 	group  bool // data tells of a group, be it null
 	list   bool // runners were told
-	legacy bool // a status of before 15.0, which hides whether a runner is up
+	legacy bool // a status that hides whether a paused runner is up: to 15.11
 	errors []graphqlError
 }
 
 // graphqlError is one element of errors.
 type graphqlError struct {
-	Message    string `json:"message"`
-	Path       []any  `json:"path"`
-	Extensions struct {
-		Code string `json:"code"`
-	} `json:"extensions"`
+	Message    string
+	Path       []any // names; places in a list are left out
+	Extensions struct{ Code string }
 }
 
-// maxGraphQLErrors bounds what is kept of them.
-const maxGraphQLErrors = 64
+// Bounds of what is kept of the errors.
+const (
+	maxGraphQLErrors = 64
+	maxGraphQLText   = 2048
+	maxGraphQLPath   = 32
+)
 
-// walkObject calls each for each member of an object, which must read its
-// value. null is an object without members.
-func walkObject(dec *json.Decoder, each func(key string) error) (null bool, err error) {
-	first, err := dec.Token()
-	switch {
-	case err != nil:
-		return false, err
-	case first == nil:
-		return true, nil
-	case first != json.Delim('{'):
-		return false, errNotObject
-	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return false, err
-		}
-		name, _ := key.(string)
-		if err := each(name); err != nil {
-			return false, err
-		}
-	}
-	_, err = dec.Token()
-	return false, err
-}
-
-// member decodes one value; of an unexpected type it stays empty.
-func member[T any](dec *json.Decoder, v *T) error {
-	if err := dec.Decode(v); err != nil && !isWrongType(err) {
-		return err
-	}
-	return nil
-}
-
-func skipValue(dec *json.Decoder) error {
-	var raw json.RawMessage
-	return dec.Decode(&raw)
-}
-
-// decodeFleet streams an answer: a page of runners with a hundred machines each
-// is megabytes, of which one row is held at a time.
-func decodeFleet(dec *json.Decoder) (*fleetAnswer, error) {
-	a := &fleetAnswer{}
-	null, err := walkObject(dec, func(key string) error {
-		switch key {
-		case "data":
-			null, err := walkObject(dec, func(key string) error { return a.member(dec, key) })
-			a.ran, a.data = true, err == nil && !null
-			return err
-		case "errors":
-			_, err := decodeRows(dec, graphqlError{}, func(e *graphqlError) {
-				if len(a.errors) < maxGraphQLErrors {
-					a.errors = append(a.errors, *e)
+func (d *reader) graphqlError() (e graphqlError) {
+	for name := range d.members() {
+		switch string(name) {
+		case "message":
+			e.Message = d.text(maxGraphQLText)
+		case "path":
+			for range d.elements() {
+				if p := d.name(); p != "" && len(e.Path) < maxGraphQLPath {
+					e.Path = append(e.Path, p)
 				}
-			})
-			return err
+			}
+		case "extensions":
+			e.Extensions.Code = d.textOf("code")
 		}
-		return skipValue(dec)
-	})
-	switch {
-	case err != nil:
-		return nil, err
-	case null || !a.data && len(a.errors) == 0:
-		return nil, errNoAnswer
 	}
-	if err := end(dec); err != nil {
+	return e
+}
+
+// decodeFleet reads an answer, of which one row is held beside what is kept.
+func decodeFleet(body io.Reader) (*fleetAnswer, error) {
+	a := &fleetAnswer{}
+	d := newReader(body)
+	if d.begin(jsontext.KindBeginObject, errNotObject) {
+		for name := range d.members() {
+			switch string(name) {
+			case "data":
+				a.ran, a.data = true, !d.null()
+				a.level(d, a.data)
+			case "errors":
+				if d.null() {
+					continue
+				}
+				d.need(jsontext.KindBeginArray)
+				for i := range d.elements() {
+					if i < maxGraphQLErrors {
+						a.errors = append(a.errors, d.graphqlError())
+					}
+				}
+			}
+		}
+	}
+	if err := d.end(); err != nil {
 		return nil, err
+	}
+	if !a.data && len(a.errors) == 0 {
+		return nil, errNoAnswer
 	}
 	return a, nil
 }
 
-func (a *fleetAnswer) member(dec *json.Decoder, key string) error {
-	switch key {
-	case "queryComplexity":
-		var c struct{ Score, Limit int }
-		err := member(dec, &c)
-		a.page.Complexity, a.page.Limit = c.Score, c.Limit
-		return err
-	case "group":
-		a.group = true
-		_, err := walkObject(dec, func(key string) error { return a.member(dec, key) })
-		return err
-	case "runners":
-		null, err := walkObject(dec, func(key string) error {
-			switch key {
-			case "pageInfo":
-				return a.pageInfo(dec)
-			case "nodes":
-				_, err := decodeRows(dec, fleetRow{Executing: -1}, a.row)
-				return err
+var (
+	errNoCursor   = errors.New("more pages are announced without a cursor, or with one that is too long")
+	errOddGraphQL = errors.New("a part of the answer is neither what was asked for nor null")
+)
+
+// need refuses an answer of which a part is something else: taken for a null,
+// it would read as GitLab's refusal.
+func (d *reader) need(kind jsontext.Kind) {
+	if k := d.dec.PeekKind(); k != kind && k != jsontext.KindInvalid {
+		d.fail(errOddGraphQL)
+	}
+}
+
+// level reads data, or the group in it.
+func (a *fleetAnswer) level(d *reader, there bool) {
+	if !there {
+		return
+	}
+	d.need(jsontext.KindBeginObject)
+	for name := range d.members() {
+		switch string(name) {
+		case "queryComplexity":
+			for name := range d.members() {
+				switch string(name) {
+				case "score":
+					a.page.Complexity = d.score()
+				case "limit":
+					a.page.Limit = d.score()
+				}
 			}
-			return skipValue(dec)
-		})
-		a.list = err == nil && !null
-		return err
-	}
-	return skipValue(dec)
-}
-
-func (a *fleetAnswer) pageInfo(dec *json.Decoder) error {
-	var info struct {
-		HasNextPage bool   `json:"hasNextPage"`
-		EndCursor   string `json:"endCursor"`
-	}
-	if err := member(dec, &info); err != nil {
-		return err
-	}
-	if info.HasNextPage {
-		if info.EndCursor == "" {
-			return errNoCursor
+		case "group":
+			a.group = true
+			a.level(d, !d.null())
+		case "runners":
+			if a.list = !d.null(); a.list {
+				d.need(jsontext.KindBeginObject)
+				a.runners(d)
+			}
 		}
-		a.page.Next = info.EndCursor
 	}
-	return nil
 }
 
-var errNoCursor = errors.New("more pages are announced without a cursor")
+// score is a complexity, which is some hundreds.
+func (d *reader) score() int { return int(max(0, min(d.integer(), 1<<30))) }
 
-func (a *fleetAnswer) row(row *fleetRow) {
-	r := row.runner()
+func (a *fleetAnswer) runners(d *reader) {
+	for name := range d.members() {
+		switch string(name) {
+		case "pageInfo":
+			a.pageInfo(d)
+		case "nodes":
+			d.need(jsontext.KindBeginArray)
+			for i := range d.elements() {
+				if i == maxRows {
+					d.fail(errTooManyRows)
+					continue
+				}
+				if r := d.fleetRunner(); d.err == nil {
+					a.row(r)
+				}
+			}
+		}
+	}
+}
+
+func (a *fleetAnswer) pageInfo(d *reader) {
+	var (
+		more   bool
+		cursor string
+	)
+	for name := range d.members() {
+		switch string(name) {
+		case "hasNextPage":
+			more = d.yes()
+		case "endCursor":
+			cursor = d.text(maxCursor + 1)
+		}
+	}
+	if !more {
+		return
+	}
+	if a.page.Next = cursor; cursor == "" || len(cursor) > maxCursor {
+		d.fail(errNoCursor)
+	}
+}
+
+func (a *fleetAnswer) row(r FleetRunner) {
 	switch {
 	case r.ID == 0:
 		a.page.Skipped++
@@ -298,6 +363,8 @@ type refusal struct {
 	score   int // complexity, where that is what is wrong
 	limit   int
 	slow    bool
+
+	noMachines bool // managers is not known
 }
 
 // Error says nothing that came from the answer: see Error.Message.
@@ -313,12 +380,9 @@ func (r *refusal) Unwrap() error {
 
 // The words of graphql-ruby and GitLab.
 var (
-	unknownField    = regexp.MustCompile(`^Field '(\w+)' doesn't exist on type '(\w+)'`)
-	unknownArgument = regexp.MustCompile(`^Field '(\w+)' doesn't accept argument '(\w+)'`)
-	invalidArgument = regexp.MustCompile(`^Argument '(\w+)' on Field '(\w+)' has an invalid value`)
-	tooComplex      = regexp.MustCompile(`complexity of (\d+), which exceeds max complexity of (\d+)`)
-	notPermitted    = regexp.MustCompile(`(?i)resource that you are attempting to access does not exist|don't have permission|not authorized|insufficient[ _]scope`)
-	timedOut        = regexp.MustCompile(`(?i)\btimeout\b|timed out`)
+	tooComplex   = regexp.MustCompile(`complexity of (\d+), which exceeds max complexity of (\d+)`)
+	notPermitted = regexp.MustCompile(`(?i)resource that you are attempting to access does not exist|don't have permission|not authorized|insufficient[ _]scope`)
+	timedOut     = regexp.MustCompile(`(?i)\btimeout\b|timed out`)
 )
 
 // refusal finds out what GitLab objects to; nil: the page is whole.
@@ -326,7 +390,7 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 	if len(a.errors) == 0 {
 		switch {
 		case a.legacy:
-			return &refusal{reason: ReasonBadRequest, field: "status", message: "this release's status does not say whether a paused runner is up"}
+			return &refusal{reason: ReasonBadRequest, lacks: fieldStatus, field: "status", message: "this release's status does not say whether a paused runner is up"}
 		case a.list:
 			return nil
 		case a.group:
@@ -345,8 +409,9 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 			no.limit, _ = strconv.Atoi(m[2])
 			return no
 		}
-		if lacks, name, known := validation(e.Message); known {
+		if lacks, name, known := validation(e); known {
 			no.lacks |= lacks
+			no.noMachines = no.noMachines || name == "managers"
 			if lacks == 0 {
 				fatal = true
 				if strings.Contains(document, name) { // else it is not about our query
@@ -376,98 +441,6 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 		no.lacks = 0
 	}
 	return no
-}
-
-// validation reads an objection to the document: what is lacking of what can be
-// left out (0: what cannot), and its name.
-func validation(message string) (lacks FieldSet, name string, known bool) {
-	if m := unknownField.FindStringSubmatch(message); m != nil {
-		switch m[2] {
-		case "CiRunnerManager", "CiRunnerManagerConnection":
-			return FieldManagers, m[1], true
-		case "QueryComplexity":
-			return fieldComplexity, m[1], true
-		case "Project":
-			return FieldOwner, m[1], true
-		case "Group":
-			if m[1] == "fullPath" {
-				return FieldGroups, m[1], true
-			}
-		case "Query":
-			if m[1] == "queryComplexity" {
-				return fieldComplexity, m[1], true
-			}
-		case "CiRunner":
-			return named(m[1]), m[1], true
-		}
-		return 0, m[1], true
-	}
-	if m := unknownArgument.FindStringSubmatch(message); m != nil {
-		return argument(m[1], m[2], false), m[2], true
-	}
-	if m := invalidArgument.FindStringSubmatch(message); m != nil {
-		return argument(m[2], m[1], true), m[1], true
-	}
-	return 0, "", false
-}
-
-// argument is what an argument stands for. A value may be refused in part.
-func argument(field, name string, value bool) FieldSet {
-	switch {
-	case field == "jobCount" && name == "statuses" && value:
-		return fieldCanceling
-	case field == "jobCount":
-		return FieldExecuting
-	case field == "managers":
-		return FieldManagers
-	case field == "groups":
-		return FieldGroups
-	case name == "membership" && value:
-		return fieldAllAvailable
-	}
-	return 0
-}
-
-// named is the optional field of CiRunner of a name, or of our alias for it.
-func named(name string) FieldSet {
-	switch name {
-	case "paused":
-		return FieldPaused
-	case "jobExecutionStatus":
-		return FieldExecution
-	case "jobCount", "executing":
-		return FieldExecuting
-	case "tagList":
-		return FieldTags
-	case "runUntagged":
-		return FieldUntagged
-	case "accessLevel":
-		return FieldAccess
-	case "contactedAt":
-		return FieldContact
-	case "ownerProject":
-		return FieldOwner
-	case "groups":
-		return FieldGroups
-	case "managers":
-		return FieldManagers
-	case "version", "platformName", "architectureName":
-		return FieldMachine
-	}
-	return 0
-}
-
-// lastOf is the optional field that a path leads to, or through:
-// runners, nodes, 7, managers, nodes, 0, version.
-func lastOf(path []any) FieldSet {
-	for _, p := range path {
-		if name, ok := p.(string); ok {
-			if f := named(name); f != 0 {
-				return f
-			}
-		}
-	}
-	return 0
 }
 
 // graphqlTexts are the messages as one line: the first three say enough.

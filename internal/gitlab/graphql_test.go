@@ -106,6 +106,8 @@ func TestOnlyQueries(t *testing.T) {
 func TestErrorsInside200(t *testing.T) {
 	const row = `{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}`
 	const denied = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
+	const odd = "not the expected JSON (text/plain; charset=utf-8): a part of the answer is neither what was asked for nor null"
+	const foreign = "not GitLab's answer, something stands in between (a proxy, a login page, a bot check): "
 	for _, c := range []struct {
 		name, body string
 		reason     Reason
@@ -124,16 +126,17 @@ func TestErrorsInside200(t *testing.T) {
 		{"it failed", `{"data":null,"errors":[{"message":"Internal server error"}]}`, ReasonServerError, "Internal server error", "-", true},
 		{"it failed inside", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"PG::ConnectionBad","path":["runners","nodes",0,"description"]}]}`, ReasonServerError, "PG::ConnectionBad", "-", true},
 		{"it failed without a path", `{"data":{"runners":{"nodes":[` + row + `]}},"errors":[{"message":"boom"}]}`, ReasonServerError, "boom", "-", true},
-		{"legacy status", `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"PAUSED"}]}}}`, ReasonBadRequest, "this release's status does not say whether a paused runner is up", "status", true},
 		{"many errors", `{"data":{},"errors":[{"message":"a"},{"message":"b"},{"message":"a"},{"message":"c"},{"message":"d"},{"message":"e"}]}`, ReasonServerError, "a; b; c; and 2 more", "-", true},
 		{"errors of no form", `{"data":{},"errors":[7,null,{"message":{"a":1},"path":"x"}]}`, ReasonServerError, "", "-", true},
-		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
-		{"nothing", `{}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
-		{"null", `null`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): neither data nor errors", "-", true},
-		{"REST's array", `[]`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON object", "-", true},
-		{"a login page", `<html><title>Sign in</title></html>`, ReasonDecode, "not the expected JSON (text/html; charset=utf-8): invalid character '<' looking for beginning of value", "-", true},
-		{"nodes that are none", `{"data":{"runners":{"nodes":null}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): expected a JSON array", "-", true},
-		{"no cursor", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":null},"nodes":[]}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): more pages are announced without a cursor", "-", true},
+		{"errors that are none", `{"data":{"runners":{"nodes":[]}},"errors":"no"}`, ReasonDecode, odd, "-", true},
+		{"nothing", `{}`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: neither data nor errors", "-", false},
+		{"null", `null`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: expected a JSON object", "-", false},
+		{"REST's array", `[]`, ReasonNotGitLab, foreign + "an answer of type text/plain; charset=utf-8: expected a JSON object", "-", false},
+		{"a login page", `<html><title>Sign in</title></html>`, ReasonNotGitLab, foreign + "a page (text/html; charset=utf-8): Sign in", "-", false},
+		{"runners that are none", `{"data":{"runners":"x"}}`, ReasonDecode, odd, "-", true},
+		{"data that is none", `{"data":[]}`, ReasonDecode, odd, "-", true},
+		{"nodes that are none", `{"data":{"runners":{"nodes":null}}}`, ReasonDecode, odd, "-", true},
+		{"no cursor", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":null},"nodes":[]}}}`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): more pages are announced without a cursor, or with one that is too long", "-", true},
 		{"an endless page", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"here"},"nodes":[` + row + `]}}}`, ReasonDecode, "the next page is this one", "-", true},
 		{"an empty page that goes on", `{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"x"},"nodes":[]}}}`, ReasonDecode, "the next page is this one", "-", true},
 		{"text after the end", `{"data":{"runners":{"nodes":[]}}} <html>`, ReasonDecode, "not the expected JSON (text/plain; charset=utf-8): data after the end of the JSON value", "-", true},
@@ -144,7 +147,7 @@ func TestErrorsInside200(t *testing.T) {
 				requests++
 				_, _ = w.Write([]byte(c.body))
 			})
-			_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{After: "here"})
+			_, err := client.RunnersGraphQL(impatient{t.Context()}, GraphQLQuery{After: "here"})
 			e, ok := errors.AsType[*Error](err)
 			if !ok || e.Reason != c.reason || e.Message != c.message || e.Route != RouteGraphQL || e.Status != http.StatusOK {
 				t.Errorf("got %v", err)
@@ -163,6 +166,159 @@ func TestErrorsInside200(t *testing.T) {
 				t.Errorf("%d requests", requests)
 			}
 		})
+	}
+}
+
+// asking is a client, and what it asked for so far.
+func asking(t *testing.T, answer func(document string) string) (c *Client, asked *[]string) {
+	t.Helper()
+	asked = new([]string)
+	return serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var sent struct{ Query string }
+		if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
+			t.Error(err)
+		}
+		*asked = append(*asked, sent.Query)
+		_, _ = io.WriteString(w, answer(sent.Query))
+	}), asked
+}
+
+// TestLegacyMode: up to 15.11 the status of a paused runner is hidden unless
+// legacyMode is null; from 16.0 the argument is refused. Either is learned in
+// one more request, over an update too.
+func TestLegacyMode(t *testing.T) {
+	const (
+		page    = `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"%s"}]}}}`
+		refused = `{"errors":[{"message":"Field 'status' doesn't accept argument 'legacyMode'","path":["query fleet","runners","nodes","status","legacyMode"],"extensions":{"code":"argumentNotAccepted"}}]}`
+	)
+	takes, plain := true, "PAUSED"
+	c, asked := asking(t, func(document string) string {
+		switch {
+		case !strings.Contains(document, "status(legacyMode: null)"):
+			return fmt.Sprintf(page, plain)
+		case takes:
+			return fmt.Sprintf(page, "ONLINE")
+		}
+		return refused
+	})
+	d := new(GraphQLDialect)
+	read := func(want, requests int) {
+		t.Helper()
+		*asked = nil
+		p, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
+		if err != nil || len(p.Runners) != want || len(*asked) != requests || p.Fields != FieldsAll {
+			t.Errorf("%+v, %v, %d requests", p, err, len(*asked))
+		}
+		if err == nil && p.Runners[0].Status != "online" {
+			t.Errorf("status %s", p.Runners[0].Status)
+		}
+	}
+	read(1, 2)
+	read(1, 1)
+	takes, plain = false, "ONLINE" // GitLab is updated to 16.0
+	read(1, 2)
+	read(1, 1)
+	// Neither way: an error, without asking for ever.
+	d.Reset()
+	plain = "ACTIVE"
+	for _, requests := range []int{3, 1} {
+		*asked = nil
+		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
+		fe, ok := errors.AsType[*FieldError](err)
+		if !ok || fe.Field != "status" || !GraphQLRefused(err) || len(*asked) != requests {
+			t.Errorf("%v after %d requests", err, len(*asked))
+		}
+	}
+}
+
+// TestFewObjectionsAtATime: GitLab names at most five, and a release that lacks
+// all that can lack is still read, each round with less. One that objects to
+// everything is asked a bounded number of times.
+func TestFewObjectionsAtATime(t *testing.T) {
+	for most, want := range map[int]int{1: 13, 5: 4} {
+		c, asked := asking(t, func(document string) string {
+			var objections []string
+			for _, o := range optional {
+				if o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
+					continue
+				}
+				if key := o.keys[0]; strings.Contains(strings.Split(document, "managers(first")[0], " "+key) || key == "managers" && strings.Contains(document, key) {
+					b, err := json.Marshal(map[string]any{
+						"message": "x", "path": []any{"query fleet", "runners", "nodes", key}, "extensions": map[string]any{"code": undefinedField},
+					})
+					if err != nil {
+						t.Error(err)
+					}
+					objections = append(objections, string(b))
+				}
+			}
+			if len(objections) > 0 {
+				return `{"errors":[` + strings.Join(objections, ",") + `]}`
+			}
+			return `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}]}}}`
+		})
+		p, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{})
+		if err != nil || len(p.Runners) != 1 || p.Fields != FieldPaused {
+			t.Errorf("%d at a time: %+v, %v", most, p, err)
+		}
+		if len(*asked) > want || len(*asked) < 3 {
+			t.Errorf("%d at a time: %d requests, want at most %d", most, len(*asked), want)
+		}
+		for i, document := range *asked {
+			if i > 0 && document == (*asked)[i-1] {
+				t.Errorf("%d at a time: round %d asks what was refused", most, i)
+			}
+		}
+	}
+	// Objections that never end: to what is asked, and was dropped before.
+	c, asked := asking(t, func(string) string {
+		return `{"errors":[{"message":"Field 'status' doesn't accept argument 'legacyMode'"},{"message":"Field 'tagList' doesn't exist on type 'CiRunner'"}]}`
+	})
+	if _, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{}); ReasonOf(err) != ReasonBadRequest || len(*asked) > graphqlTries {
+		t.Errorf("%v after %d requests", err, len(*asked))
+	}
+}
+
+// TestGraphQLFailure: what is said of a failure is what it was.
+func TestGraphQLFailure(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		body   string
+		want   string
+	}{
+		{200, `{"data":{"runners":null},"errors":[{"message":"you don't have permission to perform this action","path":["runners"]}]}`, "does not let this token"},
+		{200, `{"data":{"group":null}}`, "no such group"},
+		{200, `{"errors":[{"message":"Field 'status' doesn't exist on type 'CiRunner'"}]}`, "of this GitLab release lacks"},
+		{200, `{"data":null,"errors":[{"message":"Internal server error"}]}`, "failed inside GitLab"},
+		{200, `{"data":null,"errors":[{"message":"Timeout on Query.runners"}]}`, "did not answer"},
+		{200, `{"data":{"runners":{"nodes":null}}}`, "could not be read"},
+		{302, ``, "something in between"},
+		{403, `{"message":"403 Forbidden"}`, "does not let this token"},
+		{404, `{"error":"404 Not Found"}`, "no GraphQL at /api/graphql"},
+		{405, `<html><title>405 Not Allowed</title></html>`, "something in between"},
+		{422, `{"errors":[{"message":"Query too large"}]}`, "refuses the GraphQL query"},
+		{501, ``, "something in between"},
+		{504, `<html><title>504 Gateway Time-out</title></html>`, "did not answer"},
+	} {
+		client := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			if c.status == http.StatusFound {
+				w.Header().Set("Location", "https://sso/login")
+			}
+			w.WriteHeader(c.status)
+			_, _ = io.WriteString(w, c.body)
+		})
+		_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		text := GraphQLFailure(err)
+		if err == nil || !strings.Contains(text, c.want) || c.want != "does not let this token" && strings.Contains(text, "let this token") {
+			t.Errorf("%d %s: %q of %v", c.status, c.body, text, err)
+		}
+	}
+	for reason, want := range map[Reason]string{
+		"not_gitlab": "something in between", ReasonTimeout: "did not answer", ReasonServerError: "did not answer", ReasonConnection: "did not answer", ReasonTooLarge: "could not be read",
+	} {
+		if text := GraphQLFailure(&Error{Reason: reason}); !strings.Contains(text, want) {
+			t.Errorf("%s: %q", reason, text)
+		}
 	}
 }
 
@@ -195,7 +351,11 @@ func TestGraphQLStatuses(t *testing.T) {
 	}{
 		{401, `{"errors":[{"message":"Invalid token"}]}`, ReasonUnauthorized, false},
 		{403, `{"errors":[{"message":"API not accessible for user"}]}`, ReasonForbidden, true},
-		{404, `<html><title>Not found</title></html>`, ReasonNotFound, true},
+		{401, `<html><title>Sign in</title></html>`, ReasonNotGitLab, false},
+		{403, `<html><title>Just a moment</title></html>`, ReasonNotGitLab, false},
+		{404, `<html><title>Not found</title></html>`, ReasonNotGitLab, false},
+		{404, `{"error":"404 Not Found"}`, ReasonNotFound, true},
+		{405, `<html><title>Not allowed</title></html>`, ReasonNotGitLab, false},
 		{422, `{"errors":[{"message":"Query too large"}]}`, ReasonBadRequest, true},
 		{302, ``, ReasonRedirect, true},
 	} {
@@ -203,7 +363,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			w.Header().Set("Location", "https://other/api/graphql")
 			w.WriteHeader(c.status)
 			_, _ = w.Write([]byte(c.body))
-		}).RunnersGraphQL(t.Context(), GraphQLQuery{})
+		}).RunnersGraphQL(impatient{t.Context()}, GraphQLQuery{})
 		if ReasonOf(err) != c.reason || GraphQLRefused(err) != c.refused {
 			t.Errorf("%d: %v", c.status, err)
 		}
@@ -214,7 +374,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, reason := range []Reason{ReasonRateLimited, ReasonConnection, ReasonTLS, ReasonTimeout, ReasonCanceled, ReasonServerError, ReasonUnauthorized} {
+	for _, reason := range []Reason{ReasonRateLimited, ReasonConnection, ReasonTLS, ReasonTimeout, ReasonCanceled, ReasonServerError, ReasonUnauthorized, ReasonNotGitLab} {
 		if GraphQLRefused(&Error{Reason: reason}) {
 			t.Errorf("%s counts as refused", reason)
 		}
@@ -358,7 +518,7 @@ func FuzzDecodeFleet(f *testing.F) {
 	f.Add([]byte(`{"data":null,"errors":[{"message":"Argument 'statuses' on Field 'jobCount' has an invalid value ([A])."}]}`))
 	f.Add([]byte(`{"data":{"runners":[{"a":[{}]}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		a, err := decodeFleet(json.NewDecoder(bytes.NewReader(body)))
+		a, err := decodeFleet(bytes.NewReader(body))
 		if err != nil {
 			if a != nil {
 				t.Error("an answer beside an error")
@@ -392,6 +552,16 @@ func FuzzDecodeFleet(f *testing.F) {
 	})
 }
 
+// coded is an objection below the runners' rows, as graphql-ruby gives it.
+func coded(message, code string, path ...string) graphqlError {
+	e := graphqlError{Message: message, Path: []any{"query fleet", "runners", "nodes"}}
+	e.Extensions.Code = code
+	for _, p := range path {
+		e.Path = append(e.Path, p)
+	}
+	return e
+}
+
 // TestRefusal holds what each objection costs: the fields left out for it, or none.
 func TestRefusal(t *testing.T) {
 	const denied = "you don't have permission to perform this action"
@@ -412,6 +582,22 @@ func TestRefusal(t *testing.T) {
 		{false, []graphqlError{{Message: "Field 'groups' doesn't accept argument 'first'"}}, refusal{reason: ReasonBadRequest, lacks: FieldGroups}},
 		{false, []graphqlError{{Message: "Field 'jobCount' doesn't accept argument 'statuses'"}}, refusal{reason: ReasonBadRequest, lacks: FieldExecuting}},
 		{false, []graphqlError{{Message: "Argument 'statuses' on Field 'jobCount' has an invalid value ([RUNNING, CANCELING]). Expected type '[CiJobStatus!]'."}}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
+		// graphql-ruby names the alias, in the text and in the path.
+		{false, []graphqlError{{Message: "Field 'executing' doesn't accept argument 'statuses'"}}, refusal{reason: ReasonBadRequest, lacks: FieldExecuting}},
+		{false, []graphqlError{{Message: "Argument 'statuses' on Field 'executing' has an invalid value ([RUNNING, CANCELING]). Expected type '[CiJobStatus!]'."}}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
+		{false, []graphqlError{coded("Field 'x' doesn't accept argument 'statuses'", argumentNotAccepted, "executing", "statuses")}, refusal{reason: ReasonBadRequest, lacks: FieldExecuting}},
+		{false, []graphqlError{coded("words of another line", invalidArgument, "executing", "statuses")}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
+		{false, []graphqlError{coded("words of another line", invalidArgument, "jobCount", "statuses")}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
+		{false, []graphqlError{coded("words of another line", undefinedField, "managers", "nodes", "platformName")}, refusal{reason: ReasonBadRequest, lacks: FieldManagers}},
+		{false, []graphqlError{coded("words of another line", undefinedField, "managers")}, refusal{reason: ReasonBadRequest, lacks: FieldManagers, noMachines: true}},
+		{false, []graphqlError{coded("words of another line", argumentNotAccepted, "status", "legacyMode")}, refusal{reason: ReasonBadRequest, lacks: fieldLegacyMode}},
+		{false, []graphqlError{coded("words of another line", undefinedField, "status")}, refusal{reason: ReasonBadRequest, field: "status"}},
+		{false, []graphqlError{coded("words of another line", "variableMismatch", "managers", "first")}, refusal{reason: ReasonBadRequest}},
+		{false, []graphqlError{{Message: "Field 'status' doesn't accept argument 'legacyMode'"}}, refusal{reason: ReasonBadRequest, lacks: fieldLegacyMode}},
+		{false, []graphqlError{{Message: "Field 'managers' doesn't exist on type 'CiRunner' (Did you mean `manager`?)"}}, refusal{reason: ReasonBadRequest, lacks: FieldManagers, noMachines: true}},
+		{false, []graphqlError{{Message: "Field 'fullPath' doesn't exist on type 'ProjectInterface'"}}, refusal{reason: ReasonBadRequest, lacks: FieldOwner}},
+		{false, []graphqlError{{Message: "Argument 'membership' on Field 'runners' has an invalid value (ALL_AVAILABLE). Expected type 'CiRunnerMembershipFilter'."}}, refusal{reason: ReasonBadRequest, lacks: fieldAllAvailable}},
+		{false, []graphqlError{{Message: "Field 'runners' doesn't accept argument 'first'"}}, refusal{reason: ReasonBadRequest, field: "first"}},
 		{
 			false,
 			[]graphqlError{{Message: "Field 'paused' doesn't exist on type 'CiRunner'"}, {Message: "Field 'tagList' doesn't exist on type 'CiRunner'"}},
@@ -438,7 +624,7 @@ func TestRefusal(t *testing.T) {
 		no.message = ""
 		equal(t, fmt.Sprint(c.errors), *no, c.want)
 	}
-	a, err := decodeFleet(json.NewDecoder(strings.NewReader(`{"errors":[` + strings.Repeat(`{"message":"a"},`, 1000) + `{"message":"b"}]}`)))
+	a, err := decodeFleet(strings.NewReader(`{"errors":[` + strings.Repeat(`{"message":"a"},`, 1000) + `{"message":"b"}]}`))
 	if err != nil || len(a.errors) != maxGraphQLErrors {
 		t.Errorf("%d errors are kept, %v", len(a.errors), err)
 	}
@@ -497,14 +683,14 @@ func TestGroupAsksNoMore(t *testing.T) {
 
 func TestFieldSetString(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 14 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 16 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
 	for _, name := range names[:10] { // each stands for the field of that name
-		if f := named(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
+		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
 	}

@@ -108,9 +108,13 @@ func linkParam(h http.Header, param string) string {
 }
 
 // nextPage tells the number of the page after current, 0 for none, or an
-// error text where the answer points back: taking that for an end would pass
-// a partial listing off as a complete one, following it would never end.
+// error text where the answer points elsewhere than to the page after it:
+// taking that for an end, or skipping pages, would pass a partial listing off as
+// a complete one, going back would never end.
 func nextPage(h http.Header, current, rows, asked int) (next int, problem string) {
+	if n, err := strconv.Atoi(h.Get("X-Page")); err == nil && n != current {
+		return 0, "the answer is page " + strconv.Itoa(n) + ", page " + strconv.Itoa(current) + " was asked for"
+	}
 	if rows == 0 {
 		return 0, "" // beyond the end, whatever the headers say
 	}
@@ -126,7 +130,7 @@ func nextPage(h http.Header, current, rows, asked int) (next int, problem string
 		told = linkParam(h, "page")
 	}
 	if n, err := strconv.Atoi(told); err == nil {
-		if n <= current {
+		if n != current+1 {
 			return 0, "the answer names page " + strconv.Itoa(n) + " as the one after page " + strconv.Itoa(current)
 		}
 		return n, ""
@@ -151,7 +155,12 @@ func nextCursor(h http.Header, current string, rows int) (cursor, problem string
 			cursor = h.Get(name)
 		}
 	}
-	if cursor != "" && cursor == current {
+	switch {
+	case cursor == "" && linkTarget(h.Values("Link"), "next") != "":
+		return "", "the answer names a next page without a cursor"
+	case len(cursor) > maxCursor:
+		return "", "the cursor of the next page is longer than " + strconv.Itoa(maxCursor) + " bytes"
+	case cursor != "" && cursor == current:
 		return "", "the answer names the page it gave as the next one"
 	}
 	return cursor, ""

@@ -1,12 +1,14 @@
 package gitlab
 
 import (
+	"context"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"reflect"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -27,6 +29,12 @@ func serve(t *testing.T, h http.HandlerFunc, change ...func(*Options)) *Client {
 	}
 	return newClient(t, o)
 }
+
+// impatient is the context of a caller who waits for no second attempt.
+type impatient struct{ context.Context }
+
+// Deadline is always near, and never comes.
+func (impatient) Deadline() (time.Time, bool) { return time.Now().Add(minBackoff / 2), true }
 
 func newClient(t *testing.T, o Options) *Client {
 	t.Helper()

@@ -2,7 +2,6 @@ package gitlab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/url"
@@ -35,7 +34,7 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 		rows int
 	)
 	h, err := c.get(ctx, r, func(r io.Reader) (err error) {
-		out.Runners, rows, err = decodeRunners(json.NewDecoder(r))
+		out.Runners, rows, err = decodeRunners(r)
 		return err
 	})
 	if err != nil {
@@ -59,11 +58,7 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 	if lean {
 		r.query = url.Values{"include_projects": {"false"}}
 	}
-	row, err := readObject(ctx, c, r, detailsRow{}, func(row *detailsRow) error { return needsID(row.ID) })
-	if err != nil {
-		return RunnerDetails{}, err
-	}
-	return row.details(), nil
+	return readObject(ctx, c, r, (*reader).details, func(d RunnerDetails) error { return needsID(d.ID) })
 }
 
 // Managers reads the machines behind a runner (1.4). GitLab gives them all at
@@ -75,7 +70,7 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 		rows int
 	)
 	_, err := c.get(ctx, r, func(r io.Reader) (err error) {
-		out, rows, err = decodeManagers(json.NewDecoder(r))
+		out, rows, err = decodeManagers(r)
 		return err
 	})
 	if err != nil {
@@ -148,11 +143,10 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 // a job that is gone is ReasonNotFound.
 func (c *Client) Job(ctx context.Context, project, job int64) (Job, error) {
 	r := request{route: RouteJob, path: "/projects/" + strconv.FormatInt(project, 10) + "/jobs/" + strconv.FormatInt(job, 10)}
-	row, err := readObject(ctx, c, r, blankJob(), func(row *jobRow) error { return needsID(row.ID) })
+	out, err := readObject(ctx, c, r, (*reader).job, func(j Job) error { return needsID(j.ID) })
 	if err != nil {
 		return Job{}, err
 	}
-	out := row.job()
 	if out.ProjectID <= 0 {
 		out.ProjectID = project // the detailed entity of some releases leaves the id out
 	}
@@ -170,13 +164,13 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 }
 
 func (c *Client) version(ctx context.Context, r request) (string, error) {
-	row, err := readObject(ctx, c, r, versionRow{}, func(row *versionRow) error {
-		if row.Version == "" {
+	version, err := readObject(ctx, c, r, (*reader).version, func(v string) error {
+		if v == "" {
 			return errNoVersion
 		}
 		return nil
 	})
-	return clean(c.scrub(clean(row.Version, len(row.Version))), maxRequestID), err
+	return clean(c.scrub(clean(version, len(version))), maxRequestID), err
 }
 
 // Token reads what the token says of itself. Only personal, group and project
@@ -184,26 +178,26 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 // (ReasonForbidden, ReasonNotFound), which says nothing against the token.
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	r := request{route: RouteToken, path: "/personal_access_tokens/self"}
-	row, err := readObject(ctx, c, r, tokenRow{}, func(row *tokenRow) error { return needsID(row.UserID) })
-	if err != nil {
-		return Token{}, err
-	}
-	token := row.token()
-	token.Name = c.scrub(token.Name)
-	return token, nil
+	t, err := readObject(ctx, c, r, (*reader).accessToken, func(t Token) error { return needsID(t.UserID) })
+	t.Name = c.scrub(t.Name)
+	return t, err
 }
 
 // readObject reads an endpoint that answers with one object. Each attempt begins
-// with blank: a body that was cut off must leave nothing behind.
-func readObject[T any](ctx context.Context, c *Client, r request, blank T, check func(*T) error) (row T, err error) {
+// anew: a body that was cut off leaves nothing behind.
+func readObject[T any](ctx context.Context, c *Client, r request, read func(*reader) T, check func(T) error) (v T, err error) {
 	_, err = c.get(ctx, r, func(body io.Reader) error {
-		row = blank
-		if err := decodeObject(json.NewDecoder(body), &row); err != nil {
+		got, err := decodeObject(body, read)
+		if err != nil {
 			return err
 		}
-		return check(&row)
+		v = got
+		return check(got)
 	})
-	return row, err
+	if err != nil {
+		return *new(T), err
+	}
+	return v, nil
 }
 
 func needsID(id int64) error {

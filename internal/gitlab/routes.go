@@ -50,17 +50,18 @@ type Reason string
 
 // The reasons.
 const (
-	ReasonUnauthorized Reason = "unauthorized" // 401, or the credentials could not be read from their file
-	ReasonForbidden    Reason = "forbidden"    // 403: scope or role
-	ReasonNotFound     Reason = "not_found"    // 404
+	ReasonUnauthorized Reason = "unauthorized" // 401 in GitLab's words, or the credentials could not be read from their file
+	ReasonForbidden    Reason = "forbidden"    // 403 in GitLab's words: scope or role
+	ReasonNotFound     Reason = "not_found"    // 404 in GitLab's words
+	ReasonNotGitLab    Reason = "not_gitlab"   // 401, 403, 404 or 200 that something else than GitLab made: evidence of nothing
 	ReasonBadRequest   Reason = "bad_request"  // any other 4xx, 405 (no keyset here, offset too deep) included
 	ReasonRateLimited  Reason = "rate_limited" // 429
 	ReasonServerError  Reason = "server_error" // 5xx
 	ReasonTimeout      Reason = "timeout"      // request_timeout, the caller's deadline, or 408
 	ReasonConnection   Reason = "connection"   // name lookup, refused, reset, cut off
 	ReasonTLS          Reason = "tls"          // certificate or handshake
-	ReasonDecode       Reason = "decode"       // an answer that is not what this endpoint gives
-	ReasonTooLarge     Reason = "too_large"    // the body is beyond Options.MaxBody
+	ReasonDecode       Reason = "decode"       // an answer that is damaged, or beyond what this endpoint gives
+	ReasonTooLarge     Reason = "too_large"    // the body, or a part of it, is beyond its bound
 	ReasonRedirect     Reason = "redirect"     // 3xx: the configured url is not GitLab's own
 	ReasonCanceled     Reason = "canceled"     // the caller gave up
 )
@@ -68,7 +69,19 @@ const (
 // Reasons is the closed set.
 func Reasons() []Reason {
 	return []Reason{
-		ReasonUnauthorized, ReasonForbidden, ReasonNotFound, ReasonBadRequest, ReasonRateLimited, ReasonServerError,
-		ReasonTimeout, ReasonConnection, ReasonTLS, ReasonDecode, ReasonTooLarge, ReasonRedirect, ReasonCanceled,
+		ReasonUnauthorized, ReasonForbidden, ReasonNotFound, ReasonNotGitLab, ReasonBadRequest, ReasonRateLimited,
+		ReasonServerError, ReasonTimeout, ReasonConnection, ReasonTLS, ReasonDecode, ReasonTooLarge, ReasonRedirect, ReasonCanceled,
+	}
+}
+
+// maxBody bounds an answer in bytes, decompressed, by what the endpoint gives.
+func (r Route) maxBody() int64 {
+	switch r {
+	case RouteRunner:
+		return maxDetailsBody
+	case RouteJob, RouteGroup, RouteMetadata, RouteVersion, RouteToken:
+		return maxObjectBody
+	default:
+		return maxPageBody
 	}
 }

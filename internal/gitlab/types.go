@@ -19,7 +19,11 @@ type Runner struct {
 type RunnerDetails struct {
 	Runner
 
-	Tags        []string
+	Tags []string // at most 200, of at most 1,020 bytes each, as GitLab has them
+	// TagsOmitted counts tags that are not in Tags because they are beyond those
+	// bounds. They are not cut, since cutting merges tags: the runner belongs
+	// under (other) for them.
+	TagsOmitted int
 	RunUntagged bool
 	Protected   bool // access_level is ref_protected
 	Version     string

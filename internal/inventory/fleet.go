@@ -123,6 +123,13 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 // versionUnknown is the version of runners that never told one.
 const versionUnknown = "(unknown)"
 
+// mostVersions is how many versions have series of their own: a runner sends
+// any text as its version.
+const mostVersions = 50
+
+// versions are those with most runners; the rest is summed up under (other). A
+// version that has a series keeps it until another one has a quarter more
+// runners, so that two of the same number do not take turns.
 func (inv *Inventory) versions(counts map[string]int) []snapshot.Version {
 	newest := inv.version
 	for v := range counts {
@@ -131,12 +138,40 @@ func (inv *Inventory) versions(counts map[string]int) []snapshot.Version {
 		}
 	}
 	out := make([]snapshot.Version, 0, len(counts))
+	other := snapshot.Version{Version: snapshot.TagOther, Behind: -1}
 	for v, n := range counts {
-		sv := snapshot.Version{Version: v, Runners: n, Behind: behind(v, newest)}
-		if v == "" {
-			sv.Version = versionUnknown
+		if snapshot.OwnName(v) {
+			other.Runners += n
+		} else if v != "" {
+			out = append(out, snapshot.Version{Version: v, Runners: n})
 		}
-		out = append(out, sv)
+	}
+	if len(out) > mostVersions {
+		shown := func(v snapshot.Version) int {
+			if _, ok := inv.shownVersions[v.Version]; ok {
+				return 1
+			}
+			return 0
+		}
+		rank := func(v snapshot.Version) int { return v.Runners + shown(v)*(v.Runners/4) }
+		slices.SortFunc(out, func(a, b snapshot.Version) int {
+			return cmp.Or(rank(b)-rank(a), shown(b)-shown(a), cmp.Compare(a.Version, b.Version))
+		})
+		for _, v := range out[mostVersions:] {
+			other.Runners += v.Runners
+		}
+		out = out[:mostVersions]
+	}
+	inv.shownVersions = make(map[string]struct{}, len(out))
+	for i := range out {
+		out[i].Behind = behind(out[i].Version, newest)
+		inv.shownVersions[out[i].Version] = struct{}{}
+	}
+	if n := counts[""]; n > 0 {
+		out = append(out, snapshot.Version{Version: versionUnknown, Runners: n, Behind: -1})
+	}
+	if other.Runners > 0 {
+		out = append(out, other)
 	}
 	slices.SortFunc(out, func(a, b snapshot.Version) int { return cmp.Compare(a.Version, b.Version) })
 	return out
@@ -165,7 +200,17 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 }
 
 func (inv *Inventory) exported(r *runner) bool {
-	return inv.opts.RunnersEnabled && match(inv.opts.RunnerInclude, inv.opts.RunnerExclude, r.description)
+	young := inv.opts.RunnerMinAge > 0 && inv.listedAt.Sub(r.firstSeen) < inv.opts.RunnerMinAge
+	return inv.opts.RunnersEnabled && !young && match(inv.opts.RunnerInclude, inv.opts.RunnerExclude, r.description)
+}
+
+// knownSince notes a listing that shows a runner. A clock that went back must
+// not keep the runner young.
+func (inv *Inventory) knownSince(r *runner, start time.Time) {
+	if r.firstSeen.IsZero() || start.Before(r.firstSeen) {
+		r.firstSeen = start
+		inv.dirtyRunners[r.id] = struct{}{}
+	}
 }
 
 // Exported tells whether a runner has runner_ series.

@@ -5,7 +5,6 @@
 package inventory
 
 import (
-	"cmp"
 	"maps"
 	"regexp"
 	"slices"
@@ -31,6 +30,7 @@ type Options struct {
 	TagInclude, TagExclude       *regexp.Regexp // anchored; nil exclude excludes nothing
 	RunnerInclude, RunnerExclude *regexp.Regexp // by description; likewise
 	RunnersEnabled               bool
+	RunnerMinAge                 time.Duration // a runner known for less has no series of its own
 	TagLimit                     int
 	TagRetention                 time.Duration
 	Expected                     map[string]int
@@ -42,10 +42,13 @@ type Inventory struct {
 	runners map[int64]*runner
 	order   []int64 // ids, ascending
 	tags    map[string]*tag
+	project int // of tags: those that count against the half, see share
 
 	listedAt time.Time // start of the last complete listing, by GitLab's clock
 	version  string    // of GitLab
 	detailed bool      // latched: see Fleet
+
+	shownVersions map[string]struct{} // those with series of their own in the last picture
 
 	relabel   bool // tags came or went: every runner's labels must be derived again
 	byGraphQL bool
@@ -60,8 +63,9 @@ type runner struct {
 	kind        snapshot.RunnerType
 	status      snapshot.Status
 	paused      bool
-	active      bool // job_execution_status is active
-	idle        bool // job_execution_status is idle: neither on releases without it
+	active      bool      // job_execution_status is active
+	idle        bool      // job_execution_status is idle: neither on releases without it
+	firstSeen   time.Time // start of the first listing that showed it
 	listed      time.Time
 	executing   int // jobs, as the list told; -1: it did not
 	missing     int
@@ -71,6 +75,7 @@ type runner struct {
 	savedAt     time.Time // of the details in the last record
 	failures    int
 	tags        []string
+	otherTags   bool // it has tags that stand under (other) whatever the limit
 	runUntagged bool
 	protected   bool
 	version     string // the oldest of its online machines
@@ -146,6 +151,7 @@ func (inv *Inventory) Listed(rows []gitlab.Runner, whole bool, start time.Time) 
 			inv.dirtyRunners[row.ID] = struct{}{}
 		}
 		inv.take(r, row)
+		inv.knownSince(r, start)
 		r.listed, r.executing = start, -1
 		if r.missing != 0 {
 			r.missing = 0
@@ -261,12 +267,17 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 	}
 	before, last := r.details(), r.detailsAt
 	r.detailsAt, r.failures = at, 0
-	r.tags = slices.Compact(slices.Sorted(slices.Values(d.Tags)))
+	r.tags, r.otherTags = ownTags(d.Tags, d.TagsOmitted)
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
 	switch {
 	case sameSecond(d.ContactedAt, r.contactedAt): // GraphQL tells whole seconds
 	case d.ContactedAt.After(last):
-		r.touchedAt = maxTime(r.touchedAt, d.ContactedAt)
+		// A contact of the far future would never be outdone by a true one.
+		if most := at.Add(contactSlack); d.ContactedAt.After(most) {
+			r.touchedAt = maxTime(r.touchedAt, most)
+		} else {
+			r.touchedAt = maxTime(r.touchedAt, d.ContactedAt)
+		}
 	default:
 		// It came after the last reading and says that it did not, because clocks
 		// differ, or it fell back with a lost cache (API notes 3.3): anything may
@@ -310,17 +321,18 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 // details is what a reading of the details tells, its time and the contact aside.
 type details struct {
 	tags                           []string
+	otherTags                      bool
 	runUntagged, protected         bool
 	version, platform, arch, owner string
 	machines                       machines
 }
 
 func (r *runner) details() details {
-	return details{r.tags, r.runUntagged, r.protected, r.version, r.platform, r.arch, r.owner, r.machines}
+	return details{r.tags, r.otherTags, r.runUntagged, r.protected, r.version, r.platform, r.arch, r.owner, r.machines}
 }
 
 func (d details) equal(o details) bool {
-	return slices.Equal(d.tags, o.tags) && d.runUntagged == o.runUntagged && d.protected == o.protected &&
+	return slices.Equal(d.tags, o.tags) && d.otherTags == o.otherTags && d.runUntagged == o.runUntagged && d.protected == o.protected &&
 		d.version == o.version && d.platform == o.platform && d.arch == o.arch && d.owner == o.owner && d.machines == o.machines
 }
 
@@ -411,11 +423,15 @@ func (inv *Inventory) DetailsAt(id int64) time.Time {
 // answer did not have the job yet: replicas lag, clocks of GitLab's nodes differ.
 const contactSlack = 2 * time.Minute
 
+// SettleTime is how long after a contact a reading shows all that it may have
+// been about: a contact has whole seconds.
+const SettleTime = contactSlack + time.Second
+
 // SettledAt is from when a reading of a runner's jobs shows all that its last
 // known contact may have been about, so that no second one is needed.
 func (inv *Inventory) SettledAt(id int64) time.Time {
 	if r := inv.runners[id]; r != nil && !r.touchedAt.IsZero() {
-		return r.touchedAt.Add(contactSlack + time.Second) // a contact is told in whole seconds
+		return r.touchedAt.Add(SettleTime)
 	}
 	return time.Time{}
 }
@@ -519,6 +535,9 @@ func (inv *Inventory) label(r *runner) {
 	if r.runUntagged {
 		labels = append(labels, snapshot.TagUntagged)
 	}
+	if r.otherTags {
+		labels = append(labels, snapshot.TagOther)
+	}
 	for _, t := range r.tags {
 		switch {
 		case !inv.wanted(t):
@@ -551,15 +570,12 @@ func (inv *Inventory) see(name string, kind snapshot.RunnerType, at time.Time) {
 	}
 	t := inv.tags[name]
 	if t == nil {
-		if name != snapshot.TagUntagged && inv.free() <= 0 {
+		if name != snapshot.TagUntagged && !inv.room(kind != snapshot.ProjectType) {
 			return
 		}
 		t = inv.admitTag(name)
 	}
-	if !t.types[kind] {
-		t.types[kind] = true
-		inv.dirtyTags[name] = struct{}{}
-	}
+	inv.carries(t, kind)
 	inv.had(t, at)
 }
 
@@ -573,65 +589,29 @@ func (inv *Inventory) had(t *tag, at time.Time) {
 	}
 }
 
-// free is how many more tags may have series of their own; (untagged) takes
-// no place.
-func (inv *Inventory) free() int {
-	n := inv.opts.TagLimit - len(inv.tags)
-	if inv.tags[snapshot.TagUntagged] != nil {
-		n++
-	}
-	return n
-}
-
-func (inv *Inventory) admitTag(name string) *tag {
-	t := inv.tags[name]
-	if t == nil {
-		t = &tag{name: name}
-		inv.tags[name] = t
-		inv.dirtyTags[name] = struct{}{}
-		inv.relabel = true
-	}
-	return t
-}
-
 // Retire ends the tags that no runner has had for the retention, and gives
 // their places to tags that wait under (other). It returns the runners whose
 // labels changed.
 func (inv *Inventory) Retire(now time.Time) []int64 {
-	counts := map[string]int{}
+	counts := map[string]carriers{}
 	for _, r := range inv.runners {
 		for _, t := range r.tags {
-			counts[t]++
+			counts[t] = counts[t].with(r.kind)
 		}
 		if r.runUntagged {
-			counts[snapshot.TagUntagged]++
+			counts[snapshot.TagUntagged] = counts[snapshot.TagUntagged].with(r.kind)
 		}
 	}
 	for name, t := range inv.tags {
-		if counts[name] > 0 {
+		if counts[name].n > 0 {
 			inv.had(t, now)
 			continue
 		}
 		if _, floor := inv.opts.Expected[name]; !floor && now.Sub(t.seen) > inv.opts.TagRetention {
-			delete(inv.tags, name)
-			inv.dirtyTags[name] = struct{}{}
-			inv.relabel = true
+			inv.endTag(t)
 		}
 	}
-	if free := inv.free(); free > 0 {
-		waiting := make([]string, 0)
-		for name := range counts {
-			if inv.tags[name] == nil && name != snapshot.TagUntagged && inv.wanted(name) {
-				waiting = append(waiting, name)
-			}
-		}
-		slices.SortFunc(waiting, func(a, b string) int {
-			return cmp.Or(counts[b]-counts[a], cmp.Compare(a, b))
-		})
-		for _, name := range waiting[:min(len(waiting), free)] {
-			inv.had(inv.admitTag(name), now)
-		}
-	}
+	inv.admitWaiting(counts, now)
 	var changed []int64
 	for _, id := range inv.order {
 		r := inv.runners[id]
@@ -640,9 +620,8 @@ func (inv *Inventory) Retire(now time.Time) []int64 {
 			inv.label(r)
 		}
 		for _, t := range r.labels {
-			if tg := inv.tags[t]; tg != nil && !tg.types[r.kind] {
-				tg.types[r.kind] = true
-				inv.dirtyTags[t] = struct{}{}
+			if tg := inv.tags[t]; tg != nil {
+				inv.carries(tg, r.kind)
 			}
 		}
 		if !slices.Equal(before, r.labels) {

@@ -46,6 +46,8 @@ type runnerRecord struct {
 	TouchedAt   time.Time                  `json:"ct,omitzero"` // where it is another
 	Peaks       peaks                      `json:"pk,omitempty"`
 	Machines    *[snapshot.NumStatuses]int `json:"mm,omitempty"`
+	FirstSeen   time.Time                  `json:"fs,omitzero"`
+	OtherTags   bool                       `json:"ot,omitempty"`
 }
 
 type tagRecord struct {
@@ -58,22 +60,48 @@ func runnerKey(id int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte(prefixRunner), uint64(id)) //nolint:gosec // ids are positive
 }
 
+// LeftOut is a record that has no form on disk.
+type LeftOut struct {
+	Record // without a value
+
+	Err error
+}
+
+// Subject names what a record is about, for a message.
+func (r Record) Subject() string {
+	switch {
+	case len(r.Key) < len(keyMeta):
+	case string(r.Key[:2]) == prefixRunner:
+		return fmt.Sprintf("runner %d", idOf(r.Key))
+	case string(r.Key[:2]) == prefixTag:
+		const most = 100 // a tag of megabytes must not stand in a log line
+		name := string(r.Key[2:])
+		if len(name) > most {
+			name = name[:most] + "…"
+		}
+		return fmt.Sprintf("tag %q", name)
+	}
+	return fmt.Sprintf("record %q", r.Key)
+}
+
 // Records takes what changed since the last call; nil if nothing did. What it
-// returned is given back with Failed when it could not be committed.
-func (inv *Inventory) Records() ([]Record, error) {
+// returned is given back with Failed when it could not be committed. A record
+// that cannot be encoded is left out alone, until what it is about changes
+// again: it must not keep the others from being saved.
+func (inv *Inventory) Records() ([]Record, []LeftOut) {
 	var out []Record
-	put := func(key []byte, v any) error {
+	var left []LeftOut
+	put := func(key []byte, v any) bool {
 		b, err := json.Marshal(v)
 		if err != nil {
-			return fmt.Errorf("inventory: record %q: %w", key, err)
+			left = append(left, LeftOut{Record{Key: key}, fmt.Errorf("inventory: cannot be encoded: %w", err)})
+			return false
 		}
 		out = append(out, Record{key, b})
-		return nil
+		return true
 	}
 	if inv.dirtyMeta {
-		if err := put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL}); err != nil {
-			return nil, err
-		}
+		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL})
 	}
 	for id := range inv.dirtyRunners {
 		r := inv.runners[id]
@@ -85,6 +113,7 @@ func (inv *Inventory) Records() ([]Record, error) {
 			Kind: r.kind, Status: r.status, Paused: r.paused, Missing: r.missing, Description: r.description,
 			DetailsAt: r.detailsAt, Tags: r.tags, RunUntagged: r.runUntagged, Protected: r.protected,
 			Version: r.version, Platform: r.platform, Arch: r.arch, Owner: r.owner, ContactedAt: r.contactedAt, Peaks: r.peaks,
+			FirstSeen: r.firstSeen, OtherTags: r.otherTags,
 		}
 		if !r.touchedAt.Equal(r.contactedAt) {
 			rec.TouchedAt = r.touchedAt
@@ -92,9 +121,7 @@ func (inv *Inventory) Records() ([]Record, error) {
 		if r.machines.known {
 			rec.Machines = &r.machines.byStatus
 		}
-		if err := put(runnerKey(id), rec); err != nil {
-			return nil, err
-		}
+		put(runnerKey(id), rec)
 	}
 	for name := range inv.dirtyTags {
 		t := inv.tags[name]
@@ -102,15 +129,14 @@ func (inv *Inventory) Records() ([]Record, error) {
 			out = append(out, Record{[]byte(prefixTag + name), nil})
 			continue
 		}
-		if err := put([]byte(prefixTag+name), tagRecord{t.types, t.seen, t.lastAvailable}); err != nil {
-			return nil, err
+		if put([]byte(prefixTag+name), tagRecord{t.types, t.seen, t.lastAvailable}) {
+			t.saved = t.seen
 		}
-		t.saved = t.seen
 	}
 	inv.dirtyMeta = false
 	clear(inv.dirtyRunners)
 	clear(inv.dirtyTags)
-	return out, nil
+	return out, left
 }
 
 // Failed marks records as changed again after a commit that failed.
@@ -160,6 +186,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
 				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,
+				firstSeen: rec.FirstSeen, otherTags: rec.OtherTags,
 			}
 			if rec.Machines != nil {
 				r.machines = machines{true, *rec.Machines}
@@ -184,17 +211,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 // Finish applies the present options to the loaded state: tags that are no
 // longer wanted, or beyond a lowered limit, lose their series.
 func (inv *Inventory) Finish() {
-	names := inv.TagNames()
-	for _, name := range names {
-		_, floor := inv.opts.Expected[name]
-		if floor || name == snapshot.TagUntagged {
-			continue
-		}
-		if !inv.wanted(name) || inv.free() < 0 {
-			delete(inv.tags, name)
-			inv.dirtyTags[name] = struct{}{}
-		}
-	}
+	inv.fitTags()
 	inv.reorder()
 	for _, r := range inv.runners {
 		r.listed = inv.listedAt

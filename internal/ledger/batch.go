@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Layout is the version of the records below. Another set of bucket bounds is
 // another layout too.
-const Layout = 1
+const Layout = 2
 
 // Record is one key of the state; a nil Value deletes it.
 type Record struct {
@@ -121,6 +122,48 @@ func (l *Ledger) Batch() *Batch {
 	return b
 }
 
+// Subject names what a record is about, for a message.
+func (r Record) Subject() string {
+	switch {
+	case len(r.Key) < len(keyMeta):
+	case string(r.Key[:2]) == prefixRun:
+		return fmt.Sprintf("jobs of runner %d", idOf(r.Key))
+	case string(r.Key[:2]) == prefixTag:
+		return fmt.Sprintf("jobs of tag %q", cutName(string(r.Key[2:])))
+	}
+	return fmt.Sprintf("record %q", r.Key)
+}
+
+// cutName keeps a tag of megabytes out of a log line.
+func cutName(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
+}
+
+// Drop takes records out of a batch that no commit can hold, so that the rest
+// can be committed; what they show stays as it was committed last. Where others
+// rest upon one of them nothing may be committed: Drop returns false.
+func (b *Batch) Drop(keys map[string]struct{}) bool {
+	for k := range keys {
+		if !strings.HasPrefix(k, prefixRun) && !strings.HasPrefix(k, prefixTag) {
+			return false
+		}
+	}
+	dropped := func(key []byte) bool { _, ok := keys[string(key)]; return ok }
+	b.Records = slices.DeleteFunc(b.Records, func(r Record) bool { return dropped(r.Key) })
+	b.groups = slices.DeleteFunc(b.groups, func(c batchGroup) bool {
+		if c.g.key == nil {
+			return dropped(runnerKey(c.g.runner))
+		}
+		return dropped(c.g.key)
+	})
+	b.runners = slices.DeleteFunc(b.runners, func(r *runner) bool { return dropped(runnerKey(r.id)) })
+	return true
+}
+
 // Committed makes a batch visible.
 func (l *Ledger) Committed(b *Batch) {
 	for _, c := range b.groups {
@@ -223,7 +266,10 @@ func (l *Ledger) Finish() error {
 	for id, w := range l.watch {
 		r := l.runners[w.runner]
 		if r == nil {
-			return fmt.Errorf("ledger: job %d is watched on runner %d, which the state does not know", id, w.runner)
+			// Its record could not be saved. The job is asked for by its project.
+			r = &runner{id: w.runner, kind: snapshot.ProjectType, since: l.lastListing, deep: l.lastListing, known: -1, total: -1, walk: walkState{total: -1}, leftAt: max(1, l.lastListing)}
+			l.runners[r.id], l.left[r.id] = r, r
+			l.dirtyRunner(r)
 		}
 		if r.watch == nil {
 			r.watch = map[int64]*watched{}
@@ -251,6 +297,7 @@ func (l *Ledger) Finish() error {
 		}
 	}
 	l.shownTold = l.told
+	l.read = true // this process does not know when the first one's answers came
 	return nil
 }
 

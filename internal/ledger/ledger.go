@@ -20,6 +20,7 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -43,6 +44,11 @@ const (
 	deepSlack = 10 * time.Minute
 	// retention is how long a series that ended goes on from its old value.
 	retention = 30 * 24 * time.Hour
+	// Of the runners that left, the latest keepLeft or keepLeftTimes as many as
+	// are listed are kept, whichever is more: a fleet whose machines register
+	// anew for each job would otherwise hold a month of ids in memory.
+	keepLeft      = 20_000
+	keepLeftTimes = 5
 	// zeroFirst is how long a new series shows 0 at the most.
 	zeroFirst = 5 * time.Minute
 	// perPage is how many rows GitLab puts on a page of what we ask for.
@@ -76,6 +82,7 @@ type Ledger struct {
 	topRunner   int64 // the highest runner id ever listed
 	lastListing int64 // ms; start of the last complete listing
 	scope       string
+	read        bool // jobs were read: the first start is fixed
 	metaDirty   bool
 
 	settled map[int64]struct{}
@@ -89,6 +96,8 @@ type Ledger struct {
 	runners     map[int64]*runner
 	runnerDirty map[int64]*runner
 	left        map[int64]*runner // of runners: those that left
+	keepLeft    int               // how many of them are kept at least
+	leftBusy    int               // how many of them had watched jobs when last counted
 
 	types      [snapshot.NumRunnerTypes]*group
 	tags       map[string]*group
@@ -174,6 +183,7 @@ func New(o Options) *Ledger {
 		runners:     map[int64]*runner{},
 		runnerDirty: map[int64]*runner{},
 		left:        map[int64]*runner{},
+		keepLeft:    keepLeft,
 		tags:        map[string]*group{},
 		groupDirty:  map[*group]struct{}{},
 		unexposed:   map[*group]struct{}{},
@@ -200,6 +210,32 @@ func (l *Ledger) Begin(t0 time.Time) {
 		l.dirtyGroup(l.types[t])
 		l.unexposed[l.types[t]] = struct{}{}
 	}
+}
+
+// StartFixed tells whether the first start cannot move any more: jobs were read
+// since, in this process or an earlier one.
+func (l *Ledger) StartFixed() bool { return l.read }
+
+// Raise moves the first start forward, where the rows read since show that it
+// was taken from a wrong clock. It changes nothing once jobs were read. It
+// reports whether it did.
+func (l *Ledger) Raise(t0 time.Time) bool {
+	to := ms(t0)
+	if l.t0 == 0 || to <= l.t0 || l.StartFixed() {
+		return false
+	}
+	l.t0, l.floor, l.metaDirty = to, max(l.floor, to), true
+	for _, g := range l.types {
+		g.created = to
+		l.dirtyGroup(g)
+	}
+	for _, r := range l.runners {
+		if r.since < to {
+			r.since, r.deep = to, max(r.deep, to)
+			l.dirtyRunner(r)
+		}
+	}
+	return true
 }
 
 // Advance moves the floor to lookback before now, where now is the smaller of
@@ -287,7 +323,8 @@ func (l *Ledger) Describe(id int64, tags []string) {
 }
 
 // Leave marks a runner as gone. Its totals stay, its marks are kept for 30
-// days, and jobs of it that are being watched go on being asked for.
+// days or until too many others left after it, and jobs of it that are being
+// watched go on being asked for.
 func (l *Ledger) Leave(id int64, now time.Time) {
 	r := l.runners[id]
 	if r == nil || r.leftAt != 0 {
@@ -296,6 +333,38 @@ func (l *Ledger) Leave(id int64, now time.Time) {
 	r.leftAt = ms(now)
 	l.left[id] = r
 	l.dirtyRunner(r)
+	l.evict()
+}
+
+// evict forgets the runners that left longest ago, beyond those that are kept.
+// It waits until a quarter more have left, so that leaving costs little, and
+// never takes one with watched jobs.
+func (l *Ledger) evict() {
+	keep := max(l.keepLeft, keepLeftTimes*(len(l.runners)-len(l.left)))
+	if len(l.left) <= l.leftBusy+keep+keep/4 {
+		return
+	}
+	out := make([]*runner, 0, len(l.left))
+	for _, r := range l.left {
+		if len(r.watch) == 0 {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b *runner) int { return cmp.Or(cmp.Compare(a.leftAt, b.leftAt), cmp.Compare(a.id, b.id)) })
+	l.leftBusy = len(l.left) - len(out)
+	for _, r := range out[:max(0, len(out)-keep)] {
+		l.forgetRunner(r)
+	}
+}
+
+// forgetRunner drops all that is known of a runner that left; what it counted
+// stays in the sums of its type and tags.
+func (l *Ledger) forgetRunner(r *runner) {
+	delete(l.left, r.id)
+	delete(l.runners, r.id)
+	delete(l.runnerDirty, r.id)
+	delete(l.unexposed, r.finished)
+	l.gone = append(l.gone, runnerKey(r.id))
 }
 
 // Watched tells how many jobs of a runner are being watched.
@@ -482,7 +551,7 @@ func (l *Ledger) giveUp(w *watched, reason snapshot.UnresolvedReason) {
 }
 
 // Forget drops settled ids and watched jobs that cannot come back, and runners and tags that
-// left more than 30 days ago. Call it now and then.
+// left more than 30 days ago, or runners beyond those that are kept. Call it now and then.
 func (l *Ledger) Forget(now time.Time) {
 	limit := l.floor - forgetSlack.Milliseconds()
 	kept := l.chunks[:0]
@@ -509,15 +578,16 @@ func (l *Ledger) Forget(now time.Time) {
 	}
 
 	old := ms(now.Add(-retention))
-	for id, r := range l.left {
-		if r.leftAt < old && len(r.watch) == 0 {
-			delete(l.left, id)
-			delete(l.runners, id)
-			delete(l.runnerDirty, id)
-			delete(l.unexposed, r.finished)
-			l.gone = append(l.gone, runnerKey(id))
+	l.leftBusy = 0
+	for _, r := range l.left {
+		switch {
+		case len(r.watch) > 0:
+			l.leftBusy++
+		case r.leftAt < old:
+			l.forgetRunner(r)
 		}
 	}
+	l.evict()
 	for tag, g := range l.tags {
 		if g.ended != 0 && g.ended < old {
 			delete(l.tags, tag)

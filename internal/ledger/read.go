@@ -38,6 +38,7 @@ func (l *Ledger) Poll(id int64, now time.Time) *Poll {
 		return nil
 	}
 	r.reads++
+	l.read = true
 	return &Poll{l: l, r: r, start: ms(now), bound: l.bound(r, ms(now)), total: -1}
 }
 
@@ -323,10 +324,17 @@ func (l *Ledger) Walk(id int64, now time.Time) *Walk {
 	if r == nil || l.t0 == 0 {
 		return nil
 	}
+	l.read = true
 	if r.walk.started == 0 {
 		r.walk = walkState{started: ms(now), total: -1}
 	}
 	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
+}
+
+// Walking tells whether an unfinished walk of a runner is under way.
+func (l *Ledger) Walking(id int64) bool {
+	r := l.runners[id]
+	return r != nil && r.walk.started != 0
 }
 
 // Query is the page to read next. keyset says whether this GitLab offers it.

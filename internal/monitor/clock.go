@@ -6,35 +6,80 @@ import (
 	"time"
 )
 
-// clockSamples is how many answers GitLab's clock is judged by: the median of
-// several, so that one wrong Date header moves nothing.
-const clockSamples = 7
+const (
+	// clockSamples answers, clockEvery apart, give GitLab's clock: their median
+	// spans five minutes, so that Date headers that are wrong for less than half
+	// of that move nothing.
+	clockSamples = 30
+	clockEvery   = 10 * time.Second
+	// clockFirst answers are taken whatever their distance: the first start must
+	// not rest on a single Date.
+	clockFirst = 7
+)
 
 // clock estimates GitLab's time from the Date headers of its answers. It
-// counts on from its first answer by the monotonic clock: a jump of the local
-// wall clock, which nobody can call back, must not move the ledger's floor.
+// counts on from its first answer by the monotonic clock: a step of the local
+// wall clock, which nobody can undo, must not move the ledger's floor.
 type clock struct {
 	mu      sync.Mutex
-	first   time.Time       // local time of the first answer, with its monotonic reading
-	told    time.Time       // its Date; zero: it had none
+	first   time.Time // local time of the first answer, with its monotonic reading
+	date    time.Time // its Date; zero: it had none
+	sampled time.Time // local time of the last sample
+
 	offsets []time.Duration // GitLab's time less first and the time elapsed since
+
+	// shown is the least that GitLab's time exceeds steady by, as the times in
+	// its rows show; seen is false while no row had one.
+	shown time.Duration
+	seen  bool
 }
 
 func newClock() *clock { return &clock{} }
 
-// hear takes the Date of an answer (zero: it had none) received at local.
-func (c *clock) hear(date, local time.Time) {
+// answer takes the Date of an answer (zero: it had none) received at local.
+func (c *clock) answer(date, local time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.first.IsZero() {
-		c.first, c.told = local, date
+		c.first, c.date = local, date
 	}
-	if date.IsZero() {
+	if date.IsZero() || (len(c.offsets) >= clockFirst && local.Sub(c.sampled) < clockEvery) {
 		return
 	}
+	c.sampled = local
 	c.offsets = append(c.offsets, date.Sub(c.steady(local)))
 	if len(c.offsets) > clockSamples {
 		c.offsets = c.offsets[1:]
+	}
+}
+
+// answered tells whether any answer came, with a Date or without.
+func (c *clock) answered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.first.IsZero()
+}
+
+// row takes a time of the past that a row shows, such as a runner's last
+// contact, read at local or before: GitLab's clock was at least there. A time
+// after both GitLab's Date and our own clock is no proof but a wrong value.
+func (c *clock) row(t, local time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.IsZero() || c.first.IsZero() {
+		return
+	}
+	most := local.Round(0)
+	if len(c.offsets) > 0 {
+		if g := c.steady(local).Add(c.median()); g.After(most) {
+			most = g
+		}
+	}
+	if t.After(most.Add(dateSlack)) {
+		return
+	}
+	if d := t.Sub(c.steady(local)); !c.seen || d > c.shown {
+		c.shown, c.seen = d, true
 	}
 }
 
@@ -45,7 +90,7 @@ func (c *clock) steady(local time.Time) time.Time {
 	return c.first.Round(0).Add(local.Sub(c.first))
 }
 
-// gitlab is GitLab's time at local; zero where no answer told.
+// gitlab is GitLab's time at local; zero where no answer had a Date.
 func (c *clock) gitlab(local time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,24 +108,37 @@ func (c *clock) median() time.Duration {
 	return s[(len(s)-1)/2]
 }
 
-// dateSlack is how far the Date of one answer may lie from the median and still
-// be believed: it has whole seconds.
-const dateSlack = 2 * time.Second
+const (
+	// dateSlack is how far the Date of one answer may lie from the median and
+	// still be believed: it has whole seconds.
+	dateSlack = 2 * time.Second
+	// nodeSlack is how much the clocks of GitLab's own nodes may differ. A row
+	// that is newer than the Date by more shows that the Date is wrong.
+	nodeSlack = time.Minute
+)
 
 // start is the first start: the Date of the first answer, unless the answers
-// after it say that it is wrong. Without any Date it is the local time.
+// after it or the times in rows show that it is wrong. Without any Date it is
+// the local time. A Date of three days ago would otherwise count three days of
+// history in one step.
 func (c *clock) start(local time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.first.IsZero() {
 		return local
 	}
-	if len(c.offsets) == 0 {
-		return c.first
+	start := c.first
+	if len(c.offsets) > 0 {
+		start = c.first.Round(0).Add(c.median())
+		if !c.date.IsZero() && c.date.Sub(start).Abs() <= dateSlack {
+			start = c.date
+		}
+		start = start.Truncate(time.Second)
 	}
-	median := c.first.Round(0).Add(c.median())
-	if !c.told.IsZero() && c.told.Sub(median).Abs() <= dateSlack {
-		return c.told.Truncate(time.Second)
+	if c.seen {
+		if least := c.first.Round(0).Add(c.shown); least.Sub(start) > nodeSlack {
+			start = least
+		}
 	}
-	return median.Truncate(time.Second)
+	return start
 }

@@ -22,8 +22,8 @@ func TestClockTakesTheMedian(t *testing.T) {
 					if i == wrong {
 						date = date.Add(skew)
 					}
-					c.hear(date, at)
-					c.hear(time.Time{}, at) // an answer without a Date
+					c.answer(date, at)
+					c.answer(time.Time{}, at) // an answer without a Date
 					if i < 2 && wrong < 2 {
 						continue // of two that disagree none is known to be right
 					}
@@ -44,8 +44,8 @@ func TestClockPrefersTheEarlier(t *testing.T) {
 	local := time.Now()
 	for _, skew := range []time.Duration{time.Hour, -time.Hour} {
 		c := newClock()
-		c.hear(local.Add(skew), local)
-		c.hear(local, local)
+		c.answer(local.Add(skew), local)
+		c.answer(local, local)
 		want := local
 		if skew < 0 {
 			want = local.Add(skew)
@@ -56,14 +56,67 @@ func TestClockPrefersTheEarlier(t *testing.T) {
 	}
 }
 
+// A burst of answers counts as one sample: a Date that is wrong for two minutes
+// moves nothing, however many answers carry it.
+func TestClockIgnoresBursts(t *testing.T) {
+	c, local := newClock(), time.Now()
+	for range clockSamples {
+		local = local.Add(clockEvery)
+		c.answer(local, local)
+	}
+	for range 1200 { // ten a second
+		local = local.Add(100 * time.Millisecond)
+		c.answer(local.Add(-48*time.Hour), local)
+	}
+	if got := c.gitlab(local); !got.Equal(local) {
+		t.Errorf("two minutes of a wrong Date moved the clock by %v", got.Sub(local))
+	}
+}
+
+// A first start behind a wrong Date would count history: the newest time in the
+// rows corrects it, and no time that lies in the future of every clock does.
+func TestStartIsNotBeforeWhatRowsShow(t *testing.T) {
+	local := time.Now()
+	first := local.Truncate(time.Second)
+	for _, tc := range []struct {
+		name      string
+		skew      time.Duration
+		rows      []time.Duration // after local, received a minute later
+		want      time.Duration
+		tolerance time.Duration
+	}{
+		{"right Date, contacts until now", 0, []time.Duration{time.Minute, -time.Hour}, 0, time.Second},
+		{"72 h behind, a contact at the time of its reading", -72 * time.Hour, []time.Duration{time.Minute, -time.Hour}, 0, time.Second},
+		{"72 h behind, the newest contact half an hour old", -72 * time.Hour, []time.Duration{-29 * time.Minute}, -30 * time.Minute, time.Second},
+		{"72 h behind, no contact at all", -72 * time.Hour, nil, -72 * time.Hour, time.Second},
+		{"right Date, a contact of the year 2150", 0, []time.Duration{124 * 365 * 24 * time.Hour}, 0, time.Second},
+		{"72 h behind, a contact of tomorrow", -72 * time.Hour, []time.Duration{24 * time.Hour}, -72 * time.Hour, time.Second},
+		{"GitLab's clock is ahead of ours and right by its own rows", 7 * time.Minute, []time.Duration{8 * time.Minute}, 7 * time.Minute, time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newClock()
+			c.answer(first.Add(tc.skew), local)
+			at := local.Add(time.Minute)
+			for _, d := range tc.rows {
+				c.row(local.Add(d), at)
+			}
+			if got := c.start(at).Sub(first); (got - tc.want).Abs() > tc.tolerance {
+				t.Errorf("the first start is %v after the first answer, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
 // It follows GitLab when that changes its clock, after half of the samples.
 func TestClockFollows(t *testing.T) {
 	c, local := newClock(), time.Now()
-	for range 20 {
-		c.hear(local, local)
+	for range clockSamples {
+		local = local.Add(clockEvery)
+		c.answer(local, local)
 	}
 	for i := range clockSamples {
-		c.hear(local.Add(time.Hour), local)
+		local = local.Add(clockEvery)
+		c.answer(local.Add(time.Hour), local)
 		moved := c.gitlab(local).Equal(local.Add(time.Hour))
 		if moved != (i >= clockSamples/2) {
 			t.Errorf("after %d answers of a changed clock: moved %t", i+1, moved)
@@ -77,7 +130,7 @@ func TestClockWithoutDates(t *testing.T) {
 	if got := c.start(local); !got.Equal(local) {
 		t.Errorf("start %v without an answer, want %v", got, local)
 	}
-	c.hear(time.Time{}, local)
+	c.answer(time.Time{}, local)
 	if got := c.start(local.Add(time.Hour)); !got.Equal(local) {
 		t.Errorf("start %v, want that of the first answer, %v", got, local)
 	}
@@ -91,7 +144,7 @@ func TestClockWithoutDates(t *testing.T) {
 func TestClockCountsByElapsedTime(t *testing.T) {
 	c, local := newClock(), time.Now()
 	date := local.Round(0).Add(-time.Hour)
-	c.hear(date, local)
+	c.answer(date, local)
 	later := local.Add(90 * time.Minute)
 	got := c.gitlab(later)
 	if want := date.Add(90 * time.Minute); !got.Equal(want) {
@@ -109,7 +162,7 @@ func TestStartIsTheFirstDate(t *testing.T) {
 	local := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for i := range clockSamples {
 		at := local.Add(time.Duration(i) * 130 * time.Millisecond)
-		c.hear(at.Truncate(time.Second), at)
+		c.answer(at.Truncate(time.Second), at)
 	}
 	if got := c.start(local.Add(time.Second)); !got.Equal(local) {
 		t.Errorf("the first start is %v, the first answer's Date was %v", got, local)

@@ -57,7 +57,7 @@ func (m *Monitor) list(ctx context.Context) (listing, error) {
 		return listing{}, rerr // GitLab is down altogether: that says nothing of GraphQL
 	}
 	if m.gql.refused.IsZero() {
-		level.Warn(m.log).Log("msg", "GitLab does not let this token read runners by GraphQL; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err)
+		level.Warn(m.log).Log("msg", gitlab.GraphQLFailure(err)+"; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err)
 	}
 	m.gql.refused = time.Now()
 	return l, nil
@@ -67,7 +67,7 @@ func (m *Monitor) list(ctx context.Context) (listing, error) {
 // alone out of order.
 func mayHelp(err error) bool {
 	switch gitlab.ReasonOf(err) {
-	case gitlab.ReasonServerError, gitlab.ReasonTimeout:
+	case gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonNotGitLab:
 		return true
 	default:
 		return gitlab.GraphQLRefused(err)
@@ -196,8 +196,9 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 		}
 		l.whole = l.whole && p.Skipped == 0
 		partial = partial || p.Partial
-		// Machines are a part of the details: without them REST reads both.
-		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && p.Fields&gitlab.FieldManagers != 0
+		// Machines are a part of the details: without them REST reads both, where
+		// it has them.
+		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || m.gql.dialect.NoMachines())
 		for _, r := range p.Runners {
 			if m.owns(r.ID) {
 				l.rows = append(l.rows, r.Runner)
@@ -221,19 +222,23 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 
 // detailed takes the details that came with a listing. The caller holds the
 // mutex.
-func (m *Monitor) detailed(runners []gitlab.FleetRunner, at, now time.Time) {
-	m.noManagers = managersTold
+func (m *Monitor) detailed(runners []gitlab.FleetRunner, began, at, now time.Time) {
+	noMachines := m.gql.dialect.NoMachines()
+	if !noMachines {
+		m.noManagers = managersTold
+	}
 	for _, r := range runners {
 		if r.ManagersCut || !m.inv.Has(r.ID) {
 			continue // more machines than a page tells: REST has them all
 		}
 		known := m.inv.TagsKnown(r.ID)
 		managers := r.Managers
-		if managers == nil {
+		if managers == nil && !noMachines {
 			managers = []gitlab.Manager{}
 		}
 		m.inv.Details(r.ID, r.RunnerDetails, managers, at)
 		m.led.Describe(r.ID, m.inv.TagLabels(r.ID))
+		m.good[readingKey{snapshot.StageDetails, r.ID}] = began
 		m.planDetails(r.ID, now)
 		delete(m.fails, readingKey{snapshot.StageDetails, r.ID})
 		delete(m.unread[snapshot.StageDetails], r.ID)

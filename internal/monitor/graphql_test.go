@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,5 +147,65 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 		if err := folder.Close(); err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// The line about the way round by REST says what it was: neither an outage nor
+// a proxy is blamed on the token.
+func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
+	const token = "GitLab does not let this token"
+	for name, c := range map[string]struct {
+		version string
+		fault   gitlabsim.Fault
+		want    string
+	}{
+		"refused":     {"", gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, token},
+		"unavailable": {"", gitlabsim.Fault{Status: 503}, "GitLab did not answer the GraphQL query"},
+		"no answer":   {"", gitlabsim.Fault{Latency: 50 * time.Second}, "GitLab did not answer the GraphQL query"},
+		"blocked":     {"", gitlabsim.Fault{Status: 405}, "something in between"},
+		"too old": {"14.7.0", gitlabsim.Fault{
+			Status: 200, Body: `{"errors":[{"message":"Field 'runners' doesn't exist on type 'Query'"}]}`, ContentType: "application/json",
+		}, "GraphQL of this GitLab release lacks"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 5, Token: secret, Version: c.version})
+				mount(t, world)
+				c.fault.Route = "POST /graphql"
+				world.AddFault(c.fault)
+				s := newScraper()
+				_, state := openState(t, "")
+				logs := &lines{}
+				r := start(t, world, state, s, setup{logger: logs.logger()})
+				time.Sleep(10 * time.Minute)
+				check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(world.Truth()))
+				text := strings.Join(logs.with("msg="), "")
+				if !strings.Contains(text, c.want) || !strings.Contains(text, "REST is used") || c.want != token && strings.Contains(text, token) {
+					t.Errorf("logged: %s", text)
+				}
+				r.end(t)
+			})
+		})
+	}
+}
+
+// To 15.11 GraphQL has no machines, and neither has REST: the details that it
+// has are taken, and REST is not asked for them runner by runner.
+func TestGraphQLWithoutMachines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 250, Tags: 10, Token: secret, Version: "15.11.0"})
+		mount(t, world)
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{})
+		time.Sleep(20 * time.Minute)
+		g := s.scrape()
+		check(t, "runners", fleetCounts(g.Fleet), truthCounts(world.Truth()))
+		check(t, "tags", tagCounts(g.Fleet), truthTags(world.Truth()))
+		n := world.Requests()
+		if n["GET /runners/:id"] > 0 || n["GET /runners/:id/managers"] > 0 || n["GET /runners/all"] > 0 || n["POST /graphql"] > 20*3+5 {
+			t.Errorf("requests: %v", n)
+		}
+		r.end(t)
 	})
 }

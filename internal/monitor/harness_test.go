@@ -193,6 +193,7 @@ type setup struct {
 	inv    inventory.Options
 	shard  [2]int
 	token  func() string // nil: secret
+	wall   func() time.Time
 }
 
 func defaultPoll() Poll {
@@ -240,7 +241,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, Poll: o.poll, Inventory: o.inv,
 		ShardIndex: o.shard[0], ShardCount: o.shard[1],
 	}, Deps{
-		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger,
+		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger, Wall: o.wall,
 		Budget: budget.New(budget.Options{RequestsPerSecond: o.rate, Concurrency: o.poll.Concurrency, MaxPause: 30 * time.Second, Seed: 1}),
 	})
 	if err != nil {

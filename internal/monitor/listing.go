@@ -62,7 +62,7 @@ func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
 	}
 	m.deps.Metrics.PollDuration(m.opts.Name, snapshot.StageRunners.String(), now.Sub(began))
 	if err == nil {
-		m.begin()
+		m.begin(l.details)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -186,11 +186,15 @@ func shardOf(id int64, count int) int {
 
 // begin sets the first start and commits it before any jobs request: a job
 // counts when it ended after it.
-func (m *Monitor) begin() {
+func (m *Monitor) begin(shown []gitlab.FleetRunner) {
 	m.mu.Lock()
 	if m.led.Begun() {
 		m.mu.Unlock()
 		return
+	}
+	now := time.Now()
+	for i := range shown {
+		m.contacts(shown[i].ContactedAt, shown[i].Managers, now)
 	}
 	m.now()
 	m.led.Begin(m.clock.start(time.Now()))
@@ -198,6 +202,24 @@ func (m *Monitor) begin() {
 	// A disk that cannot be written keeps back the jobs, not the gauges:
 	// dispatch waits until the first start is on disk.
 	_ = m.save(time.Now()) // told in log and metric
+}
+
+// contacts takes the last contacts of a runner and its machines, which show
+// what GitLab's clock had reached by now. Only the first start rests on them.
+// The caller holds the mutex.
+func (m *Monitor) contacts(runner time.Time, managers []gitlab.Manager, now time.Time) {
+	m.clock.row(runner, now)
+	for i := range managers {
+		m.clock.row(managers[i].ContactedAt, now)
+	}
+}
+
+// raise moves a first start that was taken from a wrong Date. The caller holds
+// the mutex.
+func (m *Monitor) raise(now time.Time) {
+	if start := m.clock.start(now); m.led.Raise(start) {
+		_ = level.Warn(m.log).Log("msg", "the Date header of GitLab's first answers was behind the times in its rows; jobs are counted from the newest of them", "start", start.UTC().Format(time.RFC3339))
+	}
 }
 
 // listed folds a complete listing. The caller holds the mutex.
@@ -211,7 +233,7 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	m.led.Listed(members, m.scopeKey(), at)
 	m.inv.SetByGraphQL(l.graphql)
 	if l.detailed {
-		m.detailed(l.details, at, now)
+		m.detailed(l.details, began, at, now)
 	}
 	for _, r := range l.details {
 		if r.Executing >= 0 && r.Executing <= gitlab.MaxJobCount {

@@ -91,6 +91,9 @@ type Deps struct {
 	Publisher Publisher
 	Metrics   Metrics
 	Logger    log.Logger // carries the GitLab's name
+	// Wall is the local wall clock, which an administrator or NTP may step; nil:
+	// time.Now. Intervals are measured by time.Now's monotonic reading alone.
+	Wall func() time.Time
 }
 
 // Monitor watches one GitLab.
@@ -100,6 +103,7 @@ type Monitor struct {
 	log   log.Logger
 	clock *clock
 	said  *said
+	born  time.Time // local, with its monotonic reading
 
 	saving sync.Mutex // taken before mu
 
@@ -112,6 +116,9 @@ type Monitor struct {
 	fails    map[readingKey]int
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
+	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
+	walking  map[int64]time.Time                  // start of an unfinished walk, local clock
+	deep     map[int64]time.Time                  // start of the last whole walk of this process, local clock
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
 	lastGood [snapshot.NumStages]time.Time
 
@@ -135,6 +142,7 @@ type Monitor struct {
 	lastRows     *snapshot.Fleet // nil: the runner_ families must be rebuilt
 	lastRunners  []snapshot.RunnerCounter
 	saveFailures int
+	leftOut      map[string]struct{} // keys of records that could not be saved and that the log has named
 }
 
 // readingKey names what is being read: a runner's jobs (polls and walks
@@ -149,6 +157,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m := &Monitor{
 		opts: o, deps: d, log: d.Logger,
 		clock:   newClock(),
+		born:    time.Now(),
 		said:    newSaid(d.Logger),
 		inv:     inventory.New(o.Inventory),
 		led:     ledger.New(ledger.Options{Lookback: o.Poll.Lookback}),
@@ -158,6 +167,9 @@ func New(o Options, d Deps) (*Monitor, error) {
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
 		began:   map[readingKey]time.Time{},
+		good:    map[readingKey]time.Time{},
+		walking: map[int64]time.Time{},
+		deep:    map[int64]time.Time{},
 		visible: -1,
 		keyset:  true,
 		// Generations go on over a reload, which makes a new Monitor.
@@ -219,7 +231,7 @@ func (m *Monitor) Ready() bool {
 
 // Attempt is the client's hook: every answer's Date sets the clock.
 func (m *Monitor) Attempt(a gitlab.Attempt) {
-	m.clock.hear(a.Date, a.ReceivedAt)
+	m.clock.answer(a.Date, a.ReceivedAt)
 	if a.Code == 0 || a.Code >= http.StatusInternalServerError {
 		// Tried, and down: readiness need not wait for the end of its retries.
 		m.mu.Lock()
@@ -262,9 +274,24 @@ func (m *Monitor) Run(ctx context.Context) error {
 // now is GitLab's time, as far as it is to be trusted; the floor follows it.
 // The caller holds the mutex.
 func (m *Monitor) now() time.Time {
-	local := time.Now()
-	return m.led.Advance(m.clock.gitlab(local), local)
+	if !m.clock.answered() {
+		// Before the first answer after a start nothing confirms the local clock:
+		// one that is days ahead would move the floor past jobs still to be read.
+		return m.wall()
+	}
+	return m.led.Advance(m.clock.gitlab(time.Now()), m.wall())
 }
+
+func (m *Monitor) wall() time.Time {
+	if m.deps.Wall != nil {
+		return m.deps.Wall()
+	}
+	return time.Now()
+}
+
+// elapsed is a time that only the monotonic clock moves, for waits that must
+// not stretch or end with a step of any wall clock.
+func (m *Monitor) elapsed(now time.Time) time.Time { return m.born.Round(0).Add(now.Sub(m.born)) }
 
 // dispatch hands the most urgent reading that is due to the next free worker.
 func (m *Monitor) dispatch(ctx context.Context, work chan<- budget.Item) error {
@@ -366,6 +393,9 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	}
 	m.deps.Metrics.PollDuration(m.opts.Name, stage.String(), now.Sub(began))
 	m.outcome(stage, item.ID, err, now)
+	if err == nil && m.inv.Has(item.ID) {
+		m.good[readingKey{stage, item.ID}] = began
+	}
 	plan(item.ID, now)
 	m.wake()
 }
@@ -406,7 +436,10 @@ func (m *Monitor) forget(id int64) {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})
 		delete(m.began, readingKey{snapshot.Stage(s), id})
+		delete(m.good, readingKey{snapshot.Stage(s), id})
 	}
+	delete(m.walking, id)
+	delete(m.deep, id)
 }
 
 // spread varies a due time by up to a tenth of its interval, so that readings

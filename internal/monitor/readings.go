@@ -6,6 +6,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
@@ -49,7 +50,7 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 		class, interval = budget.ActiveDetails, min(interval, activeDetails)
 		m.fast[id] = true
 	}
-	at := m.inv.DetailsAt(id)
+	at := m.readAt(snapshot.StageDetails, id, m.inv.DetailsAt(id))
 	if at.IsZero() {
 		class = budget.NewDetails
 	}
@@ -81,16 +82,16 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval {
 		class, interval = budget.IdleJobs, min(quiet/4, idleFactor*interval)
 	}
-	at := m.led.ReadAt(id)
-	if until := m.untouched(id, at); until.After(at) {
-		at = until // as good as a reading that found nothing
+	at := m.readAt(snapshot.StageJobs, id, m.led.ReadAt(id))
+	if until := m.untouched(id, m.led.ReadAt(id)); !until.IsZero() {
+		at = later(at, m.readAt(snapshot.StageDetails, id, until)) // as good as a reading that found nothing
 	}
 	due := m.due(snapshot.StageJobs, id, at, interval, now)
 	if old, ok := m.sched.Due(budget.StageJobs, id); ok && class == budget.IdleJobs {
 		// It contacted GitLab, so that its reading is due at once: a little later
 		// it shows all that this may have been about. Once only, or a runner that
 		// contacts GitLab again and again would never be read.
-		settled := m.local(m.inv.SettledAt(id))
+		settled := m.localBy(m.inv.SettledAt(id), now.Add(inventory.SettleTime))
 		if old.Before(settled) {
 			settled = old
 		}
@@ -126,10 +127,17 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 	if !m.inv.Has(id) || !m.inv.TagsKnown(id) {
 		return
 	}
-	deep := m.local(m.led.Deep(id))
+	deep, walked := m.deep[id]
+	if !walked {
+		deep = m.local(m.led.Deep(id))
+	}
 	deadline := deep.Add(m.opts.Poll.Lookback / 4)
 	due := deep.Add(m.opts.Poll.ReconcileInterval)
-	if until := m.local(m.untouched(id, m.led.Deep(id))); until.After(deep) {
+	until := m.untouched(id, m.led.Deep(id))
+	if !until.IsZero() {
+		until = m.readAt(snapshot.StageDetails, id, until)
+	}
+	if until.After(deep) {
 		// A walk would find nothing. Now and then it is done all the same:
 		// GitLab might not tell each contact.
 		due = until.Add(m.opts.Poll.ReconcileInterval)
@@ -145,9 +153,9 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 	m.plan(budget.Walk, id, due, deadline, now)
 }
 
-// due is when a reading of a runner is due: an interval after the last one
-// (at, by GitLab's clock, where this process has not read it), later while it
-// fails, at once where it was never read.
+// due is when a reading of a runner is due: an interval after the last one (at),
+// later while it fails, at once where it was never read. All times are of the
+// local monotonic clock.
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
@@ -157,11 +165,8 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
 	}
-	if !at.IsZero() {
-		// By GraphQL the details are read with the list.
-		if local := m.local(at); !tried || local.After(began) {
-			began, tried = local, true
-		}
+	if !at.IsZero() && (!tried || at.After(began)) {
+		began, tried = at, true // by GraphQL the details are read with the list
 	}
 	if !tried {
 		return now
@@ -169,10 +174,30 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 	return began.Add(interval + spread(interval))
 }
 
-// local turns GitLab's time into ours, which the schedule runs on.
-func (m *Monitor) local(t time.Time) time.Time {
-	now := time.Now()
-	return now.Add(t.Sub(m.now()))
+// readAt is the local time of the last reading of a stage. Only what was read by
+// an earlier process (saved, by GitLab's clock) is converted: a clock that was
+// wrong for a while would otherwise move readings by as much.
+func (m *Monitor) readAt(stage snapshot.Stage, id int64, saved time.Time) time.Time {
+	if at, ok := m.good[readingKey{stage, id}]; ok {
+		return at
+	}
+	if saved.IsZero() {
+		return time.Time{}
+	}
+	return m.local(saved)
+}
+
+// local converts a past time of GitLab's to ours, which the schedule runs on.
+// It is never after now: what is past must not be planned for later than an
+// interval from now, whatever any clock did.
+func (m *Monitor) local(t time.Time) time.Time { return m.localBy(t, time.Now()) }
+
+func (m *Monitor) localBy(t, most time.Time) time.Time {
+	local := time.Now().Add(t.Sub(m.now()))
+	if local.After(most) {
+		return most
+	}
+	return local
 }
 
 // busy tells whether a runner executes, as far as is known.
@@ -238,6 +263,10 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	case merr != nil:
 		m.noManagers++
 	}
+	if !m.led.StartFixed() {
+		m.contacts(details.ContactedAt, managers, now)
+		m.raise(now)
+	}
 	m.inv.Details(item.ID, details, managers, m.now())
 	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
 	if !known {
@@ -267,6 +296,7 @@ func (m *Monitor) tagsRead(first bool) {
 func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
 	m.mu.Lock()
+	began := time.Now()
 	poll := m.led.Poll(item.ID, m.now())
 	if poll == nil {
 		m.mu.Unlock()
@@ -376,6 +406,8 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	poll.Done(true)
 	if m.led.Deep(item.ID).After(deep) {
 		// It read as deep as a walk does: most runners need no other.
+		m.deep[item.ID] = began
+		delete(m.walking, item.ID)
 		m.lastGood[snapshot.StageReconcile] = now
 	}
 	if running, canceling, _, read := m.led.Executing(item.ID); read {
@@ -415,10 +447,14 @@ func next(q gitlab.JobsQuery, p gitlab.JobsPage) gitlab.JobsQuery {
 func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Walk))
 	m.mu.Lock()
+	resumed := m.led.Walking(item.ID)
 	walk := m.led.Walk(item.ID, m.now())
 	if walk == nil {
 		m.mu.Unlock()
 		return nil
+	}
+	if !resumed {
+		m.walking[item.ID] = time.Now()
 	}
 	q := walk.Query(m.keyset)
 	m.mu.Unlock()
@@ -428,7 +464,14 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	switch gitlab.ReasonOf(err) {
 	case "":
 		m.heardKeyset(q, p)
-		walk.Page(p)
+		if walk.Page(p) {
+			if at, ok := m.walking[item.ID]; ok {
+				m.deep[item.ID] = at
+			} else {
+				m.deep[item.ID] = m.local(m.led.Deep(item.ID)) // begun by an earlier process
+			}
+			delete(m.walking, item.ID)
+		}
 		return nil
 	case gitlab.ReasonNotFound:
 		m.doubt(item.ID, time.Now())
@@ -438,6 +481,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 			m.keyset = false // not offered here, or the cursor is of another release
 		}
 		walk.Restart()
+		m.walking[item.ID] = time.Now()
 	default:
 	}
 	return err

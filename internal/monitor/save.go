@@ -9,7 +9,6 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
-	"gitlab-runner-fleet-exporter/internal/store"
 )
 
 const (
@@ -39,7 +38,7 @@ func (m *Monitor) saveLoop(ctx context.Context) error {
 		}
 		now := time.Now()
 		m.mu.Lock()
-		m.led.Served(m.deps.Publisher.Served(m.opts.Name), m.deps.Publisher.ServedRows(m.opts.Name), now)
+		m.led.Served(m.deps.Publisher.Served(m.opts.Name), m.deps.Publisher.ServedRows(m.opts.Name), m.elapsed(now))
 		if now.After(forgetAt) {
 			m.led.Forget(m.now())
 			forgetAt = now.Add(forgetInterval)
@@ -68,7 +67,7 @@ func (m *Monitor) saveWait() time.Duration {
 
 // save commits everything that a counter is derived from in one batch. Where
 // that fails nothing is lost: the changes stay, and the counters stay at what
-// was committed last.
+// was committed last. A record that can never be saved is left out alone.
 func (m *Monitor) save(now time.Time) error {
 	// One at a time: an older batch must not overwrite a newer one.
 	m.saving.Lock()
@@ -76,31 +75,20 @@ func (m *Monitor) save(now time.Time) error {
 	m.mu.Lock()
 	begun := m.led.Begun()
 	batch := m.led.Batch()
-	records, err := m.inv.Records()
+	records, left := m.inv.Records()
 	m.mu.Unlock()
-	if err == nil && batch == nil && len(records) == 0 {
+	if batch == nil && len(records)+len(left) == 0 {
 		return nil
 	}
+	b, out, err := storable(records, batch, left)
 	if err == nil {
-		var b store.Batch
-		add := func(key, value []byte) {
-			if value == nil {
-				b.Delete = append(b.Delete, key)
-			} else {
-				b.Put = append(b.Put, store.Record{Key: key, Value: value})
-			}
-		}
-		for _, r := range records {
-			add(r.Key, r.Value)
-		}
-		if batch != nil {
-			for _, r := range batch.Records {
-				add(r.Key, r.Value)
-			}
-		}
 		err = m.deps.State.Commit(b)
 	}
-	m.deps.Metrics.StateSave(time.Since(now), err)
+	counted := err
+	if err == nil && len(out) > 0 {
+		counted = out[0].err
+	}
+	m.deps.Metrics.StateSave(time.Since(now), counted)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -109,10 +97,11 @@ func (m *Monitor) save(now time.Time) error {
 			m.led.Failed(batch)
 		}
 		if m.saveFailures++; m.saveFailures == 1 {
-			level.Error(m.log).Log("msg", "the state cannot be saved: counters stay at their last saved values until it can, gauges go on", "err", err, "remedy", "make room on the disk of --storage.path and check its permissions; saving is tried again by itself")
+			level.Error(m.log).Log("msg", "the state cannot be saved: counters stay at their last saved values until it can, gauges go on", "err", err, "remedy", saveRemedy(err))
 		}
 		return err
 	}
+	m.nameLeftOut(out, b)
 	if m.saveFailures > 0 {
 		m.saveFailures = 0
 		level.Info(m.log).Log("msg", "the state is saved again")
@@ -149,7 +138,7 @@ func (m *Monitor) publish(now time.Time) {
 	s.RowsGeneration = m.rowsGen
 	// Once a picture, not once a reading: it looks at every tag.
 	m.led.Tags(m.inv.TagNames())
-	s.Counters = m.led.Counters(gen, at, rows, m.inv.Exported)
+	s.Counters = m.led.Counters(gen, m.elapsed(now), rows, m.inv.Exported)
 	if s.Counters != nil {
 		if rows {
 			m.lastRunners = s.Counters.Runners
@@ -191,6 +180,9 @@ func (m *Monitor) self(now time.Time) snapshot.Self {
 		JobsVisible: m.visible, TagsOverLimit: m.inv.TagsOverLimit(), TokenExpiry: m.token.ExpiresAt,
 	}
 	s.JobsRecovered, s.JobsUnresolved = m.led.Told()
+	if at := m.clock.gitlab(now); !at.IsZero() {
+		s.ClockOffset, s.ClockKnown = at.Sub(m.wall().Round(0)), true
+	}
 	intervals := [snapshot.NumStages]time.Duration{
 		max(m.opts.Poll.RunnersInterval, m.listDuration), m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}

@@ -150,7 +150,9 @@ type Self struct {
 
 	JobsVisible   int // 1 the token may see all jobs, 0 it may not, -1 not known
 	TagsOverLimit int
-	TokenExpiry   time.Time // zero: none
+	TokenExpiry   time.Time     // zero: none
+	ClockOffset   time.Duration // GitLab's clock less ours
+	ClockKnown    bool          // GitLab's answers have a Date
 
 	JobsRecovered  uint64
 	JobsUnresolved [NumUnresolvedReasons]uint64

@@ -212,10 +212,22 @@ func JobQueuedBounds() []float64 { return jobQueuedBounds }
 
 // Special values of the label tag, for runners that no real tag describes.
 const (
-	TagUntagged = "(untagged)" // the runner takes untagged jobs
-	TagUnknown  = "(unknown)"  // its details could not be read yet
-	TagOther    = "(other)"    // its tags are beyond metrics.tags.limit
+	TagUntagged = "(untagged)"  // the runner takes untagged jobs
+	TagUnknown  = "(unknown)"   // its details could not be read yet
+	TagOther    = "(other)"     // its tags are beyond metrics.tags.limit
+	TagNoRunner = "(no_runner)" // of a waiting job: no runner has the tag
 )
+
+// OwnName tells whether a name is one of the special values. A tag or version
+// of that name, which anyone may give a runner, must not merge with ours: it
+// stands under (other).
+func OwnName(name string) bool {
+	switch name {
+	case TagUntagged, TagUnknown, TagOther, TagNoRunner:
+		return true
+	}
+	return false
+}
 
 // Stage is a kind of reading, the label value of stage.
 type Stage uint8

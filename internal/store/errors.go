@@ -43,17 +43,27 @@ func (e *NewerError) Error() string {
 		e.Path, e.Name, e.Have, e.Want)
 }
 
-// OlderError says that the file was written by an older release and that there
-// is no way to bring its records up to date.
+// OlderError says that the file was written by an older release, whose records
+// this one cannot read. Open puts such a file aside; only where it cannot is the
+// error returned.
 type OlderError struct {
 	Name, Path string
 	Have, Want string
 }
 
 func (e *OlderError) Error() string {
-	return fmt.Sprintf("state file %s of GitLab %q has %s, this release needs %s and cannot convert it: run the older release again, or move the file away to begin anew",
+	return fmt.Sprintf("state file %s of GitLab %q has %s, this release needs %s and cannot read it: run the older release again, or move the file away to begin anew",
 		e.Path, e.Name, e.Have, e.Want)
 }
+
+// RecordError says that one record cannot be stored, whatever the state of the
+// disk: see Storable.
+type RecordError struct {
+	Key    []byte
+	Reason string
+}
+
+func (e *RecordError) Error() string { return "a record cannot be stored: " + e.Reason }
 
 // DamagedError says that the file is not as this package left it.
 type DamagedError struct{ Path, Reason string }

@@ -17,6 +17,7 @@ const (
 	fileExt     = ".db"
 	newExt      = ".new"
 	damagedMark = fileExt + ".damaged-"
+	olderMark   = fileExt + ".older-"
 	longName    = 100 // bytes of an escaped name, far below the 255 a file system allows
 	hashBytes   = 16
 )
@@ -70,8 +71,9 @@ func canonicalURL(raw string) (string, error) {
 }
 
 // putAside renames what stands at path, whatever it is, to a name not yet taken.
-func putAside(path string, now time.Time) (string, error) {
-	base := strings.TrimSuffix(path, fileExt) + damagedMark + now.UTC().Format(stampForm)
+// mark is damagedMark or olderMark.
+func putAside(path, mark string, now time.Time) (string, error) {
+	base := strings.TrimSuffix(path, fileExt) + mark + now.UTC().Format(stampForm)
 	for n := 1; ; n++ {
 		to := base
 		if n > 1 {
@@ -94,6 +96,9 @@ func putAside(path string, now time.Time) (string, error) {
 // putAsideAt reads the time from a name that putAside gave.
 func putAsideAt(name string) (time.Time, bool) {
 	_, stamp, ok := strings.Cut(name, damagedMark)
+	if !ok {
+		_, stamp, ok = strings.Cut(name, olderMark)
+	}
 	if !ok {
 		return time.Time{}, false
 	}

@@ -8,7 +8,8 @@
 //     value carries a checksum of key and value, each file a checksum over all
 //     of its records, and the whole file is checked by plain reads (verify.go)
 //     before bbolt maps it. Mapped first, a truncated file kills the process.
-//   - A damaged file is put aside, not deleted, and harms no other GitLab.
+//   - A damaged file, or one of an older layout, is put aside, not deleted, and
+//     harms no other GitLab.
 //   - A file of another GitLab, of a newer release, or in use by another process
 //     is refused in words, and left as it was.
 //
@@ -188,9 +189,10 @@ func holder(file *os.File) string {
 
 // Open opens the state of the GitLab with this name, or begins one. A name may
 // be open once at a time. Errors to tell apart: *ForeignError, *NewerError,
-// *OlderError, ErrLocked. A damaged file is no error: it is put aside as
+// ErrLocked. A damaged file is no error: it is put aside as
 // <file>.damaged-<UTC time>, logged, named by State.Quarantined, and a fresh one
-// is begun.
+// is begun. The same for a file of an older layout, as <file>.older-<UTC time>,
+// which is no damage: Quarantined does not name it.
 func (f *Folder) Open(name, url string) (*State, error) {
 	address, err := canonicalURL(url)
 	if err != nil {
@@ -233,12 +235,21 @@ func (f *Folder) openFile(name, address string) (_ backend, quarantined string, 
 	}
 	err = d.open()
 	if damaged, ok := errors.AsType[*DamagedError](err); ok {
-		quarantined, err = putAside(d.path, f.opts.Now())
+		quarantined, err = putAside(d.path, damagedMark, f.opts.Now())
 		if err != nil {
 			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", damaged, err)
 		}
 		_ = level.Error(f.opts.Logger).Log("msg", "state file is damaged; put aside, counting begins anew",
 			"gitlab", name, "file", d.path, "kept_as", quarantined, "kept_for", f.opts.Retain, "reason", damaged.Reason)
+		err = fs.ErrNotExist
+	}
+	if older, ok := errors.AsType[*OlderError](err); ok {
+		kept, err2 := putAside(d.path, olderMark, f.opts.Now())
+		if err2 != nil {
+			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", older, err2)
+		}
+		_ = level.Warn(f.opts.Logger).Log("msg", "the state file is of an older layout, which this release cannot read; put aside, counting begins anew from now",
+			"gitlab", name, "file", d.path, "kept_as", kept, "kept_for", f.opts.Retain, "has", older.Have, "needs", older.Want)
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -393,11 +404,25 @@ func (s *State) Commit(b Batch) error {
 		return nil
 	}
 	for _, r := range b.Put {
-		if len(r.Key) == 0 || len(r.Key) > maxKey || len(r.Value) > maxValue {
-			return fmt.Errorf("commit: a record of %d bytes under a key of %d bytes cannot be stored", len(r.Value), len(r.Key))
+		if err := Storable(r.Key, r.Value); err != nil {
+			return fmt.Errorf("commit: %w", err)
 		}
 	}
 	return s.backend.commit(b)
+}
+
+// Storable returns a *RecordError for a record that Commit refuses. A batch
+// with such a record is refused as a whole, for ever: leave it out.
+func Storable(key, value []byte) error {
+	switch {
+	case len(key) == 0:
+		return &RecordError{key, "its key is empty"}
+	case len(key) > maxKey:
+		return &RecordError{key, fmt.Sprintf("its key has %d bytes, more than %d", len(key), maxKey)}
+	case len(value) > maxValue:
+		return &RecordError{key, fmt.Sprintf("its value has %d bytes, more than %d", len(value), maxValue)}
+	}
+	return nil
 }
 
 // Size is the length of the file in bytes; in memory, that of keys and values.

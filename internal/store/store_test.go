@@ -221,8 +221,12 @@ func TestRecordsThatCannotBeStored(t *testing.T) {
 		s := openState(t, open(t, path), "corp")
 		commit(t, s, put("a", "1", strings.Repeat("k", maxKey), strings.Repeat("v", 1<<20)))
 		for _, key := range []string{"", strings.Repeat("k", maxKey+1)} {
-			if err := s.Commit(put("b", "2", key, "x")); err == nil {
-				t.Errorf("a key of %d bytes was stored", len(key))
+			err := s.Commit(put("b", "2", key, "x"))
+			if _, ok := errors.AsType[*RecordError](err); !ok {
+				t.Errorf("a key of %d bytes: %v", len(key), err)
+			}
+			if Storable([]byte(key), nil) == nil {
+				t.Errorf("a key of %d bytes is called storable", len(key))
 			}
 		}
 		if got := records(t, s); len(got) != 2 || got["a"] != "1" {
@@ -358,18 +362,63 @@ func TestLayouts(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f = open(t, path, func(o *Options) { o.Layout = 3 })
-	var older *OlderError
-	if _, err := f.Open("corp", "https://gitlab.example.com"); !errors.As(err, &older) || !strings.Contains(err.Error(), "layout 2") {
-		t.Errorf("older layout: %v", err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
 	if !bytes.Equal(before, read(t, file)) {
 		t.Error("a refused file was changed")
 	}
 	wantRecords(t, openState(t, open(t, path, func(o *Options) { o.Layout = 2 }), "corp"), map[string]string{"a": "1"})
+}
+
+// A file of an older layout is put aside whole, with one warning that names it,
+// and a fresh one is begun. It is kept as long as a damaged one.
+func TestOlderLayoutIsPutAside(t *testing.T) {
+	path := t.TempDir()
+	file := filepath.Join(path, fileName("corp"))
+	f := open(t, path)
+	commit(t, openState(t, f, "corp"), put("a", "1"))
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := read(t, file)
+	now := time.Now()
+	var logged bytes.Buffer
+	f = open(t, path, func(o *Options) {
+		o.Layout, o.Logger, o.Now = 2, log.NewLogfmtLogger(&logged), func() time.Time { return now }
+	})
+	// Another GitLab's file is refused whatever its layout.
+	var foreign *ForeignError
+	if _, err := f.Open("corp", "https://gitlab.example.org"); !errors.As(err, &foreign) {
+		t.Errorf("another address: %v", err)
+	}
+	s := openState(t, f, "corp")
+	wantRecords(t, s, map[string]string{})
+	if s.Quarantined() != "" {
+		t.Errorf("called damaged: %s", s.Quarantined())
+	}
+	commit(t, s, put("b", "2"))
+	closeState(t, s)
+	kept, err := filepath.Glob(file + ".older-*")
+	if err != nil || len(kept) != 1 || !bytes.Equal(before, read(t, kept[0])) {
+		t.Fatalf("kept are %q, %v", kept, err)
+	}
+	line := logged.String()
+	if strings.Count(line, "\n") != 1 || !strings.Contains(line, "level=warn") || !strings.Contains(line, kept[0]) || !strings.Contains(line, "layout 1") {
+		t.Errorf("logged: %s", line)
+	}
+	// The next start finds nothing to say.
+	logged.Reset()
+	wantRecords(t, openState(t, f, "corp"), map[string]string{"b": "2"})
+	if logged.Len() > 0 {
+		t.Errorf("logged again: %s", &logged)
+	}
+	for _, after := range []time.Duration{29 * 24 * time.Hour, 2 * 24 * time.Hour} {
+		now = now.Add(after)
+		if err := f.Prune([]string{"corp"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(kept[0]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("still there after 31 days: %v", err)
+	}
 }
 
 // A newer release may keep more in the file than this one knows. That is not
@@ -384,9 +433,9 @@ func TestNewerFormatIsNotDamage(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	rewrite(t, filepath.Join(path, fileName("corp")), func(id *identity) { id.Format = 0 })
-	var older *OlderError
-	if _, err := f.Open("corp", "https://gitlab.example.com"); !errors.As(err, &older) {
-		t.Errorf("%v", err)
+	closeState(t, openState(t, f, "corp"))
+	if kept, err := filepath.Glob(filepath.Join(path, "*.older-*")); len(kept) != 1 {
+		t.Errorf("an older format: kept are %q, %v", kept, err)
 	}
 }
 

@@ -133,8 +133,7 @@ func verify(path string, want identity) (_ summary, err error) {
 	return saved, v.checkFreelist()
 }
 
-// admit refuses a file that is sound but not for us. A release with a new layout
-// converts older records here, into a file of its own beside the old one.
+// admit refuses a file that is sound but not for us.
 func admit(path string, have, want identity) error {
 	switch {
 	case have.Format > want.Format:

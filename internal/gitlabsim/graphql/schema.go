@@ -93,6 +93,9 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 	if !w.Since(15, 0) {
 		statusWords[3] = "not_connected"
 	}
+	if !w.Since(16, 0) {
+		statusWords = append(statusWords, "active", "paused")
+	}
 	var (
 		runnerType = enum("CiRunnerType", "instance_type", "group_type", "project_type")
 		status     = enum("CiRunnerStatus", statusWords...)
@@ -148,7 +151,7 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 		"id":             field(gql.NewNonNull(gql.ID), func(v view) any { return gid("Runner", v.ID) }),
 		"description":    field(gql.String, func(v view) any { return v.Description }),
 		"runnerType":     field(gql.NewNonNull(runnerType), func(v view) any { return v.Type }),
-		"status":         field(gql.NewNonNull(status), func(v view) any { return v.Status }),
+		"status":         {Type: gql.NewNonNull(status), Resolve: resolveStatus},
 		"active":         field(gql.NewNonNull(gql.Boolean), func(v view) any { return !v.Paused }),
 		"accessLevel":    field(gql.NewNonNull(access), func(v view) any { return accessLevel(v.Protected) }),
 		"contactedAt":    field(gql.String, func(v view) any { return moment(v.Contacted) }),
@@ -179,6 +182,9 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 			}
 			return &page[namespace]{nodes: []namespace{{group: v.Group}}, count: 1}
 		})},
+	}
+	if !w.Since(16, 0) {
+		fields["status"].Args = gql.FieldConfigArgument{"legacyMode": {Type: gql.String, DefaultValue: legacyMode}}
 	}
 	optional(fields, 14, 8, "paused", field(gql.NewNonNull(gql.Boolean), func(v view) any { return v.Paused }))
 	optional(fields, 15, 7, "jobExecutionStatus", field(execution, func(v view) any { return executing(v.Active) }))
@@ -355,6 +361,18 @@ func resolveRunners(p gql.ResolveParams) (any, error) {
 		out.endCursor = encode(cursor{last.Created.UTC().Format("2006-01-02 15:04:05.000000000 UTC"), strconv.FormatInt(last.ID, 10)})
 	}
 	return out, nil
+}
+
+// legacyMode is the argument's default up to 15.11: it hides whether a paused
+// runner is up. It is asked to be null by whoever wants to know.
+const legacyMode = "14.5"
+
+func resolveStatus(p gql.ResolveParams) (any, error) {
+	v, _ := p.Source.(gitlabsim.RunnerView)
+	if arg[string](p, "legacyMode") == legacyMode && v.Paused && (v.Status == "online" || v.Status == "offline") {
+		return "paused", nil
+	}
+	return v.Status, nil
 }
 
 func resolveManagers(p gql.ResolveParams) (any, error) {

@@ -211,7 +211,10 @@ func readBody(r *http.Request) (in body, err error) {
 
 // answer is GraphQL's way: parse, validate, weigh, execute.
 func (s *Server) answer(ctx context.Context, q *Query, in body, caller gitlabsim.Caller) result {
-	src := source.NewSource(&source.Source{Body: []byte(in.Query), Name: "query"})
+	// The library's parser knows no null; the text keeps its length, and errors
+	// their places.
+	text := strings.ReplaceAll(in.Query, "(legacyMode: null)", `(legacyMode: ""  )`)
+	src := source.NewSource(&source.Source{Body: []byte(text), Name: "query"})
 	doc, err := parser.Parse(parser.ParseParams{Source: src})
 	if err != nil {
 		return result{Errors: []Error{{Message: "Parse error: " + firstLine(err.Error())}}}
@@ -227,7 +230,7 @@ func (s *Server) answer(ctx context.Context, q *Query, in body, caller gitlabsim
 	s.library.Lock()
 	defer s.library.Unlock()
 	if v := gql.ValidateDocument(&s.schema, doc, nil); !v.IsValid {
-		return result{Errors: inGitLabsWords(v.Errors, doc, src)}
+		return result{Errors: inGitLabsWords(v.Errors, s.schema, doc, src)}
 	}
 	limit, depth := anonymousScore, anonymousDepth
 	switch {

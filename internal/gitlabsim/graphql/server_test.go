@@ -210,9 +210,9 @@ func TestWords(t *testing.T) {
 	for _, c := range []struct{ version, query, message, code, path string }{
 		{"15.6.0", `query fleet { runners { nodes { id jobExecutionStatus } } }`, "Field 'jobExecutionStatus' doesn't exist on type 'CiRunner'", "undefinedField", "query fleet/runners/nodes/jobExecutionStatus"},
 		{"15.11.0", `{ runners { nodes { id managers { nodes { id } } } } }`, "Field 'managers' doesn't exist on type 'CiRunner'", "undefinedField", "query/runners/nodes/managers"},
-		{"16.1.0", `{ runners { nodes { executing: jobCount(statuses: [RUNNING]) } } }`, "Field 'jobCount' doesn't accept argument 'statuses'", "argumentNotAccepted", "query/runners/nodes/executing/statuses"},
-		{"16.11.0", `{ runners { nodes { jobCount(statuses: [RUNNING, CANCELING]) } } }`, "Argument 'statuses' on Field 'jobCount' has an invalid value ([RUNNING, CANCELING]).", "argumentLiteralsIncompatible", "query/runners/nodes/jobCount/statuses"},
-		{"15.4.0", `{ group(fullPath: "a") { runners(membership: ALL_AVAILABLE) { nodes { id } } } }`, "Argument 'membership' on Field 'runners' has an invalid value (ALL_AVAILABLE).", "argumentLiteralsIncompatible", "query/group/runners/membership"},
+		{"16.1.0", `{ runners { nodes { executing: jobCount(statuses: [RUNNING]) } } }`, "Field 'executing' doesn't accept argument 'statuses'", "argumentNotAccepted", "query/runners/nodes/executing/statuses"},
+		{"16.11.0", `{ runners { nodes { jobCount(statuses: [RUNNING, CANCELING]) } } }`, "Argument 'statuses' on Field 'jobCount' has an invalid value ([RUNNING, CANCELING]). Expected type '[CiJobStatus!]'.", "argumentLiteralsIncompatible", "query/runners/nodes/jobCount/statuses"},
+		{"15.4.0", `{ group(fullPath: "a") { runners(membership: ALL_AVAILABLE) { nodes { id } } } }`, "Argument 'membership' on Field 'runners' has an invalid value (ALL_AVAILABLE). Expected type 'CiRunnerMembershipFilter'.", "argumentLiteralsIncompatible", "query/group/runners/membership"},
 		{"18.0.0", `{ runners { nodes { version } } }`, "Field 'version' doesn't exist on type 'CiRunner'", "undefinedField", "query/runners/nodes/version"},
 		{"19.1.0", `mutation { runnerDelete(id: 1) { id } }`, "Schema is not configured for mutations", "", ""},
 		{"19.1.0", `{ runners `, "Parse error: Syntax Error query (1:11) Expected Name, found EOF", "", ""},
@@ -251,6 +251,7 @@ func TestReleases(t *testing.T) {
 		{"managers { nodes { jobExecutionStatus } }", "16.3.0", "16.2.9"},
 		{"jobCount(statuses: [CANCELING])", "17.0.0", "16.11.0"},
 		{"platformName", "17.11.0", "18.0.0"},
+		{"status(legacyMode: null)", "15.11.0", "16.0.0"},
 	} {
 		for _, v := range []string{c.from, c.not} {
 			w, _ := mounted(t, gitlabsim.Options{Version: v})
