@@ -116,10 +116,11 @@ func (r *FleetRunner) settle(project, group string) {
 
 // jobCount is what GitLab counted, at most MaxJobCount + 1; -1 for anything else.
 func (d *reader) jobCount() int {
-	if d.dec.PeekKind() != jsontext.KindNumber {
+	n, ok := d.number()
+	if !ok || n < 0 {
 		return -1
 	}
-	return int(max(-1, min(d.integer(), MaxJobCount+1)))
+	return int(min(n, MaxJobCount+1))
 }
 
 // textOf is a text of the object that comes next.

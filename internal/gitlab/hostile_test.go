@@ -68,8 +68,8 @@ func frame(begin string, size int, part func(i int) string, end string) func(htt
 	}
 }
 
-// raw answers with bytes that are no HTTP of Go's making.
-func raw(begin string, size int, part func(i int) string, end string) func(http.ResponseWriter) {
+// raw answers with 9 MiB that are no HTTP of Go's making.
+func raw(begin string, part func(i int) string, end string) func(http.ResponseWriter) {
 	return func(w http.ResponseWriter) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -77,7 +77,7 @@ func raw(begin string, size int, part func(i int) string, end string) func(http.
 		}
 		defer func() { _ = conn.Close() }()
 		_, _ = io.WriteString(conn, begin)
-		stream(conn, size, part)
+		stream(conn, 9<<20, part)
 		_, _ = io.WriteString(conn, end)
 	}
 }
@@ -169,11 +169,11 @@ func hostileAnswers() []hostile {
 			w.WriteHeader(http.StatusInternalServerError)
 			stream(w, endless, always("        "))
 		}, want: ReasonServerError},
-		{name: "a status line of 9 MB", read: list, give: raw("HTTP/1.1 ", 9<<20, always("s3cr3t"), "\r\n\r\n"), want: ReasonTooLarge},
-		{name: "a malformed header line of 9 MB", read: list, give: raw("HTTP/1.1 200 OK\r\n", 9<<20, always("no colon "), "\r\n\r\n"), want: ReasonTooLarge},
-		{name: "a header of 9 MB in one line", read: list, give: raw("HTTP/1.1 200 OK\r\nLink: ", 9<<20, always("<a>; rel=x, "), "\r\nContent-Length: 2\r\n\r\n[]"), want: ReasonTooLarge},
-		{name: "a header of 1 million lines", read: list, give: raw("HTTP/1.1 200 OK\r\n", 9<<20, func(i int) string { return "A" + strconv.Itoa(i) + ":\r\n" }, "\r\n[]"), want: ReasonTooLarge},
-		{name: "100,000 early hints", read: list, give: raw("", 9<<20, always("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"), want: ReasonTooLarge},
+		{name: "a status line of 9 MB", read: list, give: raw("HTTP/1.1 ", always("s3cr3t"), "\r\n\r\n"), want: ReasonTooLarge},
+		{name: "a malformed header line of 9 MB", read: list, give: raw("HTTP/1.1 200 OK\r\n", always("no colon "), "\r\n\r\n"), want: ReasonTooLarge},
+		{name: "a header of 9 MB in one line", read: list, give: raw("HTTP/1.1 200 OK\r\nLink: ", always("<a>; rel=x, "), "\r\nContent-Length: 2\r\n\r\n[]"), want: ReasonTooLarge},
+		{name: "a header of 1 million lines", read: list, give: raw("HTTP/1.1 200 OK\r\n", func(i int) string { return "A" + strconv.Itoa(i) + ":\r\n" }, "\r\n[]"), want: ReasonTooLarge},
+		{name: "100,000 early hints", read: list, give: raw("", always("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"), want: ReasonTooLarge},
 	}
 }
 

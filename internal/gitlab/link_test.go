@@ -53,6 +53,10 @@ func TestNextPage(t *testing.T) {
 		{"empty page: the end, whatever the header says", next("3"), 2, 0, 0, false, 0},
 		{"points at itself", next("2"), 2, 100, 0, true, 0},
 		{"points back", next("1"), 2, 100, 0, true, 0},
+		{"skips pages", next("4"), 2, 100, 0, true, 0},
+		{"is another page than was asked for", http.Header{"X-Page": {"1"}, "X-Next-Page": {"3"}}, 2, 100, 0, true, 0},
+		{"is another page, the last", http.Header{"X-Page": {"1"}, "X-Next-Page": {""}}, 2, 100, 0, true, 0},
+		{"an empty page of another number", http.Header{"X-Page": {"1"}}, 2, 0, 0, true, 0},
 		{"garbled: a full page goes on", next("x"), 2, 100, 3, false, 0},
 		{"garbled: a short page ends", next("x"), 2, 99, 0, false, 0},
 		{"from Link", link(`<https://elsewhere/x?page=3&per_page=100>; rel="next"`), 2, 100, 3, false, 0},
@@ -88,6 +92,8 @@ func TestNextCursor(t *testing.T) {
 		{"from the header", http.Header{"X-Next-Cursor": {"abc"}}, "", 100, "abc", false},
 		{"no Link: the end", nil, "abc", 100, "", false},
 		{"an empty page ends", http.Header{"X-Next-Cursor": {"abc"}}, "", 0, "", false},
+		{"a next page without a cursor", http.Header{"Link": {`<https://h/x?page=2>; rel="next"`}}, "abc", 100, "", true},
+		{"a cursor of 5 kB", http.Header{"X-Next-Cursor": {strings.Repeat("a", 5000)}}, "abc", 100, "", true},
 		{"does not move", http.Header{"X-Next-Cursor": {"abc"}}, "abc", 100, "", true},
 	} {
 		got, problem := nextCursor(c.header, c.current, c.rows)

@@ -13,6 +13,7 @@ import (
 const (
 	maxAttempts        = 4
 	maxAttemptsLimited = 6 // after a 429: GitLab itself asks for patience
+	maxAttemptsForeign = 2 // what stands in between answers at once, mostly the same: the next reading comes soon, and the log should not wait
 	minBackoff         = 500 * time.Millisecond
 	maxBackoff         = 15 * time.Second
 	maxRetryAfter      = time.Minute // a longer wait is the budget's business, not one request's
@@ -45,7 +46,7 @@ func (c *Client) retry(e *Error, n int) (wait time.Duration, again bool) {
 		}
 		return backoff(n), true
 	}
-	if n >= maxAttempts {
+	if n >= maxAttempts || e.Reason == ReasonNotGitLab && n >= maxAttemptsForeign {
 		return 0, false
 	}
 	wait = backoff(n)

@@ -315,12 +315,22 @@ func (d *reader) text(limit int) string { return d.keep(d.cut(limit)) }
 // name is a short text that may repeat from row to row.
 func (d *reader) name() string { return d.word(d.cut(maxName)) }
 
-// integer is a whole number; 0 for anything else, and for one out of range.
-func (d *reader) integer() int64 {
-	raw, _ := d.scalar(jsontext.KindNumber)
+// number is a whole number; ok is false for anything else, and for one out of
+// range.
+func (d *reader) number() (n int64, ok bool) {
+	raw, ok := d.scalar(jsontext.KindNumber)
+	if !ok {
+		return 0, false
+	}
 	n, err := strconv.ParseInt(string(raw), 10, 64)
-	if err != nil {
-		return 0
+	return n, err == nil
+}
+
+// integer is number where 0 means that there is none.
+func (d *reader) integer() int64 {
+	n, ok := d.number()
+	if !ok {
+		return 0 // ParseInt gives the end of its range
 	}
 	return n
 }

@@ -152,8 +152,10 @@ func (w *World) reason(s string) uint8 {
 			s = "job_execution_timeout"
 		case strings.HasPrefix(s, "no_updates_"), strings.HasPrefix(s, "server_timeout_"), strings.HasPrefix(s, "stuck_pending_"):
 			s = "stuck_or_timeout_failure"
-		case s == "runner_configuration_error", s == "runner_external_dependency_failure", s == "runner_interrupted":
+		case s == "runner_configuration_error", s == "runner_external_dependency_failure", s == "runner_interrupted", s == "job_router_failure":
 			s = "runner_system_failure"
+		case s == "id_token_burned_project_path", s == "downstream_project_trigger_resolved_to_empty":
+			s = "unknown_failure"
 		}
 	}
 	id, ok := w.reasonIdx[s]

@@ -116,7 +116,9 @@ type reasonRow struct {
 // reason is "script" when the job's own commands or configuration decided it,
 // "infrastructure" when the runner, its machine or GitLab did, "other" when a
 // person, a policy or a neighbouring job did. New ones are added at the end:
-// the index is written to disk (internal/ledger).
+// the index is written to disk (internal/ledger). GitLab writes no_updates_* and
+// server_timeout_* because the runner fell silent: they are "infrastructure",
+// though GitLab shows server_timeout_* as timeouts of the job.
 var reasons = []reasonRow{
 	{"", NoFailure},
 	{UnknownFailure, OtherFailure},
@@ -168,9 +170,12 @@ var reasons = []reasonRow{
 	{"no_updates_canceling", Infrastructure},
 	{"server_timeout_running", Infrastructure},
 	{"server_timeout_canceling", Infrastructure},
-	{"runner_configuration_error", Infrastructure},
+	{"runner_configuration_error", OtherFailure}, // such as a pull policy in the job that its runner does not allow
 	{"runner_external_dependency_failure", Infrastructure},
 	{"runner_interrupted", Infrastructure},
+	{"job_router_failure", Infrastructure},
+	{"id_token_burned_project_path", OtherFailure},
+	{"downstream_project_trigger_resolved_to_empty", OtherFailure},
 }
 
 // NumFailureReasons is the size of the closed set, the empty reason included.
