@@ -256,7 +256,7 @@ func (s *supervisor) load(w *watch) (err error) {
 func newClient(g config.GitLab, httpClient *http.Client, list *secret.List, logger log.Logger, hooks gitlab.Hooks) (*gitlab.Client, error) {
 	return gitlab.New(gitlab.Options{
 		BaseURL: g.URL, HTTPClient: httpClient, Timeout: g.Poll.RequestTimeout, UserAgent: userAgent(),
-		Scrub: list.Scrub, Hooks: hooks, Logger: logger,
+		Scrub: list.Scrub, ScrubNames: list.ScrubName, Hooks: hooks, Logger: logger,
 	})
 }
 

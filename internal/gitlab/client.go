@@ -74,8 +74,11 @@ type Options struct {
 	MaxBody int64
 	// Scrub masks the secrets of the HTTPClient in a foreign text; nil: those
 	// are not known here.
-	Scrub  func(string) string
-	Logger log.Logger // one debug line an attempt
+	Scrub func(string) string
+	// ScrubNames does so in names of runners, their tags and the like, where
+	// only a long one is masked; nil: nothing is.
+	ScrubNames func(string) string
+	Logger     log.Logger // one debug line an attempt
 }
 
 const (
@@ -95,6 +98,7 @@ type Client struct {
 	logger  log.Logger
 	gate    Gate
 	scrub   func(string) string
+	names   func(string) string
 
 	unpackers *sync.Pool // of *gzip.Reader, 40 kB each
 }
@@ -118,7 +122,7 @@ func New(o Options) (*Client, error) {
 	base.Path = strings.TrimRight(strings.TrimSuffix(base.Path, apiRoot), "/") // pasted with the API's root
 	c := &Client{
 		base: *base, http: o.HTTPClient, timeout: o.Timeout, agent: o.UserAgent, hooks: o.Hooks,
-		maxBody: o.MaxBody, scrub: o.Scrub, logger: o.Logger, gate: openGate{},
+		maxBody: o.MaxBody, scrub: o.Scrub, names: o.ScrubNames, logger: o.Logger, gate: openGate{},
 		unpackers: new(sync.Pool),
 	}
 	if c.timeout <= 0 {
@@ -132,6 +136,9 @@ func New(o Options) (*Client, error) {
 	}
 	if c.scrub == nil {
 		c.scrub = func(s string) string { return s }
+	}
+	if c.names == nil {
+		c.names = func(s string) string { return s }
 	}
 	if base.User != nil { // the configuration refuses it
 		var own secret.List

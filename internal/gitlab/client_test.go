@@ -812,6 +812,38 @@ func TestNoURLInErrors(t *testing.T) {
 	}
 }
 
+// TestNamesAreScrubbed: the names that become labels, by each API.
+func TestNamesAreScrubbed(t *testing.T) {
+	const canary = "c4n4ry-0123456789abcdef"
+	runner := `"id":1,"description":"a ` + canary + `","runner_type":"instance_type","status":"online"`
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		machine := `"version":"` + canary + `","platform":"` + canary + `","architecture":"` + canary + `"`
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/graphql"):
+			_, _ = w.Write([]byte(`{"data":{"runners":{"pageInfo":{"hasNextPage":false},"nodes":[{"id":"gid://gitlab/Ci::Runner/1","description":"a ` + canary +
+				`","runnerType":"INSTANCE_TYPE","status":"ONLINE","paused":false,"tagList":["t ` + canary + `"],"managers":{"nodes":[{"id":"gid://gitlab/Ci::RunnerManager/2","version":"` + canary + `"}]}}]}}}`))
+		case strings.HasSuffix(r.URL.Path, "/managers"):
+			_, _ = w.Write([]byte(`[{"id":1,` + machine + `}]`))
+		case strings.HasSuffix(r.URL.Path, "/all"):
+			_, _ = w.Write([]byte(`[{` + runner + `}]`))
+		default:
+			_, _ = w.Write([]byte(`{` + runner + `,"tag_list":["t ` + canary + `"],` + machine + `,"groups":[{"id":1,"web_url":"https://h/groups/` + canary + `"}]}`))
+		}
+	}, func(o *Options) { o.ScrubNames = strings.NewReplacer(canary, "***").Replace })
+	var shown strings.Builder
+	list, err := c.Runners(t.Context(), Scope{Kind: ScopeInstance}, 1)
+	fmt.Fprintf(&shown, "%+v %v\n", list, err)
+	details, err := c.Runner(t.Context(), 1, true)
+	fmt.Fprintf(&shown, "%+v %v\n", details, err)
+	machines, err := c.Managers(t.Context(), 1)
+	fmt.Fprintf(&shown, "%+v %v\n", machines, err)
+	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: ScopeInstance}})
+	fmt.Fprintf(&shown, "%+v %v\n", page, err)
+	if text := shown.String(); strings.Contains(text, canary) || strings.Count(text, "***") < 13 {
+		t.Errorf("%d masked: %s", strings.Count(text, "***"), text)
+	}
+}
+
 // TestOwnWordsAreScrubbed: what GitLab says of itself goes to pages and labels.
 func TestOwnWordsAreScrubbed(t *testing.T) {
 	const canary = "c4n4ry-0123456789abcdef"

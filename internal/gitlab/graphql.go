@@ -377,6 +377,10 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 	out.Fields = a.fields & (fieldComplexity - 1)
 	out.Partial = q.Scope.Kind == ScopeGroup && a.fields&fieldAllAvailable == 0
 	c.skipped(r.route, out.Skipped)
+	for i := range out.Runners {
+		c.nameDetails(&out.Runners[i].RunnerDetails)
+		c.nameManagers(out.Runners[i].Managers)
+	}
 	return out, nil
 }
 

@@ -46,6 +46,9 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 	}
 	out.Next, out.Total = next, total(h)
 	out.Skipped = c.skipped(r.route, rows-len(out.Runners))
+	for i := range out.Runners {
+		c.nameRunner(&out.Runners[i])
+	}
 	return out, nil
 }
 
@@ -58,7 +61,9 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 	if lean {
 		r.query = url.Values{"include_projects": {"false"}}
 	}
-	return readObject(ctx, c, r, (*reader).details, func(d RunnerDetails) error { return needsID(d.ID) })
+	d, err := readObject(ctx, c, r, (*reader).details, func(d RunnerDetails) error { return needsID(d.ID) })
+	c.nameDetails(&d)
+	return d, err
 }
 
 // Managers reads the machines behind a runner (1.4). GitLab gives them all at
@@ -77,6 +82,7 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 		return nil, err
 	}
 	c.skipped(r.route, rows-len(out))
+	c.nameManagers(out)
 	if out == nil {
 		out = []Manager{} // none is known, unlike nil
 	}

@@ -29,6 +29,9 @@ const (
 	// the program's own text. There a password such as "proxy" stands in for
 	// nothing but the word.
 	shortestInLines = 8
+	// shortestInNames is the same for names that become labels: a tag must not
+	// change because a password is a word of it.
+	shortestInNames = 16
 	// keepFor is how long a secret that is no longer in use is still masked: a
 	// rotated token may be valid for a while, and answers to it are under way.
 	keepFor = 24 * time.Hour
@@ -54,7 +57,7 @@ type List struct {
 
 // masks is what Scrub works with. It is immutable.
 type masks struct {
-	texts, lines *strings.Replacer
+	texts, lines, names *strings.Replacer
 }
 
 // Hold makes values those that owner uses now. Those before stay known for a day.
@@ -128,7 +131,7 @@ func (l *List) rebuild(now time.Time) {
 	}
 	// The longest first: one secret may begin like another.
 	all := slices.SortedFunc(maps.Keys(forms), func(a, b string) int { return len(b) - len(a) })
-	l.masks.Store(&masks{texts: replacer(all, Shortest), lines: replacer(all, shortestInLines)})
+	l.masks.Store(&masks{texts: replacer(all, Shortest), lines: replacer(all, shortestInLines), names: replacer(all, shortestInNames)})
 }
 
 func replacer(forms []string, shortest int) *strings.Replacer {
@@ -173,13 +176,24 @@ func addForms(forms map[string]bool, v string) {
 // Scrub masks the secrets in a text that is not ours. Cut a text after it is
 // scrubbed, not before: of a secret cut in two the first half is not found.
 func (l *List) Scrub(s string) string {
+	return l.replace(s, func(m *masks) *strings.Replacer { return m.texts })
+}
+
+// ScrubName masks the secrets in a name that becomes the value of a label:
+// only those of 16 bytes and more, as tokens are.
+func (l *List) ScrubName(s string) string {
+	return l.replace(s, func(m *masks) *strings.Replacer { return m.names })
+}
+
+func (l *List) replace(s string, by func(*masks) *strings.Replacer) string {
 	if l == nil {
 		return s
 	}
-	if m := l.masks.Load(); m != nil && m.texts != nil {
-		return m.texts.Replace(s)
+	m := l.masks.Load()
+	if m == nil || by(m) == nil {
+		return s
 	}
-	return s
+	return by(m).Replace(s)
 }
 
 // Writer masks the secrets in lines that are written to w, one line or more at

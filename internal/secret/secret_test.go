@@ -52,6 +52,15 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+func TestScrubName(t *testing.T) {
+	var none *List
+	var l List
+	l.Hold("test", "docker", "0123456789abcdef")
+	if got := l.ScrubName("docker-0123456789abcdef") + none.ScrubName("x"); got != "docker-***x" {
+		t.Error(got)
+	}
+}
+
 // TestWriter: whatever a log line holds, in each format, is masked, but for
 // short words, which may be the program's own.
 func TestWriter(t *testing.T) {
