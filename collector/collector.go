@@ -74,6 +74,10 @@ type Exporter struct {
 	scratch sync.Pool // *[]byte, for rendering
 	zstds   sync.Pool // *zstd.Encoder
 	gzips   sync.Pool // *gzip.Writer
+	buffers sync.Pool // *bytes.Buffer, of compressed pages
+
+	makers  slots
+	readers readers
 }
 
 // hotFor is how long a format stays rendered ahead after a scrape asked for it.
@@ -104,6 +108,7 @@ func New(o Options) (*Exporter, error) {
 		created:  o.CreatedSamples,
 		shard:    o.Shard,
 		limit:    o.SeriesLimit,
+		makers:   make(slots, maxMakers),
 	}
 	if e.logger == nil {
 		e.logger = log.NewNopLogger()

@@ -136,7 +136,7 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 	load = noting(o.secrets, load)
 	v, err := load()
 	if o.configCheck || o.gitlabCheck && err != nil {
-		return p.checkConfig(o, v, err)
+		return p.checkConfig(ctx, o, v, err)
 	}
 	if err != nil {
 		logConfig(l.own, err)
@@ -193,9 +193,9 @@ func familyNames() []string {
 }
 
 // checkConfig is --config.check: words for a person, not log lines.
-func (p process) checkConfig(o *options, v *config.Validated, err error) int {
+func (p process) checkConfig(ctx context.Context, o *options, v *config.Validated, err error) int {
 	if err == nil && *o.web.WebConfigFile != "" {
-		err = validateWeb(*o.web.WebConfigFile)
+		err = validateWeb(ctx, *o.web.WebConfigFile)
 	}
 	if err != nil {
 		tell(p.stderr, "%s\n", err)

@@ -32,9 +32,6 @@ const (
 )
 
 const (
-	// maxScrapes bounds the scrapes under way at once: each holds buffers of
-	// the exposition's size.
-	maxScrapes = 40
 	// drainFor is how long a stop waits for answers that are being written.
 	drainFor = 5 * time.Second
 	// The server's patience with slow clients.
@@ -74,7 +71,7 @@ func newRoutes(p pages) (http.Handler, error) {
 		return nil, fmt.Errorf("landing page: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(p.telemetryPath, atMost(maxScrapes, p.metrics))
+	mux.Handle(p.telemetryPath, p.metrics) // limits itself
 	mux.Handle(pathLanding, reading(landing))
 	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		say(w, http.StatusOK, program+" is healthy.\n")
@@ -129,20 +126,6 @@ func reading(next http.Handler) http.Handler {
 	})
 }
 
-// atMost refuses requests beyond n at once.
-func atMost(n int, next http.Handler) http.Handler {
-	slots := make(chan struct{}, n)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
-			say(w, http.StatusServiceUnavailable, fmt.Sprintf("%d scrapes are under way already.\n", n))
-		}
-	})
-}
-
 // servers serve one handler on one or more listeners. Each listener has a
 // server of its own, because exporter-toolkit wraps a server's handler once for
 // each listener that it is given.
@@ -154,7 +137,7 @@ type servers struct {
 
 // listen takes the addresses; a taken one shall be found before anything else starts.
 func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
-	if err := validateWeb(*flags.WebConfigFile); err != nil {
+	if err := validateWeb(ctx, *flags.WebConfigFile); err != nil {
 		return nil, err
 	}
 	s := &servers{flags: flags}
@@ -188,8 +171,8 @@ func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
 }
 
 // validateWeb reads TLS and basic auth once, to find a mistake before the first scrape does.
-func validateWeb(file string) error {
-	_, err := bounded.Call(context.Background(), file, func() (struct{}, error) { return struct{}{}, web.Validate(file) })
+func validateWeb(ctx context.Context, file string) error {
+	_, err := bounded.Call(ctx, file, func() (struct{}, error) { return struct{}{}, web.Validate(file) })
 	if err != nil {
 		return errors.New("--web.config.file: " + yamlQuote.ReplaceAllString(err.Error(), "$1$2(not shown)"))
 	}
