@@ -38,6 +38,7 @@ const (
 	ReasonUnauthorized Reason = "unauthorized" // 401, or the credentials could not be read from their file
 	ReasonForbidden    Reason = "forbidden"    // 403: scope or role
 	ReasonNotFound     Reason = "not_found"    // 404
+	ReasonNotGitLab    Reason = "not_gitlab"   // an answer that something in front of GitLab made
 	ReasonBadRequest   Reason = "bad_request"  // any other 4xx, 405 (no keyset here, offset too deep) included
 	ReasonRateLimited  Reason = "rate_limited" // 429
 	ReasonServerError  Reason = "server_error" // 5xx
