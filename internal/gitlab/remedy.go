@@ -72,7 +72,10 @@ func notFoundRemedy(e *Error) string {
 	case RouteGroup, RouteGroupRunners, RouteProjectRunners:
 		return "check the id or path of this group or project: it was renamed, moved or deleted, or the token may not see it; GitLab answers 404 for both"
 	case RouteGraphQL:
-		return "check the paths of groups; where GitLab offers no GraphQL set api: rest"
+		if e.Status == http.StatusOK {
+			return "check the path of this group: it was renamed, moved or deleted, or the token may not see it"
+		}
+		return "GitLab, or a proxy in front of it, offers no GraphQL at this address: set api: rest"
 	default:
 		return "check url: it must be GitLab's own address, with its relative root if it has one"
 	}
@@ -84,6 +87,8 @@ func connectionRemedy(reason Reason, e *Error) string {
 	switch {
 	case plainWords.MatchString(e.Message):
 		return "this port speaks HTTPS: write https:// in url"
+	case reason == ReasonBadRequest && e.Route == RouteGraphQL:
+		return "let POST requests to /api/graphql pass what stands in front of GitLab, or set api: rest"
 	case reason == ReasonBadRequest:
 		return "GitLab, or a proxy in front of it, refuses this request: see the message"
 	case isA[*net.DNSError](e.Err):
