@@ -248,7 +248,11 @@ func (c *check) refused(err error) {
 
 // token reads whose token it is. Only some kinds of token can be asked.
 func (c *check) token(ctx context.Context) bool {
-	t, err := c.client.Token(ctx)
+	var t gitlab.Token
+	err := c.first(ctx, func(ctx context.Context) (err error) {
+		t, err = c.client.Token(ctx)
+		return err
+	})
 	switch gitlab.ReasonOf(err) {
 	case "":
 	case gitlab.ReasonUnauthorized:

@@ -139,7 +139,7 @@ func TestCheckOfWhatStandsInFront(t *testing.T) {
 		t.Skip("the client does not tell foreign answers from GitLab's")
 	}
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusOK} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
+		t.Run(http.StatusText(status), func(t *testing.T) {
 			began := time.Now()
 			url := answering(t, status, "text/html", "", "<!DOCTYPE html><html><head><title>Just a moment...</title></head></html>")
 			c := checkOf(t, "gitlabs:\n"+entry("corp", url, ""))

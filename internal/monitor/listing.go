@@ -279,10 +279,10 @@ func (m *Monitor) scopeKey() string {
 
 // Every so often the server's version and the token are read again.
 const (
-	informInterval = time.Hour
-	informRetry    = 5 * time.Minute // while it is not known whether all jobs are visible
-	firstInform    = 5 * time.Second
-	tokenFileCheck = 15 * time.Second
+	informInterval  = time.Hour
+	informRetryMost = 5 * time.Minute
+	firstInform     = 5 * time.Second
+	tokenFileCheck  = 15 * time.Second
 )
 
 // informLoop reads version and token again each hour, and when the token file
@@ -292,6 +292,9 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 	defer ticker.Stop()
 	last, stamp := time.Now(), m.tokenStamp()
 	refused := false
+	// Whether all jobs are visible is asked again sooner: after a first listing by
+	// GraphQL, or where GitLab was down.
+	retry := tokenFileCheck
 	for {
 		select {
 		case <-ticker.C:
@@ -300,8 +303,9 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 		}
 		m.mu.Lock()
 		blocked, wait := m.blocked, informInterval
-		if m.visible < 0 {
-			wait = informRetry // GitLab was down when it was asked
+		unknown := m.visible < 0
+		if unknown {
+			wait = retry
 		}
 		m.mu.Unlock()
 		changed := m.tokenStamp()
@@ -309,6 +313,9 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 			continue
 		}
 		last, stamp, refused = time.Now(), changed, blocked
+		if unknown {
+			retry = min(2*retry, informRetryMost)
+		}
 		m.inform(ctx)
 	}
 }
@@ -358,6 +365,9 @@ func (m *Monitor) inform(ctx context.Context) {
 // listing proves nothing: it ignores Admin Mode and admits custom admin roles,
 // and jobs are read by REST (API notes 12).
 func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !m.byGraphQL() {
+		return -1 // the listing is, or will be, the proof
+	}
 	_, err := client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	switch gitlab.ReasonOf(err) {
 	case "":
@@ -367,4 +377,10 @@ func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
 	default:
 		return -1
 	}
+}
+
+func (m *Monitor) byGraphQL() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inv.ByGraphQL()
 }
