@@ -75,7 +75,7 @@ func (l *headerLimit) with(ctx context.Context) context.Context {
 	}})
 }
 
-// free lets the body be read, and tells whether the header was too long.
+// free lets the body be read, and reports whether the header was too long.
 func (l *headerLimit) free() (exceeded bool) {
 	c := l.conn.Load()
 	if c == nil {
