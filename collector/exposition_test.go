@@ -130,7 +130,7 @@ func TestWithdrawal(t *testing.T) {
 		"jobs_finished_total", "tag_jobs_finished_total", "runner_jobs_finished_total",
 		"job_duration_seconds", "job_queued_duration_seconds", "tag_job_queued_duration_seconds",
 	}
-	always := []string{"up", "gitlab_info", "tag_expected_runners"}
+	always := []string{"up", "scope_up", "gitlab_info", "tag_expected_runners"}
 
 	whole := families(small("corp"))
 	for _, f := range Families() {

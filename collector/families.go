@@ -17,6 +17,12 @@ import (
 
 func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
 
+func collectScopeUp(v *view, s *sink) {
+	for _, sc := range v.Scopes {
+		s.gauge(bit(sc.Up), sc.Kind, sc.Path)
+	}
+}
+
 func collectGitLabInfo(v *view, s *sink) { s.gauge(1, withoutUser(v.URL), v.Version) }
 
 func collectRunners(v *view, s *sink) {
@@ -118,8 +124,11 @@ func collectTagAvailable(v *view, s *sink) {
 		return
 	}
 	// An expected tag that no runner has is the very case to alert on: it needs
-	// a 0. Both lists are sorted by tag.
-	expected := v.Expected
+	// a 0, unless nobody knows whether a runner has it. Both lists are sorted by tag.
+	expected := slices.DeleteFunc(slices.Clone(v.Expected), func(x snapshot.Expected) bool {
+		_, unknown := slices.BinarySearch(v.Fleet.UnknownTags, x.Tag)
+		return unknown
+	})
 	for _, tag := range v.Fleet.Tags {
 		for len(expected) > 0 && expected[0].Tag < tag.Name {
 			s.gauge(0, expected[0].Tag)

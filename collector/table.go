@@ -112,6 +112,7 @@ func table() []*family {
 const (
 	absentBeforeListing = " Absent before the first complete listing of runners and while the last one is older than the configured staleness."
 	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
+	absentTag           = absentUndetailed + " A tag is absent while a scope that had a runner with it cannot be read."
 	absentRunner        = " Absent for runners that metrics.runners excludes or that are younger than its min_age, and while the last complete listing is older than the configured staleness."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
 )
@@ -121,8 +122,12 @@ func fleetTable() []*family {
 	return []*family{
 		{Family: Family{
 			Name: "up", Type: Gauge, Group: GroupFleet, Series: "1",
-			Help: "Whether the last listing of runners was complete: 1 if so, 0 otherwise and before the first. Never absent.",
+			Help: "Whether the last listing of runners was complete, or complete but for scopes that GitLab itself refuses: 1 if so, 0 otherwise, before the first, and whenever the gauges are withdrawn. Never absent.",
 		}, collect: collectUp},
+		{Family: Family{
+			Name: "scope_up", Type: Gauge, Group: GroupFleet, Labels: []string{"scope", "path"}, Series: "configured scopes",
+			Help: "Whether the last listing of one configured scope was complete: 1 if so, 0 otherwise and before the first. scope is instance, owned, groups or projects; path is the group or project as configured, empty for the others. Never absent.",
+		}, collect: collectScopeUp},
 		{Family: Family{
 			Name: "gitlab_info", Type: Gauge, Group: GroupFleet, Labels: []string{"url", "version"}, Series: "1",
 			Help: "The monitored GitLab, always 1. version is empty until the server told it. Never absent.",
@@ -133,7 +138,7 @@ func fleetTable() []*family {
 		}, collect: collectRunners},
 		{Family: Family{
 			Name: "tag_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type", "status", "paused"}, Series: "8 × (tag, runner_type) pairs",
-			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, under (unknown) if its details could not be read, and under (other) for tags that have no series of their own." + statusSentence + absentUndetailed,
+			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, under (unknown) if its details could not be read, and under (other) for tags that have no series of their own." + statusSentence + absentTag,
 		}, collect: collectTagRunners},
 		{Family: Family{
 			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
@@ -145,7 +150,7 @@ func fleetTable() []*family {
 		}, collect: collectBusy},
 		{Family: Family{
 			Name: "tag_busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "Number of runners with a tag that execute at least one job." + absentUndetailed,
+			Help: "Number of runners with a tag that execute at least one job." + absentTag,
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
@@ -161,15 +166,15 @@ func fleetTable() []*family {
 		}, collect: collectTagExpected},
 		{Family: Family{
 			Name: "tag_available_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags, those of expected included",
-			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentUndetailed,
+			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentTag,
 		}, collect: collectTagAvailable},
 		{Family: Family{
 			Name: "tag_last_available_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentUndetailed,
+			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentTag,
 		}, collect: collectTagLastAvailable},
 		{Family: Family{
 			Name: "tag_capacity_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags", Stability: Experimental,
-			Help: "Number of jobs a tag's available runners can execute at once, as learned: the sum of the most that each executed at once within 7 days. GitLab does not know the limits of its runners." + absentUndetailed,
+			Help: "Number of jobs a tag's available runners can execute at once, as learned: the sum of the most that each executed at once within 7 days. GitLab does not know the limits of its runners." + absentTag,
 		}, collect: collectTagCapacity},
 		{Family: Family{
 			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
@@ -177,7 +182,7 @@ func fleetTable() []*family {
 		}, collect: collectJobsExecuting},
 		{Family: Family{
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
-			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentUndetailed,
+			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTag,
 		}, collect: collectTagJobsExecuting},
 	}
 }

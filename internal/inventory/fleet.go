@@ -47,11 +47,15 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 		tags[name] = st
 	}
 	versions := map[string]int{}
+	counted := map[string]bool{} // tags with a runner in the sums
 	if rows {
 		f.Rows = make([]snapshot.Runner, 0, len(inv.order))
 	}
 	for _, id := range inv.order {
 		r := inv.runners[id]
+		if r.hidden {
+			continue
+		}
 		j := jobs(id)
 		if r.executing >= 0 && r.listed.After(j.ReadAt) {
 			// The list told later than the jobs were read, but not which of them
@@ -92,6 +96,7 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			if st.Runners[r.kind] == nil {
 				st.Runners[r.kind] = new([snapshot.NumStatuses][2]int)
 			}
+			counted[label] = true
 			st.Runners[r.kind][r.status][paused]++
 			st.JobsExecuting[r.kind] += executing
 			if busy {
@@ -113,6 +118,7 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			f.Rows = append(f.Rows, inv.row(r, j))
 		}
 	}
+	f.UnknownTags = inv.unknownTags(tags, counted)
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		f.Tags = append(f.Tags, *tags[name])
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
@@ -122,17 +123,22 @@ type Monitor struct {
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
 	lastGood [snapshot.NumStages]time.Time
 
-	up           bool
+	scopes       []*scope
+	up           bool      // the last listing of each scope was complete, or GitLab refuses it
+	listedAll    bool      // each scope was tried in this process
+	firstListed  time.Time // when a scope was first read in this process
+	pictured     bool      // a picture may be shown: see publish
 	tried        bool
-	started      bool          // the first start is on disk: jobs may be read
-	blocked      bool          // the token is refused: nothing but the listing is tried
-	listDuration time.Duration // of the last complete listing
-	listStarted  time.Time     // start of the last complete listing, local clock
+	started      bool // the first start is on disk: jobs may be read
+	blocked      bool // the token is refused: nothing but the listing is tried
+	paused       bool // the log was told that GitLab asks to wait
 	version      string
 	token        gitlab.Token
-	visible      int     // jobs_visible
-	gql          graphql // listLoop's own
-	tagsAwaited  int     // listed runners whose tags were not known yet, as of the listing, less those read since
+	visible      int // jobs_visible
+	dialect      gitlab.GraphQLDialect
+	dialectOf    string       // the version that it was learned of
+	listing      atomic.Int64 // bytes held by the listings under way
+	tagsAwaited  int          // listed runners whose tags were not known yet, as of the listing, less those read since
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture
@@ -154,8 +160,11 @@ type readingKey struct {
 
 // New makes a Monitor from its saved state.
 func New(o Options, d Deps) (*Monitor, error) {
+	scopes := newScopes(&o)
+	o.Inventory.Scopes = keysOf(scopes)
 	m := &Monitor{
-		opts: o, deps: d, log: d.Logger,
+		scopes: scopes,
+		opts:   o, deps: d, log: d.Logger,
 		clock:   newClock(),
 		born:    time.Now(),
 		said:    newSaid(d.Logger),
@@ -195,6 +204,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m.inv.Finish()
 	m.started = m.led.Begun()
 	m.version = m.inv.Version()
+	m.pictured = !m.inv.ListedAt().IsZero()
 	m.resume()
 	return m, nil
 }
@@ -413,6 +423,12 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 		return
 	}
 	reason := gitlab.ReasonOf(err)
+	if stage == snapshot.StageDetails && reason == gitlab.ReasonNotFound {
+		// Most likely deleted, which is no trouble; the next listing decides. A
+		// new runner may not be on every replica yet, so it is asked for again.
+		m.fails[key]++
+		return
+	}
 	m.deps.Metrics.PollFailure(m.opts.Name, stage.String(), string(reason))
 	if !m.blocked { // a refused token is one trouble, not one of each stage
 		m.said.failed(stage, reason, err, "runner", id)
@@ -451,10 +467,14 @@ func spread(interval time.Duration) time.Duration {
 	return time.Duration(rand.Int64N(int64(interval)/5+1)) - interval/10 //nolint:gosec // no secret
 }
 
-func logUp(l log.Logger, again bool, runners int) {
+func logUp(s *scope, l log.Logger, several, again bool, runners int) {
 	msg := "runners are listed"
 	if again {
 		msg = "runners are listed again"
 	}
-	level.Info(l).Log("msg", msg, "runners", runners)
+	keyvals := []any{"msg", msg, "runners", runners}
+	if several {
+		keyvals = append(keyvals, s.named()...)
+	}
+	level.Info(l).Log(keyvals...)
 }

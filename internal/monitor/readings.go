@@ -235,12 +235,9 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	defer m.mu.Unlock()
 	now := time.Now()
 	if gitlab.ReasonOf(err) == gitlab.ReasonNotFound {
-		// Deleted: normal, not an error.
-		if m.inv.Gone(item.ID) {
-			m.leave(item.ID, now)
-			m.fresh = true
-		}
-		return nil
+		// GitLab itself says that it is gone: it leaves with the next listing
+		// that does not show it.
+		m.inv.NotFound(item.ID, now)
 	}
 	if err == nil && merr != nil && gitlab.ReasonOf(merr) != gitlab.ReasonNotFound {
 		err = merr
@@ -421,7 +418,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 // doubt lets a runner's details say whether it was deleted, as its list of jobs
 // suggests. The caller holds the mutex.
 func (m *Monitor) doubt(id int64, now time.Time) {
-	if m.inv.Has(id) {
+	if m.inv.Has(id) && !m.inv.Doubted(id) {
 		m.sched.Set(budget.NewDetails, id, now, now.Add(m.opts.Poll.JobsInterval))
 	}
 }

@@ -129,7 +129,7 @@ func (m *Monitor) publish(now time.Time) {
 	at := m.now()
 	s := &snapshot.GitLab{
 		Name: m.opts.Name, URL: m.opts.URL, Version: m.version,
-		Generation: gen, Time: at, Up: m.up, Expected: m.opts.Expected,
+		Generation: gen, Time: at, Scopes: m.scopesUp(), Expected: m.opts.Expected,
 	}
 	rows := m.lastRows == nil || now.Sub(m.rowsAt) >= min(rowsInterval, m.opts.Poll.shortest())
 	if rows {
@@ -146,7 +146,10 @@ func (m *Monitor) publish(now time.Time) {
 			s.Counters.Runners = m.lastRunners
 		}
 	}
-	if listed := m.inv.ListedAt(); !listed.IsZero() && at.Sub(listed) <= m.opts.Poll.Staleness {
+	// A first picture is whole: each scope is tried before it is shown, but it
+	// does not wait for one that hangs.
+	m.pictured = m.pictured || m.listedAll || !m.firstListed.IsZero() && now.Sub(m.firstListed) > m.opts.Poll.RunnersInterval
+	if fresh := m.inv.Withdraw(at, m.opts.Poll.Staleness); fresh && m.pictured {
 		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
 		if rows {
 			m.lastRows = s.Fleet
@@ -158,6 +161,7 @@ func (m *Monitor) publish(now time.Time) {
 		m.lastRows, m.rowsGen, m.rowsAt = nil, gen, time.Time{}
 		s.RowsGeneration = gen
 	}
+	s.Up = m.up && s.Fleet != nil // gauges that are withdrawn are not up
 	s.Self = m.self(now)
 	m.deps.Publisher.Publish(s)
 }
@@ -175,22 +179,21 @@ func (m *Monitor) jobsOf(id int64) inventory.Jobs {
 
 func (m *Monitor) self(now time.Time) snapshot.Self {
 	limits := m.deps.Budget.State()
+	m.tellPause(limits.AskedUntil, now)
 	s := snapshot.Self{
 		RateLimit: limits.RateLimit, RateRemaining: limits.RateRemaining,
 		JobsVisible: m.visible, TagsOverLimit: m.inv.TagsOverLimit(), TokenExpiry: m.token.ExpiresAt,
 	}
 	s.JobsRecovered, s.JobsUnresolved = m.led.Told()
+	listInterval, listLag := m.listLag(now)
 	if at := m.clock.gitlab(now); !at.IsZero() {
 		s.ClockOffset, s.ClockKnown = at.Sub(m.wall().Round(0)), true
 	}
 	intervals := [snapshot.NumStages]time.Duration{
-		max(m.opts.Poll.RunnersInterval, m.listDuration), m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
+		listInterval, m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}
 	lags := [snapshot.NumStages]time.Duration{
-		0, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
-	}
-	if !m.listStarted.IsZero() {
-		lags[snapshot.StageRunners] = max(0, now.Sub(m.listStarted)-intervals[snapshot.StageRunners]-m.listDuration)
+		listLag, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
 	}
 	for stage := range s.Stages {
 		st := &s.Stages[stage]

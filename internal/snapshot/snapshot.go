@@ -16,7 +16,11 @@ type GitLab struct {
 	RowsGeneration uint64
 	Time           time.Time
 
-	Up bool // the last listing was complete
+	// Up says that the last listing was complete, or complete but for scopes that
+	// GitLab itself refuses. It is false whenever Fleet is nil.
+	Up bool
+	// Scopes are the configured scopes, in the order of the configuration.
+	Scopes []Scope
 
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
@@ -26,6 +30,13 @@ type GitLab struct {
 
 	Expected []Expected // the configured floors, sorted by tag
 	Self     Self
+}
+
+// Scope is one list of runners that is configured.
+type Scope struct {
+	Kind string // instance, owned, groups or projects
+	Path string // of the group or project as configured; "" for the others
+	Up   bool   // its last listing was complete
 }
 
 // Expected is a configured floor: how many available runners a tag must have.
@@ -50,6 +61,9 @@ type Fleet struct {
 	ManagersRead bool
 	Versions     []Version // sorted by version
 	Tags         []Tag     // sorted by name
+	// UnknownTags are those whose sums are not known, sorted: they stand neither
+	// in Tags nor as a 0 for a floor.
+	UnknownTags []string
 
 	// Rows are the runners, sorted by id.
 	Rows []Runner
