@@ -61,7 +61,7 @@ func collectTagRunners(v *view, s *sink) {
 }
 
 func collectManagers(v *view, s *sink) {
-	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.ManagersRead {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole || !v.Fleet.ManagersRead {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -72,7 +72,7 @@ func collectManagers(v *view, s *sink) {
 }
 
 func collectBusy(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -81,13 +81,16 @@ func collectBusy(v *view, s *sink) {
 }
 
 func collectTagBusy(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		s.gauge(float64(tag.Busy), tag.Name)
 	}
 }
 
 func versions(v *view) []snapshot.Version {
-	if v.Fleet == nil || !v.Fleet.Detailed {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole {
 		return nil
 	}
 	return v.Fleet.Versions
@@ -151,7 +154,7 @@ func collectTagLastAvailable(v *view, s *sink) {
 }
 
 func collectJobsExecuting(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -162,6 +165,9 @@ func collectJobsExecuting(v *view, s *sink) {
 }
 
 func collectTagJobsExecuting(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
 			if tag.Runners[t] != nil {

@@ -112,6 +112,9 @@ func table() []*family {
 const (
 	absentBeforeListing = " Absent before the first complete listing of runners and while the last one is older than the configured staleness."
 	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
+	absentMachines      = " Absent as long as the runners' details, and their machines where GitLab has an endpoint for them, were not all read, and while the last complete listing is older than the configured staleness."
+	absentJobs          = " Absent until the jobs of each runner that may be executing were read once, and while the last complete listing is older than the configured staleness."
+	absentTagJobs       = " Absent as long as the runners' details, and the jobs of each runner that may be executing, were not all read once, and while the last complete listing is older than the configured staleness."
 	absentRunner        = " Absent for runners that metrics.runners excludes, and while the last complete listing is older than the configured staleness."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
 )
@@ -137,23 +140,23 @@ func fleetTable() []*family {
 		}, collect: collectTagRunners},
 		{Family: Family{
 			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
-			Help: "Number of machines (runner managers) behind the runners." + absentUndetailed,
+			Help: "Number of machines (runner managers) behind the runners." + absentMachines,
 		}, collect: collectManagers},
 		{Family: Family{
 			Name: "busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
-			Help: "Number of runners that execute at least one job." + absentBeforeListing,
+			Help: "Number of runners that execute at least one job." + absentJobs,
 		}, collect: collectBusy},
 		{Family: Family{
 			Name: "tag_busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "Number of runners with a tag that execute at least one job." + absentUndetailed,
+			Help: "Number of runners with a tag that execute at least one job." + absentTagJobs,
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines." + absentUndetailed,
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines." + absentMachines,
 		}, collect: collectVersions},
 		{Family: Family{
 			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions",
-			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared." + absentUndetailed,
+			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared." + absentMachines,
 		}, collect: collectVersionsBehind},
 		{Family: Family{
 			Name: "tag_expected_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags of expected",
@@ -173,11 +176,11 @@ func fleetTable() []*family {
 		}, collect: collectTagCapacity},
 		{Family: Family{
 			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
-			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentBeforeListing,
+			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentJobs,
 		}, collect: collectJobsExecuting},
 		{Family: Family{
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
-			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentUndetailed,
+			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
 	}
 }

@@ -26,6 +26,9 @@ type metaRecord struct {
 	ListedAt time.Time `json:"listed_at"`
 	Version  string    `json:"version,omitempty"`
 	GraphQL  bool      `json:"graphql,omitempty"`
+	// Whole are the parts of the picture that were whole once: a restart must
+	// not withdraw them for a runner that joined last or cannot be read.
+	Whole [snapshot.NumParts]bool `json:"whole"`
 }
 
 type runnerRecord struct {
@@ -71,7 +74,7 @@ func (inv *Inventory) Records() ([]Record, error) {
 		return nil
 	}
 	if inv.dirtyMeta {
-		if err := put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL}); err != nil {
+		if err := put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL, inv.whole}); err != nil {
 			return nil, err
 		}
 	}
@@ -144,7 +147,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 	case keyMeta:
 		var m metaRecord
 		if err = json.Unmarshal(value, &m); err == nil {
-			inv.listedAt, inv.version, inv.byGraphQL = m.ListedAt, m.Version, m.GraphQL
+			inv.listedAt, inv.version, inv.byGraphQL, inv.whole = m.ListedAt, m.Version, m.GraphQL, m.Whole
 		}
 	case prefixRunner:
 		if idOf(key) <= 0 {
@@ -162,7 +165,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,
 			}
 			if rec.Machines != nil {
-				r.machines = machines{true, *rec.Machines}
+				r.machines = machines{known: true, byStatus: *rec.Machines}
 			}
 			inv.runners[r.id] = r
 		}

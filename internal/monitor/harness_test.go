@@ -33,6 +33,7 @@ type scraper struct {
 	counts     map[string]int     // Metrics calls
 	delays     []time.Duration
 	saveErrs   int
+	look       func(*snapshot.GitLab) // at each picture as it is published
 }
 
 func newScraper() *scraper { return &scraper{shown: map[string]float64{}, counts: map[string]int{}} }
@@ -41,6 +42,9 @@ func (s *scraper) Publish(g *snapshot.GitLab) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last = g
+	if s.look != nil {
+		s.look(g)
+	}
 }
 
 func (s *scraper) Served(string) uint64 {

@@ -232,8 +232,7 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
-	never, failed := m.inv.Unread()
-	m.tagsAwaited = never - failed
+	m.recount()
 
 	again := m.said.well(snapshot.StageRunners)
 	if again || m.listStarted.IsZero() {
@@ -251,6 +250,7 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	m.up, m.tried, m.fresh = true, true, true
 	m.listStarted, m.listDuration = began, now.Sub(began)
 	m.lastGood[snapshot.StageRunners] = now
+	m.settle(now)
 	m.wake()
 }
 

@@ -125,7 +125,8 @@ type Monitor struct {
 	token        gitlab.Token
 	visible      int     // jobs_visible
 	gql          graphql // listLoop's own
-	tagsAwaited  int     // listed runners whose tags were not known yet, as of the listing, less those read since
+	parts        [snapshot.NumParts]part
+	reported     time.Time // when the log was last told of a first reading
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture
@@ -208,6 +209,7 @@ func (m *Monitor) resume() {
 		}
 	}
 	m.tried = m.inv.Len() > 0 && !m.inv.ListedAt().IsZero()
+	m.recount()
 }
 
 // Ready tells whether this GitLab was tried once or is served from saved state.
@@ -231,7 +233,8 @@ func (m *Monitor) Attempt(a gitlab.Attempt) {
 // Run reads, commits and publishes until ctx ends; then it saves what was
 // folded. It returns nil when it was asked to stop.
 func (m *Monitor) Run(ctx context.Context) error {
-	m.publish(time.Now())
+	m.reported = time.Now()
+	m.publish(m.reported)
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan budget.Item)
 	g.Go(func() error { return m.informLoop(ctx) })
@@ -290,7 +293,10 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		return budget.Item{}, false, time.Minute
 	}
 	for {
-		item, ok := m.sched.Next(now)
+		item, ok, wait := m.pick(now)
+		if wait > 0 {
+			return budget.Item{}, false, wait
+		}
 		if !ok {
 			break
 		}
@@ -309,6 +315,21 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		wait = min(wait, max(at.Sub(now), time.Millisecond))
 	}
 	return budget.Item{}, false, wait
+}
+
+// pick takes the most urgent reading that is due, or says how long to wait for
+// one under way first.
+func (m *Monitor) pick(now time.Time) (item budget.Item, ok bool, wait time.Duration) {
+	if m.firstReading() {
+		if item, ok = m.sched.First(now); ok {
+			return item, true, 0
+		}
+		if wait = m.heldBack(now); wait > 0 {
+			return item, false, wait
+		}
+	}
+	item, ok = m.sched.Next(now)
+	return item, ok, 0
 }
 
 func readingOf(item budget.Item) readingKey {
@@ -359,6 +380,7 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	m.deps.Metrics.PollDuration(m.opts.Name, stage.String(), now.Sub(began))
 	m.outcome(stage, item.ID, err, now)
 	plan(item.ID, now)
+	m.arrived(item.ID, now)
 	m.wake()
 }
 

@@ -50,10 +50,19 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 		m.fast[id] = true
 	}
 	at := m.inv.DetailsAt(id)
-	if at.IsZero() {
-		class = budget.NewDetails
-	}
 	due := m.due(snapshot.StageDetails, id, at, interval, now)
+	switch {
+	case at.IsZero():
+		class = budget.NewDetails
+	case m.awaits(snapshot.PartMachines, id):
+		class = budget.NewMachines
+		if key := (readingKey{snapshot.StageDetails, id}); m.fails[key] == 0 {
+			due = now // right behind its details
+			if began, ok := m.began[key]; ok {
+				due = began
+			}
+		}
+	}
 	m.plan(class, id, due, due.Add(interval), now)
 }
 
@@ -78,7 +87,7 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		return // its tags must be known before a job is counted
 	}
 	class, interval := budget.ActiveJobs, m.opts.Poll.JobsInterval
-	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval {
+	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval && !m.awaits(snapshot.PartJobs, id) {
 		class, interval = budget.IdleJobs, min(quiet/4, idleFactor*interval)
 	}
 	at := m.led.ReadAt(id)
@@ -151,8 +160,9 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && !m.inv.TagsKnown(id) {
-		// All sums by tag wait for a runner whose details were never read.
+	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && m.awaits(snapshot.PartMachines, id) {
+		// All sums by tag wait for a runner whose details were never read, those
+		// of machines for one whose machines were not.
 		return began.Add(retryWait(fails))
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
@@ -164,6 +174,9 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		}
 	}
 	if !tried {
+		if old, ok := m.sched.Due(budget.Stage(stage), id); ok && old.Before(now) {
+			return old // planned anew it would lose its place, time and again
+		}
 		return now
 	}
 	return began.Add(interval + spread(interval))
@@ -190,6 +203,9 @@ func retryWait(fails int) time.Duration {
 	return min(retryFirst<<min(fails-1, 10), retryMost)
 }
 
+// readDetails reads a runner's details and machines. Where the details were
+// never read they come alone: all sums by tag wait for them. The machines are
+// then a reading of their own.
 func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
 	m.mu.Lock()
@@ -197,9 +213,22 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	// The projects of a runner are read for its owner only; with thousands of
 	// them GitLab fails to tell them at all.
 	lean := m.inv.HasOwner(item.ID) || fails > 0
-	machines := m.noManagers < noManagersAfter
+	at := m.inv.DetailsAt(item.ID)
+	machines := m.noManagers < noManagersAfter && !at.IsZero()
+	// The contact of one that executes is not put off for them.
+	alone := item.Class == budget.NewMachines && (!m.busy(item.ID) || time.Since(m.local(at)) < activeDetails)
 	m.mu.Unlock()
 
+	if alone {
+		if !machines {
+			return nil // it was found out meanwhile that this GitLab has no such endpoint
+		}
+		managers, err := client.Managers(ctx, item.ID)
+		if gitlab.ReasonOf(err) != gitlab.ReasonNotFound {
+			return m.foldMachines(ctx, item.ID, managers, err)
+		}
+		// No such endpoint, or no such runner: its details tell which.
+	}
 	details, err := client.Runner(ctx, item.ID, lean)
 	var managers []gitlab.Manager
 	var merr error
@@ -217,49 +246,54 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 		}
 		return nil
 	}
-	if err == nil && merr != nil && gitlab.ReasonOf(merr) != gitlab.ReasonNotFound {
-		err = merr
-	}
 	known := m.inv.TagsKnown(item.ID)
 	if err != nil {
 		if ctx.Err() == nil {
 			m.inv.DetailsFailed(item.ID)
-			if m.inv.TagsKnown(item.ID) {
-				m.tagsRead(!known)
+			if !known && m.inv.TagsKnown(item.ID) {
 				m.planJobs(item.ID, now)
 				m.planWalk(item.ID, now)
 			}
 		}
 		return err
 	}
-	switch {
-	case managers != nil:
-		m.noManagers = managersTold
-	case merr != nil:
-		m.noManagers++
-	}
 	m.inv.Details(item.ID, details, managers, m.now())
 	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
 	if !known {
-		m.tagsRead(true)
 		m.planJobs(item.ID, now)
 		m.planWalk(item.ID, now)
 	} else {
 		m.touched(item.ID, now)
 	}
-	return nil
+	switch {
+	case managers != nil:
+		m.noManagers = managersTold
+	case gitlab.ReasonOf(merr) == gitlab.ReasonNotFound:
+		m.noManagers++
+		m.inv.MachinesFailed(item.ID, true)
+	case merr != nil && ctx.Err() == nil:
+		m.inv.MachinesFailed(item.ID, false)
+	}
+	if gitlab.ReasonOf(merr) == gitlab.ReasonNotFound {
+		return nil
+	}
+	return merr
 }
 
-// tagsRead notes that one more runner's tags are known. The sums over tags
-// appear with the last one, and then at once: a first picture is waited for.
-// The caller holds the mutex.
-func (m *Monitor) tagsRead(first bool) {
-	if !first {
-		return
+// foldMachines takes what a reading of a runner's machines alone brought.
+func (m *Monitor) foldMachines(ctx context.Context, id int64, managers []gitlab.Manager, err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case err == nil:
+		m.noManagers = managersTold
+		m.inv.Machines(id, managers)
+		// The next reading of its details does not wait longer for this one.
+		m.began[readingKey{snapshot.StageDetails, id}] = m.local(m.inv.DetailsAt(id))
+	case ctx.Err() == nil:
+		m.inv.MachinesFailed(id, false)
 	}
-	if m.tagsAwaited--; m.tagsAwaited == 0 {
-		m.fresh = true
-	}
+	return err
 }
 
 // pollJobs is one reading of a runner's jobs (docs/counting.md): what executes
