@@ -329,6 +329,9 @@ func (l *Ledger) Walk(id int64, now time.Time) *Walk {
 	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
 }
 
+// Began is when the walk began, over restarts.
+func (w *Walk) Began() time.Time { return fromMS(w.r.walk.started) }
+
 // Query is the page to read next. keyset says whether this GitLab offers it.
 func (w *Walk) Query(keyset bool) gitlab.JobsQuery {
 	s := &w.r.walk

@@ -196,6 +196,7 @@ type setup struct {
 	inv    inventory.Options
 	shard  [2]int
 	token  func() string // nil: secret
+	wrap   func(http.RoundTripper) http.RoundTripper
 }
 
 func defaultPoll() Poll {
@@ -230,9 +231,13 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 		o.inv.TagRetention = 7 * 24 * time.Hour
 		o.inv.RunnersEnabled = true
 	}
+	transport := w.RoundTripper()
+	if o.wrap != nil {
+		transport = o.wrap(transport)
+	}
 	var m *Monitor
 	client, err := gitlab.New(gitlab.Options{
-		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{w.RoundTripper(), o.token}}, Timeout: 30 * time.Second,
+		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{transport, o.token}}, Timeout: 30 * time.Second,
 		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }},
 	})
 	if err != nil {

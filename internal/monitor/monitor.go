@@ -110,6 +110,7 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
+	walks    map[int64]*walking                   // by runner, of walks under way
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
@@ -158,6 +159,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
+		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		visible: -1,
 		keyset:  true,
@@ -369,7 +371,9 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	default:
 	}
 	began := time.Now()
-	err := run(ctx, item)
+	within, cancel := context.WithTimeout(ctx, readingMost)
+	err := run(within, item)
+	cancel()
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -387,6 +391,9 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 // outcome keeps the books of a reading. The caller holds the mutex.
 func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
 	key := readingKey{stage, id}
+	if w := m.walks[id]; err == nil && stage == snapshot.StageReconcile && w != nil && w.endless {
+		return // a page more of a walk that never ended is no success yet
+	}
 	if err == nil {
 		m.lastGood[stage] = now
 		delete(m.fails, key)
@@ -416,6 +423,7 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
 	delete(m.fast, id)
+	delete(m.walks, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})

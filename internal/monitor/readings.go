@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/budget"
@@ -248,7 +249,7 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	}
 	known := m.inv.TagsKnown(item.ID)
 	if err != nil {
-		if ctx.Err() == nil {
+		if !stopping(ctx) {
 			m.inv.DetailsFailed(item.ID)
 			if !known && m.inv.TagsKnown(item.ID) {
 				m.planJobs(item.ID, now)
@@ -271,7 +272,7 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	case gitlab.ReasonOf(merr) == gitlab.ReasonNotFound:
 		m.noManagers++
 		m.inv.MachinesFailed(item.ID, true)
-	case merr != nil && ctx.Err() == nil:
+	case merr != nil && !stopping(ctx):
 		m.inv.MachinesFailed(item.ID, false)
 	}
 	if gitlab.ReasonOf(merr) == gitlab.ReasonNotFound {
@@ -290,7 +291,7 @@ func (m *Monitor) foldMachines(ctx context.Context, id int64, managers []gitlab.
 		m.inv.Machines(id, managers)
 		// The next reading of its details does not wait longer for this one.
 		m.began[readingKey{snapshot.StageDetails, id}] = m.local(m.inv.DetailsAt(id))
-	case ctx.Err() == nil:
+	case !stopping(ctx):
 		m.inv.MachinesFailed(id, false)
 	}
 	return err
@@ -319,19 +320,26 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 
 	gone := false
 	readExecuting := func() error {
-		for page := 1; page != 0 && !gone; {
+		var all []gitlab.Job
+		list := descent{what: "the list of running jobs", most: runningPages, idle: idlePages}
+		for page := 1; page != 0; {
 			p, err := client.RunnerJobs(ctx, gitlab.JobsQuery{RunnerID: item.ID, Status: "running", Page: page})
 			if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
-				break
+				return nil
 			}
 			if err != nil {
 				return err
 			}
-			m.mu.Lock()
-			poll.Executing(p.Jobs)
-			m.mu.Unlock()
-			page = p.Next
+			all = append(all, p.Jobs...)
+			if page = p.Next; page != 0 {
+				if err := list.page(p.Jobs); err != nil {
+					return err
+				}
+			}
 		}
+		m.mu.Lock()
+		poll.Executing(all) // not before: what an endless list invents is not watched
+		m.mu.Unlock()
 		return nil
 	}
 	// Where the list told how many jobs there are, the newest rows mostly show
@@ -345,6 +353,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	if keyset {
 		q = gitlab.JobsQuery{RunnerID: item.ID, Keyset: true}
 	}
+	newest := descent{what: "the list of the newest jobs", most: math.MaxInt, idle: idlePages} // the ledger bounds its pages
 	for more := true; more && !gone; {
 		p, err := client.RunnerJobs(ctx, q)
 		if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
@@ -360,11 +369,16 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 			poll.Again()
 		}
 		m.mu.Unlock()
-		if q.Rows > 0 {
+		switch {
+		case q.Rows > 0:
 			q.Rows = 0 // a few were too few: from the top, by full pages
-		} else {
-			q = next(q, p)
+			continue
+		case more:
+			if err := newest.page(p.Jobs); err != nil {
+				return err
+			}
 		}
+		q = next(q, p)
 	}
 	if executing && told >= 0 && !gone {
 		m.mu.Lock()
@@ -383,7 +397,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	asks := poll.Missing()
 	m.mu.Unlock()
 	var failure error
-	for _, a := range asks {
+	for _, a := range asks[:min(len(asks), asksMost)] {
 		job, err := client.Job(ctx, a.Project, a.Job)
 		m.mu.Lock()
 		switch reason := gitlab.ReasonOf(err); reason {
@@ -454,7 +468,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		m.mu.Unlock()
 		return nil
 	}
-	q := walk.Query(m.keyset)
+	q, began := walk.Query(m.keyset), walk.Began()
 	m.mu.Unlock()
 	p, err := client.RunnerJobs(ctx, q)
 	m.mu.Lock()
@@ -462,8 +476,11 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	switch gitlab.ReasonOf(err) {
 	case "":
 		m.heardKeyset(q, p)
-		walk.Page(p)
-		return nil
+		restart, err := m.walked(item.ID, began, p.Jobs, walk.Page(p))
+		if restart {
+			walk.Restart()
+		}
+		return err
 	case gitlab.ReasonNotFound:
 		m.doubt(item.ID, time.Now())
 		return nil
