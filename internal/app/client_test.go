@@ -13,6 +13,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
 // TestHeaderIsBounded: the bound on an answer's header holds for the client as
@@ -37,12 +38,12 @@ func TestHeaderIsBounded(t *testing.T) {
 		t.Cleanup(srv.Close)
 		g := config.GitLab{Name: "x", URL: srv.URL, HTTPClientConfig: commoncfg.DefaultHTTPClientConfig}
 		g.HTTPClientConfig.TLSConfig.InsecureSkipVerify = true
-		hc, err := newHTTPClient(g)
+		hc, err := newHTTPClient(g, &secret.List{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(hc.CloseIdleConnections)
-		c, err := newClient(g, hc, log.NewNopLogger(), gitlab.Hooks{})
+		c, err := newClient(g, hc, &secret.List{}, log.NewNopLogger(), gitlab.Hooks{})
 		if err != nil {
 			t.Fatal(err)
 		}

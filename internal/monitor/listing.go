@@ -312,8 +312,7 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
-	never, failed := m.inv.Unread()
-	m.tagsAwaited = never - failed
+	m.recount()
 
 	again := m.said.listed(s)
 	if again || s.started.IsZero() {
@@ -333,6 +332,7 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 		m.firstListed = now
 	}
 	s.started, s.took = began, now.Sub(began)
+	m.settle(now)
 	m.wake()
 }
 
