@@ -74,6 +74,10 @@ type Exporter struct {
 	scratch sync.Pool // *[]byte, for rendering
 	zstds   sync.Pool // *zstd.Encoder
 	gzips   sync.Pool // *gzip.Writer
+	buffers sync.Pool // *bytes.Buffer, of compressed pages
+
+	makers  slots
+	readers readers
 }
 
 // hotFor is how long a format stays rendered ahead after a scrape asked for it.
@@ -104,6 +108,7 @@ func New(o Options) (*Exporter, error) {
 		created:  o.CreatedSamples,
 		shard:    o.Shard,
 		limit:    o.SeriesLimit,
+		makers:   make(slots, maxMakers),
 	}
 	if e.logger == nil {
 		e.logger = log.NewNopLogger()
@@ -225,6 +230,16 @@ func (e *Exporter) Withdraw(name string) {
 	if at, found := find(old, name); found {
 		e.show(slices.Delete(slices.Clone(old), at, at+1), nil)
 	}
+}
+
+// Pictures are what is shown of each GitLab, by name. They must not be changed.
+func (e *Exporter) Pictures() []*snapshot.GitLab {
+	list := *e.picture.Load()
+	out := make([]*snapshot.GitLab, len(list))
+	for i, en := range list {
+		out[i] = en.snap
+	}
+	return out
 }
 
 // Served is the highest Generation of this GitLab whose families, all but

@@ -3,11 +3,9 @@ package collector
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	loglevel "github.com/go-kit/log/level"
@@ -43,22 +41,42 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	refuse := func() {
+		h.Del("Content-Encoding")
+		http.Error(w, "Too many scrapes are being answered already.", http.StatusServiceUnavailable)
+	}
+	release, ok := e.makers.acquire(r.Context())
+	if !ok {
+		refuse()
+		return
+	}
 	list := *e.picture.Load()
 	body, err := e.body(list, wire, groups)
+	var packed *bytes.Buffer
+	if err == nil && encoding != identity {
+		if packed, err = e.pack(body, encoding); err == nil {
+			body = [][]byte{packed.Bytes()}
+		}
+	}
+	client := e.readers.enter(r.Context(), w)
+	release() // not before there is room for the reader: both bound the pages in memory
+	if client == nil {
+		refuse()
+		return
+	}
+	defer e.readers.leave(client)
 	if err != nil {
 		_ = loglevel.Error(e.logger).Log("msg", "scrape failed", "err", err)
 		h.Del("Content-Encoding")
 		http.Error(w, "An error has occurred while serving metrics, see the log.", http.StatusInternalServerError)
 		return
 	}
-	if err := e.write(w, body, encoding); err != nil {
+	if err := e.deliver(w, client, body); err != nil {
 		_ = loglevel.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
 		return
 	}
-	// What still lies in a buffer has not been read by anyone. A wrapper that
-	// cannot flush says ErrNotSupported, which tells nothing about the client.
-	if err := http.NewResponseController(w).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return
+	if packed != nil {
+		e.buffers.Put(packed) // not after a failed write, which HTTP/2 may still be at
 	}
 	if r.Context().Err() != nil {
 		return
@@ -198,19 +216,16 @@ func reencode(pieces [][]byte, enc expfmt.Encoder) error {
 	return nil
 }
 
-func (e *Exporter) write(w http.ResponseWriter, body [][]byte, encoding string) error {
-	switch encoding {
-	case encodingGzip:
-		return writeGzip(w, body, &e.gzips)
-	case encodingZstd:
-		return writeZstd(w, body, &e.zstds)
-	default:
-		// With a length the client notices a body that was cut short.
-		size := 0
-		for _, c := range body {
-			size += len(c)
-		}
-		w.Header().Set("Content-Length", strconv.Itoa(size))
-		return writeAll(w, body)
+// pack compresses a page into memory: how fast a client reads must not decide
+// how long a place among the makers is taken.
+func (e *Exporter) pack(body [][]byte, encoding string) (*bytes.Buffer, error) {
+	packed, _ := e.buffers.Get().(*bytes.Buffer)
+	if packed == nil {
+		packed = new(bytes.Buffer)
 	}
+	packed.Reset()
+	if encoding == encodingGzip {
+		return packed, writeGzip(packed, body, &e.gzips)
+	}
+	return packed, writeZstd(packed, body, &e.zstds)
 }

@@ -67,7 +67,7 @@ func collectTagRunners(v *view, s *sink) {
 }
 
 func collectManagers(v *view, s *sink) {
-	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.ManagersRead {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole || !v.Fleet.ManagersRead {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -78,7 +78,7 @@ func collectManagers(v *view, s *sink) {
 }
 
 func collectBusy(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -87,13 +87,16 @@ func collectBusy(v *view, s *sink) {
 }
 
 func collectTagBusy(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		s.gauge(float64(tag.Busy), tag.Name)
 	}
 }
 
 func versions(v *view) []snapshot.Version {
-	if v.Fleet == nil || !v.Fleet.Detailed {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole {
 		return nil
 	}
 	return v.Fleet.Versions
@@ -160,7 +163,7 @@ func collectTagLastAvailable(v *view, s *sink) {
 }
 
 func collectJobsExecuting(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -171,6 +174,9 @@ func collectJobsExecuting(v *view, s *sink) {
 }
 
 func collectTagJobsExecuting(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
 			if tag.Runners[t] != nil {

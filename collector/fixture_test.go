@@ -85,7 +85,7 @@ func small(name string) *snapshot.GitLab {
 	s.Up = true
 	s.Scopes = []snapshot.Scope{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
 	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "unseen", Runners: 1}, {Tag: "zos", Runners: 3}}
-	f := &snapshot.Fleet{Detailed: true, ManagersRead: true}
+	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true, ManagersRead: true}
 	f.Runners[snapshot.InstanceType][snapshot.Online][0] = 1
 	f.Runners[snapshot.GroupType][snapshot.Offline][1] = 1
 	f.Runners[snapshot.ProjectType][snapshot.NeverContacted][0] = 1
@@ -157,7 +157,7 @@ func withGeneration(s *snapshot.GitLab, gen, rows uint64) *snapshot.GitLab {
 // large is the GitLab corp with n runners, about 20 series each, 500 tags.
 func large(n int) *snapshot.GitLab {
 	s := small("corp")
-	f := &snapshot.Fleet{Detailed: true}
+	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true}
 	tag := func(i int) string { return fmt.Sprintf("tag-%03d", i%500) }
 	for i := range min(n, 500) {
 		f.Tags = append(f.Tags, snapshot.Tag{

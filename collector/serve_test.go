@@ -266,7 +266,7 @@ func TestServed(t *testing.T) {
 // TestClientGoesAway over a real connection, with most of the body unread.
 func TestClientGoesAway(t *testing.T) {
 	e := newExporter(t, Options{})
-	e.Publish(large(2000)) // far more than the sockets' buffers hold
+	e.Publish(large(20_000)) // far more than the sockets' buffers hold
 	ended := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
@@ -279,6 +279,7 @@ func TestClientGoesAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Header.Set("Accept-Encoding", identity)
 	resp, err := srv.Client().Do(r)
 	if err != nil {
 		t.Fatal(err)

@@ -114,6 +114,9 @@ const (
 	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
 	absentTag           = absentUndetailed + " A tag is absent while a scope that had a runner with it cannot be read."
 	absentRunner        = " Absent for runners that metrics.runners excludes or that are younger than its min_age, and while the last complete listing is older than the configured staleness."
+	absentMachines      = " Absent as long as the runners' details, and their machines where GitLab has an endpoint for them, were not all read, and while the last complete listing is older than the configured staleness."
+	absentJobs          = " Absent until the jobs of each runner that may be executing were read once, and while the last complete listing is older than the configured staleness."
+	absentTagJobs       = " Absent as long as the runners' details, and the jobs of each runner that may be executing, were not all read once, and while the last complete listing is older than the configured staleness. A tag is absent while a scope that had a runner with it cannot be read."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
 )
 
@@ -142,23 +145,23 @@ func fleetTable() []*family {
 		}, collect: collectTagRunners},
 		{Family: Family{
 			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
-			Help: "Number of machines (runner managers) behind the runners." + absentUndetailed,
+			Help: "Number of machines (runner managers) behind the runners." + absentMachines,
 		}, collect: collectManagers},
 		{Family: Family{
 			Name: "busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
-			Help: "Number of runners that execute at least one job." + absentBeforeListing,
+			Help: "Number of runners that execute at least one job." + absentJobs,
 		}, collect: collectBusy},
 		{Family: Family{
 			Name: "tag_busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "Number of runners with a tag that execute at least one job." + absentTag,
+			Help: "Number of runners with a tag that execute at least one job." + absentTagJobs,
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentUndetailed,
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentMachines,
 		}, collect: collectVersions},
 		{Family: Family{
 			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 50",
-			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared and for (other)." + absentUndetailed,
+			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared and for (other)." + absentMachines,
 		}, collect: collectVersionsBehind},
 		{Family: Family{
 			Name: "tag_expected_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags of expected",
@@ -178,11 +181,11 @@ func fleetTable() []*family {
 		}, collect: collectTagCapacity},
 		{Family: Family{
 			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
-			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentBeforeListing,
+			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentJobs,
 		}, collect: collectJobsExecuting},
 		{Family: Family{
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
-			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTag,
+			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
 	}
 }

@@ -10,6 +10,7 @@ package config
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,8 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
+
+	"gitlab-runner-fleet-exporter/internal/bounded"
 )
 
 // maxFileBytes bounds the configuration file: a path such as /dev/zero must
@@ -134,12 +137,18 @@ func (g GitLabConfig) GoString() string { return g.String() }
 // find a mistake now and not at the first request; there is no network I/O.
 // The error is an Errors for mistakes in the content, each with its line.
 func Load(path string) (*Validated, error) {
-	f, err := os.Open(path) //nolint:gosec // the administrator names the file
-	if err != nil {
-		return nil, fmt.Errorf("configuration file: %w", err)
+	// A configuration may come through a pipe, unlike a token, which is read again.
+	data, err := bounded.Call(context.Background(), path, func() ([]byte, error) {
+		f, err := os.Open(path) //nolint:gosec // the administrator names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	})
+	if hang, ok := errors.AsType[*bounded.HangError](err); ok {
+		return nil, fmt.Errorf("configuration file %s: %w", path, hang)
 	}
-	defer f.Close() //nolint:errcheck // only read
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}

@@ -23,7 +23,7 @@ import (
 )
 
 // minimal is the smallest file that loads.
-const minimal = "gitlabs:\n- url: https://gitlab.example.com\n  authorization: {credentials: t}\n"
+const minimal = "gitlabs:\n- url: https://gitlab.example.com\n  authorization: {credentials: token}\n"
 
 func mustParse(t *testing.T, text string) *Validated {
 	t.Helper()
@@ -361,7 +361,13 @@ func TestNoSecretIsPrinted(t *testing.T) {
 // whole configuration in turn: whatever the mistake is called, the token is not
 // repeated.
 func TestTokenInTheWrongPlace(t *testing.T) {
-	const token = "glpat-" + canary + "-4x7Qm2Zk"
+	for _, token := range []string{"glpat-" + canary + "-4x7Qm2Zk", "corp" + canary + "7xQm24"} {
+		inTheWrongPlace(t, token)
+	}
+}
+
+func inTheWrongPlace(t *testing.T, token string) {
+	t.Helper()
 	data, err := os.ReadFile("testdata/full.yml")
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,6 +22,9 @@ import (
 
 	commoncfg "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+
+	"gitlab-runner-fleet-exporter/internal/bounded"
+	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
 // Bounds of the values. They are wide: each keeps out only what cannot be meant.
@@ -83,6 +87,9 @@ func (c Config) validate(doc *document) (*Validated, error) {
 	for i, g := range c.GitLabs {
 		path := fmt.Sprintf("gitlabs[%d]", i)
 		vg := v.gitlab(g, path, out.metrics)
+		if shortSecret(vg.HTTPClientConfig) {
+			v.warn("%s: a secret is shorter than %d bytes, which is too short to be masked where an error from outside repeats it", path, secret.Shortest)
+		}
 		vg.Poll = v.poll(global, path+".poll", g.Poll, c.Poll)
 		if vg.Name != "" {
 			if first, dup := names[vg.Name]; dup && g.Name == "" {
@@ -558,14 +565,14 @@ func (v *validator) http(path string, c *commoncfg.HTTPClientConfig) {
 // would find no manager at the first request.
 func (v *validator) refs(path string, c *commoncfg.HTTPClientConfig) bool {
 	type ref struct{ key, value, use string }
-	tls := func(at string, t commoncfg.TLSConfig) []ref {
+	files := func(at string, t commoncfg.TLSConfig) []ref {
 		return []ref{
 			{at + ".ca_ref", t.CARef, "ca_file"},
 			{at + ".cert_ref", t.CertRef, "cert_file"},
 			{at + ".key_ref", t.KeyRef, "key_file"},
 		}
 	}
-	all := tls("tls_config", c.TLSConfig)
+	all := files("tls_config", c.TLSConfig)
 	if a := c.Authorization; a != nil {
 		all = append(all, ref{"authorization.credentials_ref", a.CredentialsRef, "credentials_file"})
 	}
@@ -575,7 +582,7 @@ func (v *validator) refs(path string, c *commoncfg.HTTPClientConfig) bool {
 	if o := c.OAuth2; o != nil {
 		all = append(all, ref{"oauth2.client_secret_ref", o.ClientSecretRef, "client_secret_file"},
 			ref{"oauth2.client_certificate_key_ref", o.ClientCertificateKeyRef, "client_certificate_key_file"})
-		all = append(all, tls("oauth2.tls_config", o.TLSConfig)...)
+		all = append(all, files("oauth2.tls_config", o.TLSConfig)...)
 	}
 	found := false
 	for _, r := range all {
@@ -647,7 +654,8 @@ func (v *validator) secretFile(path, file string, token bool) {
 	if file == "" {
 		return
 	}
-	info, err := os.Stat(file)
+	ctx := context.Background() // each read has its deadline
+	info, err := bounded.Stat(ctx, file)
 	if err != nil {
 		v.missing(path, file, err)
 		return
@@ -661,7 +669,7 @@ func (v *validator) secretFile(path, file string, token bool) {
 		v.fail(path, "%s is larger than %d bytes: not a secret", shown(file), maxSecretFile)
 		return
 	}
-	data, err := os.ReadFile(file) //nolint:gosec // the administrator names the file
+	data, err := bounded.ReadFile(ctx, file, maxSecretFile)
 	if err != nil {
 		v.missing(path, file, err)
 		return
@@ -682,7 +690,7 @@ func (v *validator) missing(path, file string, err error) {
 
 var (
 	tokenPrefix = regexp.MustCompile(`^(gl[a-z]{1,6}-|GR[0-9]{7})`)
-	tokenLike   = regexp.MustCompile(`^[A-Za-z0-9_.=-]{20,}$`)
+	tokenLike   = regexp.MustCompile(`^[A-Za-z0-9_.=-]{16,}$`)
 )
 
 // shown is the name of a file, unless somebody wrote the token itself where the
@@ -719,7 +727,7 @@ func (v *validator) tls(path string, t *commoncfg.TLSConfig) {
 		if f.file == "" {
 			continue
 		}
-		info, err := os.Stat(f.file)
+		info, err := bounded.Stat(context.Background(), f.file)
 		if err != nil {
 			v.missing(path+f.key, f.file, err)
 			return
@@ -729,7 +737,7 @@ func (v *validator) tls(path string, t *commoncfg.TLSConfig) {
 			return
 		}
 	}
-	if _, err := commoncfg.NewTLSConfig(t); err != nil {
+	if _, err := bounded.Call(context.Background(), path, func() (*tls.Config, error) { return commoncfg.NewTLSConfig(t) }); err != nil {
 		v.failErr(path, err, "%s", err)
 	}
 	if t.InsecureSkipVerify {

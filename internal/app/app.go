@@ -7,8 +7,9 @@
 // Order of shutdown: the first SIGTERM or SIGINT stops the monitors (requests
 // under way are cancelled, what was folded is saved and published), then the web
 // server finishes its answers within 5 s, then the storage folder is closed, and
-// the exit status is 0. A second one ends the process at once with 1: whatever
-// was committed is on disk anyway.
+// the exit status is 0, or 1 where something counted could not be saved. A stop
+// that hangs is given up after 15 s, and a second signal ends the process at
+// once, both with 1: whatever was committed is on disk anyway.
 package app
 
 import (
@@ -29,10 +30,14 @@ import (
 	"gitlab-runner-fleet-exporter/collector"
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
 const (
+	// stopWithin bounds a stop, whatever hangs: a supervisor such as Kubernetes
+	// kills after 30 s, and then no line says why.
+	stopWithin = 15 * time.Second
 	// readyPoll is how often it is looked whether the log may say "ready".
 	readyPoll = 250 * time.Millisecond
 	// pruneInterval is how often the storage folder is tidied.
@@ -47,12 +52,20 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // process is one run of the program.
 type process struct {
-	stdout, stderr io.Writer
+	stdout, stderr io.Writer // run masks what was given as a secret in both
+	greeting       io.Writer // stdout for the demonstration, which shows its token
+	secrets        *secret.List
 	// listening is told the addresses, for tests that listen on port 0. nil: nobody asks.
 	listening func(addresses []string)
+	// stopWithin is for tests; 0: the constant.
+	stopWithin time.Duration
 }
 
 func (p process) run(ctx context.Context, args []string) int {
+	p.secrets = &secret.List{}
+	p.secrets.Hold("environment", config.EnvironmentSecrets()...)
+	p.greeting = p.stdout
+	p.stdout, p.stderr = p.secrets.Writer(p.stdout), p.secrets.Writer(p.stderr)
 	o, err := parse(args, p.stdout, p.stderr)
 	if errors.Is(err, errDone) {
 		return exitOK
@@ -62,6 +75,7 @@ func (p process) run(ctx context.Context, args []string) int {
 		return exitUsage
 	}
 
+	o.secrets = p.secrets
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	stops := make(chan os.Signal, 2)
@@ -74,19 +88,37 @@ func (p process) run(ctx context.Context, args []string) int {
 	loggers := newLoggers(p.stderr, o.logFormat, o.logLevel)
 	status := make(chan int, 1)
 	go func() { status <- p.main(ctx, o, loggers, hangups) }()
-	for asked := false; ; asked = true {
+	var late <-chan time.Time
+	asked, stopping := false, ctx.Done()
+	for {
 		select {
 		case code := <-status:
 			return code
+		case <-stopping:
+			// Asked by a signal or by the caller: from now on its time runs.
+			stopping, late = nil, time.After(p.stopTime())
+		case <-late:
+			_ = level.Error(loggers.own).Log("msg", "the stop does not come to its end: ending now; what was saved before is on disk", "after", p.stopTime(),
+				"remedy", "look for a file system that hangs: that of --storage.path, of the configuration, or of a file that it names")
+			return exitFailure
 		case sig := <-stops:
 			if asked {
 				_ = level.Error(loggers.own).Log("msg", "asked to stop a second time: ending at once", "signal", sig)
 				return exitFailure
 			}
+			asked = true
 			_ = level.Info(loggers.own).Log("msg", "asked to stop", "signal", sig)
 			stop()
 		}
 	}
+}
+
+// stopTime is how long a stop may take in all.
+func (p process) stopTime() time.Duration {
+	if p.stopWithin > 0 {
+		return p.stopWithin
+	}
+	return stopWithin
 }
 
 // main does what the flags ask for, between the reading of flags and the exit.
@@ -101,9 +133,10 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 		load = d.load
 		o.storagePath = ""
 	}
+	load = noting(o.secrets, load)
 	v, err := load()
 	if o.configCheck || o.gitlabCheck && err != nil {
-		return p.checkConfig(o, v, err)
+		return p.checkConfig(ctx, o, v, err)
 	}
 	if err != nil {
 		logConfig(l.own, err)
@@ -116,6 +149,17 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 		return checkGitLabs(ctx, o, v, p.stdout, l.own)
 	}
 	return p.serve(ctx, o, l, v, load, hangups)
+}
+
+// noting has the secrets of each configuration known before anything uses it.
+func noting(list *secret.List, load func() (*config.Validated, error)) func() (*config.Validated, error) {
+	return func() (*config.Validated, error) {
+		v, err := load()
+		if err == nil {
+			list.Note(v.Secrets()...)
+		}
+		return v, err
+	}
 }
 
 // tell writes for a person. An output that is gone cannot be told of.
@@ -149,9 +193,9 @@ func familyNames() []string {
 }
 
 // checkConfig is --config.check: words for a person, not log lines.
-func (p process) checkConfig(o *options, v *config.Validated, err error) int {
+func (p process) checkConfig(ctx context.Context, o *options, v *config.Validated, err error) int {
 	if err == nil && *o.web.WebConfigFile != "" {
-		err = validateWeb(*o.web.WebConfigFile)
+		err = validateWeb(ctx, *o.web.WebConfigFile)
 	}
 	if err != nil {
 		tell(p.stderr, "%s\n", err)
@@ -228,7 +272,7 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	}
 	s.told(true)
 
-	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting}
+	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, pictures: s.sup.pictures, scrub: o.secrets.Scrub}
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}
@@ -244,11 +288,11 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 		p.listening(addresses)
 	}
 	if o.demo {
-		greet(p.stdout, addresses, o, v)
+		greet(p.greeting, addresses, o, v)
 	}
 
 	err = s.loop(ctx, hangups)
-	s.sup.stop()
+	unsaved := s.sup.stop()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 	defer cancel()
 	if err := srv.shutdown(drain); err != nil {
@@ -257,6 +301,11 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	wait()
 	if err != nil {
 		return failure(l.own, "the exporter cannot go on", err)
+	}
+	if len(unsaved) > 0 {
+		_ = level.Error(l.own).Log("msg", "stopped, but the state could not be saved: what was counted since the last save is not on disk", "gitlabs", strings.Join(unsaved, ","),
+			"remedy", "make room on the disk of --storage.path and check its permissions, then start again: jobs within poll.lookback are read and counted again")
+		return exitFailure
 	}
 	_ = level.Info(l.own).Log("msg", "stopped, the state is saved")
 	return exitOK

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
 // Exit statuses, as the reference promises them.
@@ -44,6 +47,8 @@ type options struct {
 	logFormat      string
 	shardIndex     int
 	shardCount     int
+
+	secrets *secret.List // of the whole process
 }
 
 // errDone says that --help or --version was answered.
@@ -100,9 +105,25 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 		return nil, errDone
 	}
 	if err != nil {
-		return nil, err
+		return nil, usageError(err)
 	}
 	return &o, o.validate()
+}
+
+// plainFlag is a flag's name that holds no token.
+var plainFlag = regexp.MustCompile(`^--?[a-z][a-z.-]{0,40}$`)
+
+// usageError does not repeat what belongs to no flag: it may be a token, from a
+// command line with a space too many.
+func usageError(err error) error {
+	text := err.Error()
+	if strings.HasPrefix(text, "unexpected ") || strings.HasPrefix(text, "failed to ") { // the latter of @FILE
+		return errors.New("an argument that belongs to no flag; it is not shown, since it may be a secret (give a value as --flag=value, and a token in the environment variable GITLAB_TOKEN or in a file)")
+	}
+	if rest, ok := strings.CutPrefix(text, "unknown long flag '"); ok && !plainFlag.MatchString(strings.TrimSuffix(rest, "'")) {
+		return errors.New("an unknown flag; it is not shown, since it may be a secret")
+	}
+	return err
 }
 
 // waysToStart is told to whoever starts the program with nothing.

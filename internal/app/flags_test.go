@@ -33,6 +33,11 @@ func TestExitStatus(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, "")
 	url := "--gitlab.url=http://127.0.0.1:1"
+	dir := t.TempDir()
+	shapeless, keyed, misspelt := filepath.Join(dir, "shapeless.yml"), filepath.Join(dir, "keyed.yml"), filepath.Join(dir, "misspelt.yml")
+	write(t, shapeless, "basic_auth_users: Pa55w0rd-of-the-web\n")
+	write(t, keyed, "Pa55w0rd-of-the-web: a\n")
+	write(t, misspelt, "basic_auth_user: {a: b}\n")
 
 	for _, tt := range []struct {
 		name string
@@ -46,7 +51,11 @@ func TestExitStatus(t *testing.T) {
 		{"version wins over what else is given", "--version --demo", exitOK, program + ", version"},
 		{"nothing", "", exitUsage, "--demo "},
 		{"unknown flag", "--no-such-flag", exitUsage, "no-such-flag"},
-		{"argument", "--demo extra", exitUsage, "extra"},
+		{"argument", "--demo " + testToken, exitUsage, "belongs to no flag"},
+		{"argument after the flags", "--demo -- " + testToken, exitUsage, "belongs to no flag"},
+		{"argument that names a file", "--demo @" + testToken, exitUsage, "belongs to no flag"},
+		{"token for a flag", "--" + testToken + "7", exitUsage, "unknown flag"},
+		{"token for the value of no flag", "--gitlab.token=" + testToken, exitUsage, "gitlab.token"},
 		{"flag without its value", "--config.file", exitUsage, "config.file"},
 		{"log level", "--demo --log.level=loud", exitUsage, "loud"},
 		{"log format", "--demo --log.format=xml", exitUsage, "xml"},
@@ -71,10 +80,14 @@ func TestExitStatus(t *testing.T) {
 		{"good file checked", "--config.check --config.file=" + good, exitOK, "the configuration is valid"},
 		{"bad web configuration", "--storage.path= --web.config.file=" + badWeb + " --config.file=" + good, exitFailure, "missing.pem"},
 		{"bad web configuration checked", "--config.check --web.config.file=" + badWeb + " --config.file=" + good, exitFailure, "missing.pem"},
+		{"password in the wrong place of the web configuration", "--config.check --web.config.file=" + shapeless + " --config.file=" + good, exitFailure, "cannot unmarshal"},
+		{"password for a key of the web configuration", "--config.check --web.config.file=" + keyed + " --config.file=" + good, exitFailure, "field (not shown) not found"},
+		{"misspelt key of the web configuration", "--config.check --web.config.file=" + misspelt + " --config.file=" + good, exitFailure, "field basic_auth_user not found"},
 		{"address taken", "--storage.path= --config.file=" + good + " --web.listen-address=" + taken.Addr().String(), exitFailure, "in use"},
 		{"address nonsense", "--storage.path= --config.file=" + good + " --web.listen-address=nonsense", exitFailure, "nonsense"},
 		{"no systemd", "--storage.path= --config.file=" + good + " --web.systemd-socket", exitFailure, "socket unit"},
-		{"storage is a file", "--storage.path=" + file + " --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder"},
+		{"storage is a file", "--storage.path=" + file + " --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder " + file},
+		{"storage below a file", "--storage.path=" + file + "/data --config.file=" + good + " --web.listen-address=127.0.0.1:0", exitFailure, "storage folder " + file + "/data (--storage.path)"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			code, stdout, stderr := runOnce(t, strings.Fields(tt.args)...)
@@ -84,8 +97,8 @@ func TestExitStatus(t *testing.T) {
 			if !strings.Contains(stdout+stderr, tt.says) {
 				t.Errorf("does not say %q:\n%s%s", tt.says, stdout, stderr)
 			}
-			if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, testToken) {
-				t.Errorf("a stack trace or the token:\n%s", stderr)
+			if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, testToken) || strings.Contains(stderr, "Pa55w0") {
+				t.Errorf("a stack trace or a secret:\n%s", stderr)
 			}
 		})
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
-	commoncfg "github.com/prometheus/common/config"
 
 	"gitlab-runner-fleet-exporter/collector"
 	"gitlab-runner-fleet-exporter/config"
@@ -24,6 +23,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
+	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
@@ -55,6 +55,7 @@ type watch struct {
 	client    *http.Client
 	cancel    context.CancelFunc
 	done      chan struct{}
+	unsaved   bool          // its last save failed; to be read once done is closed
 	published chan struct{} // closed by the first picture
 }
 
@@ -116,6 +117,7 @@ func (s *supervisor) apply(ctx context.Context, v *config.Validated) error {
 		s.exporter.Store(exporter)
 	}
 	s.current = v
+	s.opts.secrets.Hold("configuration", v.Secrets()...)
 	if err := s.prune(); err != nil {
 		_ = level.Warn(s.logger).Log("msg", "the storage folder cannot be tidied", "err", err)
 	}
@@ -186,16 +188,11 @@ func (s *supervisor) restore(ctx context.Context, stopped []*watch, cause error)
 
 // prepare makes the parts of a monitor that touch neither state nor network.
 func (s *supervisor) prepare(g config.GitLab, m config.Metrics, exporter *collector.Exporter) (*watch, error) {
-	client, err := newHTTPClient(g)
+	client, err := newHTTPClient(g, s.opts.secrets)
 	if err != nil {
 		return nil, fmt.Errorf("GitLab %q: %w", g.Name, err)
 	}
 	return &watch{gitlab: g, metrics: m, exporter: exporter, client: client}, nil
-}
-
-// newHTTPClient makes the one client of a GitLab: credentials, TLS, proxy.
-func newHTTPClient(g config.GitLab) (*http.Client, error) {
-	return commoncfg.NewClientFromConfig(g.HTTPClientConfig, g.Name, commoncfg.WithDialContextFunc(gitlab.DialContext))
 }
 
 // load opens the state of w, unless it was handed over, and makes the monitor.
@@ -212,7 +209,7 @@ func (s *supervisor) load(w *watch) (err error) {
 	logger := log.With(s.logger, "gitlab", g.Name)
 	self := w.exporter.Self()
 	var m *monitor.Monitor // set before its client makes the first request
-	client, err := newClient(g, w.client, logger, gitlab.Hooks{
+	client, err := newClient(g, w.client, s.opts.secrets, logger, gitlab.Hooks{
 		Attempt: func(a gitlab.Attempt) {
 			self.APIRequest(g.Name, string(a.Route), a.Code, a.Duration)
 			m.Attempt(a)
@@ -256,10 +253,10 @@ func (s *supervisor) load(w *watch) (err error) {
 	return err
 }
 
-func newClient(g config.GitLab, httpClient *http.Client, logger log.Logger, hooks gitlab.Hooks) (*gitlab.Client, error) {
+func newClient(g config.GitLab, httpClient *http.Client, list *secret.List, logger log.Logger, hooks gitlab.Hooks) (*gitlab.Client, error) {
 	return gitlab.New(gitlab.Options{
 		BaseURL: g.URL, HTTPClient: httpClient, Timeout: g.Poll.RequestTimeout, UserAgent: userAgent(),
-		Hooks: hooks, Logger: logger,
+		Scrub: list.Scrub, ScrubNames: list.ScrubName, Hooks: hooks, Logger: logger,
 	})
 }
 
@@ -375,13 +372,15 @@ func (s *supervisor) start(ctx context.Context, w *watch) {
 	go func() {
 		defer close(w.done)
 		err := w.monitor.Run(ctx)
+		w.unsaved = errors.Is(err, monitor.ErrUnsaved)
 		if ctx.Err() == nil {
 			s.failed(fmt.Errorf("the monitor of GitLab %q ended: %w", g.Name, err))
 		}
 	}()
 }
 
-// halt stops a monitor; when it returns everything folded is saved.
+// halt stops a monitor; when it returns everything folded is saved, or the log
+// says that it could not be.
 func (s *supervisor) halt(w *watch) {
 	w.cancel()
 	<-w.done
@@ -403,14 +402,20 @@ func (s *supervisor) remove(w *watch) {
 	_ = level.Info(s.logger).Log("msg", "no longer monitoring a GitLab", "gitlab", name)
 }
 
-// stop stops all monitors at once and returns when all have saved.
-func (s *supervisor) stop() {
+// stop stops all monitors at once and returns when all have saved; it names the
+// GitLabs for which that failed.
+func (s *supervisor) stop() (unsaved []string) {
 	for _, w := range s.running {
 		w.cancel()
 	}
-	for _, w := range s.running {
+	for name, w := range s.running {
 		s.halt(w)
+		if w.unsaved {
+			unsaved = append(unsaved, name)
+		}
 	}
+	slices.Sort(unsaved)
+	return unsaved
 }
 
 // pictureWait bounds the wait for the first pictures of a new exporter.
@@ -444,6 +449,9 @@ func (s *supervisor) waiting() []string {
 	slices.Sort(names)
 	return names
 }
+
+// pictures are the last ones of the GitLabs, by name.
+func (s *supervisor) pictures() []*snapshot.GitLab { return s.exporter.Load().Pictures() }
 
 // prune removes state files that nothing has used for long.
 func (s *supervisor) prune() error {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,9 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
+
+	"gitlab-runner-fleet-exporter/internal/bounded"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // The routes beside metrics.
@@ -29,9 +33,6 @@ const (
 )
 
 const (
-	// maxScrapes bounds the scrapes under way at once: each holds buffers of
-	// the exposition's size.
-	maxScrapes = 40
 	// drainFor is how long a stop waits for answers that are being written.
 	drainFor = 5 * time.Second
 	// The server's patience with slow clients.
@@ -48,12 +49,16 @@ type pages struct {
 	telemetryPath string
 	// waiting names the GitLabs that were not tried yet.
 	waiting func() []string
+	// pictures are the last ones of the GitLabs.
+	pictures func() []*snapshot.GitLab
 	// reload loads the configuration anew; nil: --web.enable-lifecycle is off.
 	reload func(ctx context.Context) error
+	// scrub masks secrets in an error.
+	scrub func(string) string
 }
 
 func newRoutes(p pages) (http.Handler, error) {
-	landing, err := web.NewLandingPage(web.LandingConfig{
+	landing, err := landingPage(web.LandingConfig{
 		Name:        "GitLab Runner Fleet Exporter",
 		Description: "Prometheus exporter and fleet-health monitor for GitLab CI runners",
 		Version:     version.Info(),
@@ -64,12 +69,12 @@ func newRoutes(p pages) (http.Handler, error) {
 			{Address: pathReady, Text: "Ready", Description: "whether each GitLab was tried, or is served from saved state"},
 			{Address: pathHealthy, Text: "Healthy", Description: "whether this process works"},
 		},
-	})
+	}, p.pictures)
 	if err != nil {
 		return nil, fmt.Errorf("landing page: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(p.telemetryPath, atMost(maxScrapes, p.metrics))
+	mux.Handle(p.telemetryPath, p.metrics) // limits itself
 	mux.Handle(pathLanding, reading(landing))
 	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		say(w, http.StatusOK, program+" is healthy.\n")
@@ -82,11 +87,11 @@ func newRoutes(p pages) (http.Handler, error) {
 		say(w, http.StatusOK, program+" is ready.\n")
 	})))
 	// A page open in an administrator's browser must not be able to reload.
-	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload)))
+	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload, p.scrub)))
 	return mux, nil
 }
 
-func reloading(reload func(ctx context.Context) error) http.Handler {
+func reloading(reload func(ctx context.Context) error, scrub func(string) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if reload == nil {
 			say(w, http.StatusForbidden, "Reloading over HTTP is off: start with --web.enable-lifecycle, or send SIGHUP.\n")
@@ -98,7 +103,7 @@ func reloading(reload func(ctx context.Context) error) http.Handler {
 			return
 		}
 		if err := reload(r.Context()); err != nil {
-			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+err.Error()+"\n")
+			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+scrub(err.Error())+"\n")
 			return
 		}
 		say(w, http.StatusOK, "Reloaded.\n")
@@ -124,20 +129,6 @@ func reading(next http.Handler) http.Handler {
 	})
 }
 
-// atMost refuses requests beyond n at once.
-func atMost(n int, next http.Handler) http.Handler {
-	slots := make(chan struct{}, n)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
-			say(w, http.StatusServiceUnavailable, fmt.Sprintf("%d scrapes are under way already.\n", n))
-		}
-	})
-}
-
 // servers serve one handler on one or more listeners. Each listener has a
 // server of its own, because exporter-toolkit wraps a server's handler once for
 // each listener that it is given.
@@ -149,7 +140,7 @@ type servers struct {
 
 // listen takes the addresses; a taken one shall be found before anything else starts.
 func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
-	if err := validateWeb(*flags.WebConfigFile); err != nil {
+	if err := validateWeb(ctx, *flags.WebConfigFile); err != nil {
 		return nil, err
 	}
 	s := &servers{flags: flags}
@@ -183,12 +174,17 @@ func listen(ctx context.Context, flags *web.FlagConfig) (*servers, error) {
 }
 
 // validateWeb reads TLS and basic auth once, to find a mistake before the first scrape does.
-func validateWeb(file string) error {
-	if err := web.Validate(file); err != nil {
-		return fmt.Errorf("--web.config.file: %w", err)
+func validateWeb(ctx context.Context, file string) error {
+	_, err := bounded.Call(ctx, file, func() (struct{}, error) { return struct{}{}, web.Validate(file) })
+	if err != nil {
+		return errors.New("--web.config.file: " + yamlQuote.ReplaceAllString(err.Error(), "$1$2(not shown)"))
 	}
 	return nil
 }
+
+// yamlQuote is where the error of a YAML decoder repeats a value or a key, which
+// may be a password in the wrong place. A key of small letters is a misspelt one.
+var yamlQuote = regexp.MustCompile("(!!\\w+ )`[^`]*`|(field )\\S*[^a-z_\\s]\\S*")
 
 // listenAt understands what exporter-toolkit does: host:port, and vsock://:port
 // between a virtual machine and its host.

@@ -26,6 +26,8 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
 // Gate is asked before each attempt, retries included. It is where the budget
@@ -70,7 +72,13 @@ type Options struct {
 	// MaxBody bounds a body in bytes, decompressed, further than its endpoint's
 	// own bound does; 0: not.
 	MaxBody int64
-	Logger  log.Logger // one debug line an attempt
+	// Scrub masks the secrets of the HTTPClient in a foreign text; nil: those
+	// are not known here.
+	Scrub func(string) string
+	// ScrubNames does so in names of runners, their tags and the like, where
+	// only a long one is masked; nil: nothing is.
+	ScrubNames func(string) string
+	Logger     log.Logger // one debug line an attempt
 }
 
 const (
@@ -89,7 +97,8 @@ type Client struct {
 	maxBody int64
 	logger  log.Logger
 	gate    Gate
-	secrets []string // of the URL, to be kept out of texts
+	scrub   func(string) string
+	names   func(string) string
 
 	unpackers *sync.Pool // of *gzip.Reader, 40 kB each
 }
@@ -113,7 +122,7 @@ func New(o Options) (*Client, error) {
 	base.Path = strings.TrimRight(strings.TrimSuffix(base.Path, apiRoot), "/") // pasted with the API's root
 	c := &Client{
 		base: *base, http: o.HTTPClient, timeout: o.Timeout, agent: o.UserAgent, hooks: o.Hooks,
-		maxBody: o.MaxBody, logger: o.Logger, gate: openGate{},
+		maxBody: o.MaxBody, scrub: o.Scrub, names: o.ScrubNames, logger: o.Logger, gate: openGate{},
 		unpackers: new(sync.Pool),
 	}
 	if c.timeout <= 0 {
@@ -125,12 +134,20 @@ func New(o Options) (*Client, error) {
 	if c.logger == nil {
 		c.logger = log.NewNopLogger()
 	}
-	if base.User != nil {
-		password, _ := base.User.Password()
-		c.secrets = appendSecret(c.secrets, password)
-		if password == "" {
-			c.secrets = appendSecret(c.secrets, base.User.Username()) // https://token@host
+	if c.scrub == nil {
+		c.scrub = func(s string) string { return s }
+	}
+	if c.names == nil {
+		c.names = func(s string) string { return s }
+	}
+	if base.User != nil { // the configuration refuses it
+		var own secret.List
+		own.Hold("url", base.User.Username())
+		if password, _ := base.User.Password(); password != "" {
+			own.Hold("url", password)
 		}
+		given := c.scrub
+		c.scrub = func(s string) string { return own.Scrub(given(s)) }
 	}
 	return c, nil
 }
@@ -226,7 +243,7 @@ func (c *Client) get(ctx context.Context, r request, decode func(io.Reader) erro
 // attempt sends one request and reads its answer.
 func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.Reader) error) (http.Header, *Error) {
 	if err := c.gate.Acquire(ctx); err != nil {
-		e := &Error{Reason: ReasonCanceled, Route: r.route, Message: c.text(err.Error(), nil), Err: err}
+		e := &Error{Reason: ReasonCanceled, Route: r.route, Message: c.text(err.Error()), Err: err}
 		if errors.Is(err, context.DeadlineExceeded) {
 			e.Reason = ReasonTimeout
 		}
@@ -259,7 +276,7 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 				result.Code, header = resp.StatusCode, resp.Header
 				return c.statusError(resp, r, nil)
 			}
-			return c.transportError(ctx, err, nil)
+			return c.transportError(ctx, err)
 		}
 		defer func() { _ = resp.Body.Close() }()
 		result.Code, header = resp.StatusCode, resp.Header
@@ -278,7 +295,7 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 			e.slow, e.retryable = true, false
 		}
 		e.Route = r.route
-		e.RequestID = requestID(header)
+		e.RequestID = requestID(header.Get("X-Request-Id"), c.scrub)
 		keyvals = append(keyvals, "reason", e.Reason, "err", e)
 	}
 	_ = level.Debug(c.logger).Log(keyvals...)
@@ -307,12 +324,12 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		return nil // decode has read to the end
 	}
 	if no, ok := errors.AsType[*refusal](err); ok {
-		message := c.text(no.message, secretsSent(resp.Request))
-		no.message = "" // the cause would show what the text hides
+		message := c.text(no.message)
+		no.message, no.field = "", c.scrub(no.field) // the cause would show what the text hides
 		return &Error{Reason: no.reason, Status: resp.StatusCode, Message: message, Err: no, slow: no.slow}
 	}
 	if body.err != nil {
-		e := c.transportError(ctx, body.err, secretsSent(resp.Request))
+		e := c.transportError(ctx, body.err)
 		e.Status = resp.StatusCode
 		return e
 	}
@@ -330,52 +347,58 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		e.Message = "the answer ends before its JSON does"
 		return e
 	}
-	e.Message = c.text("not the expected JSON ("+contentType(resp)+"): "+err.Error(), secretsSent(resp.Request))
+	e.Message = c.text("not the expected JSON (" + contentType(resp) + "): " + err.Error())
+	e.Err = c.cause(err)
 	return e
 }
 
 // transportError is a failure without an answer, or in the middle of one.
-func (c *Client) transportError(ctx context.Context, err error, sent []string) *Error {
+func (c *Client) transportError(ctx context.Context, err error) *Error {
 	err = withoutURL(err)
-	e := &Error{Err: err}
+	e := &Error{Message: c.text(err.Error()), Err: c.cause(err)}
 	e.Reason, e.retryable = transportReason(ctx, err)
-	plain := err.Error()
-	long := len(plain) > 20*maxMessage // a malformed header of megabytes is quoted whole
-	if long {
-		plain = plain[:20*maxMessage]
-	}
-	e.Message = c.text(plain, sent)
-	if long || e.Message != clean(plain, maxMessage) {
-		e.Err = errors.New(e.Message) // the cause would show what the message hides
-	}
 	return e
+}
+
+// cause is an error for Error.Err, or only its words where those must hide
+// something.
+func (c *Client) cause(err error) error {
+	plain := err.Error()
+	if len(plain) > 20*maxMessage { // a malformed header is quoted whole
+		return errors.New(c.text(plain))
+	}
+	if hidden := scrubLooks(c.scrub(plain)); hidden != plain {
+		return errors.New(hidden)
+	}
+	return err
 }
 
 // statusError is an answer other than 200.
 func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error {
 	e := &Error{Status: resp.StatusCode, retryAfter: retryAfter(resp.Header, time.Now())}
 	e.Reason, e.retryable = statusReason(resp.StatusCode)
-	sent := secretsSent(resp.Request)
 	if r.document != "" && tooSlow(resp.StatusCode, body) {
 		e.slow, e.retryable = true, false
 	}
 	if e.Reason == ReasonRedirect {
-		e.Message = c.text(redirectMessage(resp, r, c.base.EscapedPath()), sent)
+		e.Message = c.text(redirectMessage(resp, r, c.base.EscapedPath()))
 		return e
 	}
 	if mustBeGitLab(resp.StatusCode, body) && !isGitLab(resp.StatusCode, body, r.document != "") {
 		return c.foreign(resp, bodyMessage(body))
 	}
-	e.Message = c.text(bodyMessage(body), sent)
+	e.Message = c.text(bodyMessage(body))
 	if e.Message == "" {
 		e.Message = http.StatusText(resp.StatusCode)
 	}
 	return e
 }
 
-// text makes a foreign text fit for an error. It is bounded before it is
-// searched: a page of 64 kB in place of a message must not cost a second.
-func (c *Client) text(s string, sent []string) string {
-	s = clean(s, 20*maxMessage)
-	return clean(scrub(s, append(sent, c.secrets...)), maxMessage)
+// text makes a foreign text fit for an error: without the secrets that are
+// known, cut, without what looks like one, cut again. The known ones come before
+// the first cut, since half a secret is not found; the search for what looks
+// like one comes after it, since a page of 64 kB must not cost a second.
+func (c *Client) text(s string) string {
+	s = c.scrub(clean(s, len(s)))
+	return clean(scrubLooks(clean(s, 20*maxMessage)), maxMessage)
 }

@@ -378,7 +378,7 @@ func TestErrorBodies(t *testing.T) {
 	}
 }
 
-// TestWhoseAnswer: what GitLab says in its own words counts (5.3); the same
+// TestWhoseAnswer: GitLab's own refusals count (5.3); the same
 // status from anything else is evidence of nothing, and is asked for again.
 func TestWhoseAnswer(t *testing.T) {
 	const page = `<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>`
@@ -459,13 +459,13 @@ func TestRedirects(t *testing.T) {
 	for _, c := range []struct{ name, to, want string }{
 		{"https", "https://gitlab.example.com:8443/api/v4/runners/7?private_token=s3cr3t", "redirected to gitlab.example.com:8443: set url to https://gitlab.example.com:8443"},
 		{"relative root", "https://u:s3cr3t@new.example.com/gitlab/api/v4/runners/7", "redirected to new.example.com: set url to https://new.example.com/gitlab"},
-		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
+		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, a login page: something in front of GitLab asks for a login, or url is not GitLab's address"},
 		{"elsewhere", "https://www.example.com/welcome", "redirected to www.example.com/welcome, which is not the API: check url"},
 		{"a path that only sounds like it", "https://www.example.com/blogins/authors", "redirected to www.example.com/blogins/authors, which is not the API: check url"},
 		{"another scheme", "https://{host}/api/v4/runners/7?private_token=s3cr3t", "redirected from http to https: set url to https://{host}"},
 		{"another scheme, and the path is lost", "https://{host}/", "redirected from http to https: set url to https://{host}/gitlab"},
 		{"another scheme and port", "https://{name}/gitlab/api/v4/runners/7", "redirected from http to https: set url to https://{name}/gitlab"},
-		{"a login page of another scheme", "https://{host}/login", "redirected to {host}/login, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
+		{"a login page of another scheme", "https://{host}/login", "redirected to {host}/login, a login page: something in front of GitLab asks for a login, or url is not GitLab's address"},
 		{"nowhere", "", "a redirect without a target"},
 	} {
 		for _, follow := range []bool{false, true} {
@@ -721,6 +721,29 @@ func TestSecrets(t *testing.T) {
 			echo(r)
 			panic(http.ErrAbortHandler)
 		},
+		"request id": func(w http.ResponseWriter, r *http.Request) {
+			echo(r)
+			w.Header().Set("X-Request-Id", "c4n4ry!-0123456789abcdef "+canary) // without the mark it is the token
+			w.WriteHeader(http.StatusBadRequest)
+		},
+		"long": func(w http.ResponseWriter, r *http.Request) {
+			echo(r)
+			w.WriteHeader(http.StatusBadRequest)
+			// Masked, the text is so short that the end of what was cut shows.
+			_, _ = w.Write(bytes.Repeat([]byte(canary), 200))
+		},
+	}
+	for name, line := range map[string]string{"status line": "HTTP/1.1 %s\r\n\r\n", "length": "HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "no header": "HTTP/1.1 200 OK\r\n%s\r\n\r\n"} {
+		modes[name] = func(w http.ResponseWriter, r *http.Request) {
+			echo(r)
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close() //nolint:errcheck // the answer is broken anyway
+			_, _ = fmt.Fprintf(conn, line, canary)
+		}
 	}
 	for name, h := range modes {
 		t.Run(name, func(t *testing.T) {
@@ -736,6 +759,7 @@ func TestSecrets(t *testing.T) {
 				}
 				u.User = url.UserPassword("exporter", password)
 				o.BaseURL = u.String()
+				o.Scrub = strings.NewReplacer(canary, "***").Replace
 				o.Logger = log.NewLogfmtLogger(log.NewSyncWriter(&logs))
 				next := o.HTTPClient.Transport
 				o.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -788,7 +812,59 @@ func TestNoURLInErrors(t *testing.T) {
 	}
 }
 
-func TestScrub(t *testing.T) {
+// TestNamesAreScrubbed: the names that become labels, by each API.
+func TestNamesAreScrubbed(t *testing.T) {
+	const canary = "c4n4ry-0123456789abcdef"
+	runner := `"id":1,"description":"a ` + canary + `","runner_type":"instance_type","status":"online"`
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		machine := `"version":"` + canary + `","platform":"` + canary + `","architecture":"` + canary + `"`
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/graphql"):
+			_, _ = w.Write([]byte(`{"data":{"runners":{"pageInfo":{"hasNextPage":false},"nodes":[{"id":"gid://gitlab/Ci::Runner/1","description":"a ` + canary +
+				`","runnerType":"INSTANCE_TYPE","status":"ONLINE","paused":false,"tagList":["t ` + canary + `"],"managers":{"nodes":[{"id":"gid://gitlab/Ci::RunnerManager/2","version":"` + canary + `"}]}}]}}}`))
+		case strings.HasSuffix(r.URL.Path, "/managers"):
+			_, _ = w.Write([]byte(`[{"id":1,` + machine + `}]`))
+		case strings.HasSuffix(r.URL.Path, "/all"):
+			_, _ = w.Write([]byte(`[{` + runner + `}]`))
+		default:
+			_, _ = w.Write([]byte(`{` + runner + `,"tag_list":["t ` + canary + `"],` + machine + `,"groups":[{"id":1,"web_url":"https://h/groups/` + canary + `"}]}`))
+		}
+	}, func(o *Options) { o.ScrubNames = strings.NewReplacer(canary, "***").Replace })
+	var shown strings.Builder
+	list, err := c.Runners(t.Context(), Scope{Kind: ScopeInstance}, 1)
+	fmt.Fprintf(&shown, "%+v %v\n", list, err)
+	details, err := c.Runner(t.Context(), 1, true)
+	fmt.Fprintf(&shown, "%+v %v\n", details, err)
+	machines, err := c.Managers(t.Context(), 1)
+	fmt.Fprintf(&shown, "%+v %v\n", machines, err)
+	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: ScopeInstance}})
+	fmt.Fprintf(&shown, "%+v %v\n", page, err)
+	if text := shown.String(); strings.Contains(text, canary) || strings.Count(text, "***") < 13 {
+		t.Errorf("%d masked: %s", strings.Count(text, "***"), text)
+	}
+}
+
+// TestOwnWordsAreScrubbed: what GitLab says of itself goes to pages and labels.
+func TestOwnWordsAreScrubbed(t *testing.T) {
+	const canary = "c4n4ry-0123456789abcdef"
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/metadata") {
+			_, _ = w.Write([]byte(`{"version":"18.1.0-` + strings.Repeat("x", 50) + canary + `"}`)) // across the cut
+			return
+		}
+		_, _ = w.Write([]byte(`{"name":"` + canary + `","user_id":1}`))
+	}, func(o *Options) { o.Scrub = strings.NewReplacer(canary, "***").Replace })
+	version, err := c.Version(t.Context())
+	if err != nil || !strings.HasPrefix(version, "18.1.0-") || strings.Contains(version, canary[:6]) {
+		t.Errorf("version %q, %v", version, err)
+	}
+	token, err := c.Token(t.Context())
+	if err != nil || token.Name != "***" {
+		t.Errorf("token %q, %v", token.Name, err)
+	}
+}
+
+func TestScrubLooks(t *testing.T) {
 	for in, want := range map[string]string{ //nolint:gosec // nobody's password
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
 		"postgres://u:p@h/db":                                 "postgres://h/db",
@@ -797,10 +873,9 @@ func TestScrub(t *testing.T) {
 		"private_token=abc&x=1 access_token=d job-token=e":    "private_token=***&x=1 access_token=*** job-token=***",
 		"client_secret=abc Password=def":                      "client_secret=*** Password=***",
 		"the token glpat-abcdefgh12.34-5 and gloas-ABCDEFGHI": "the token *** and ***",
-		"a value given":                                       "a *** given",
 		"is the token expired? ask at gitlab-org":             "is the token expired? ask at gitlab-org",
 	} {
-		if got := scrub(in, []string{"value"}); got != want {
+		if got := scrubLooks(in); got != want {
 			t.Errorf("%q:\n got %q\nwant %q", in, got, want)
 		}
 	}

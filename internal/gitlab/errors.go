@@ -40,11 +40,15 @@ type Error struct {
 // Error is a text for people.
 func (e *Error) Error() string {
 	var b strings.Builder
-	verb := "get"
-	if e.Route == RouteGraphQL {
-		verb = "query"
+	switch e.Route {
+	case "":
+		b.WriteString("read") // an error about more than one request
+	case RouteGraphQL:
+		b.WriteString("query " + string(e.Route))
+	default:
+		b.WriteString("get " + string(e.Route))
 	}
-	fmt.Fprintf(&b, "%s %s: %s", verb, e.Route, e.Reason)
+	b.WriteString(": " + string(e.Reason))
 	if e.Status != 0 {
 		fmt.Fprintf(&b, " (HTTP %d)", e.Status)
 	}
@@ -277,14 +281,16 @@ func clean(s string, limit int) string {
 	return strings.ToValidUTF8(s[:limit-len(dots)], "") + dots
 }
 
-// requestID keeps what an X-Request-Id may be made of.
-func requestID(h http.Header) string {
-	id := strings.Map(func(r rune) rune {
+// requestID keeps what an X-Request-Id may be made of. It is scrubbed before,
+// and after, for what is left may make a secret that was not there before.
+func requestID(id string, scrub func(string) string) string {
+	id = strings.Map(func(r rune) rune {
 		if r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.:", r)) {
 			return r
 		}
 		return -1
-	}, h.Get("X-Request-Id"))
+	}, scrub(id))
+	id = scrub(id)
 	return id[:min(len(id), maxRequestID)]
 }
 
@@ -298,45 +304,13 @@ var (
 
 const masked = "***"
 
-// scrub removes secrets from a text: those given, and whatever looks like one.
-// A proxy's debug page may show a request's headers back to us.
-func scrub(s string, secrets []string) string {
-	for _, secret := range secrets {
-		s = strings.ReplaceAll(s, secret, masked)
-	}
+// scrubLooks removes what looks like a secret: somebody else's, for the known
+// ones are masked before (Options.Scrub).
+func scrubLooks(s string) string {
 	s = urlUserinfo.ReplaceAllString(s, "://")
 	s = urlQuery.ReplaceAllString(s, "$1")
 	s = namedSecret.ReplaceAllString(s, "$1="+masked)
 	return gitlabToken.ReplaceAllString(s, masked)
-}
-
-// secretsSent lists the credentials that went out with a request, wherever the
-// transport took them from.
-func secretsSent(req *http.Request) []string {
-	if req == nil {
-		return nil
-	}
-	var secrets []string
-	for _, name := range []string{"Authorization", "Proxy-Authorization", "Private-Token", "Job-Token", "Cookie"} {
-		for _, v := range req.Header.Values(name) {
-			if _, credentials, ok := strings.Cut(v, " "); ok && strings.HasSuffix(name, "Authorization") {
-				v = strings.TrimSpace(credentials)
-			}
-			secrets = appendSecret(secrets, v)
-		}
-	}
-	if _, password, ok := req.BasicAuth(); ok {
-		secrets = appendSecret(secrets, password)
-	}
-	return secrets
-}
-
-// appendSecret leaves out what is so short that masking it would eat words.
-func appendSecret(secrets []string, s string) []string {
-	if len(s) >= 4 {
-		secrets = append(secrets, s)
-	}
-	return secrets
 }
 
 // drain reads a bounded rest of a body, since a connection is only reused

@@ -485,6 +485,7 @@ func TestSecretsInside200(t *testing.T) {
 			arrived = r.Header.Get("Private-Token") == canary
 			_, _ = fmt.Fprintf(w, form, canary)
 		}, func(o *Options) {
+			o.Scrub = strings.NewReplacer(canary, "***").Replace
 			o.Logger = log.NewLogfmtLogger(log.NewSyncWriter(&logs))
 			next := o.HTTPClient.Transport
 			o.HTTPClient.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,7 +16,19 @@ import (
 // row may be missed when a runner on an earlier page is deleted between two
 // pages (section 2): one complete listing without a runner does not prove it gone.
 func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, error) {
-	r := request{query: pageQuery(max(page, 1), perPage)}
+	return c.runners(ctx, s, max(page, 1), perPage, nil)
+}
+
+// RunnersWhere reads the first rows (at most 100) of a runner list with only
+// those runners that the filter lets through; Total is how many those are. With
+// one row and without a filter it proves that the token may read the list.
+func (c *Client) RunnersWhere(ctx context.Context, s Scope, f RunnerFilter, rows int) (RunnersPage, error) {
+	return c.runners(ctx, s, 1, min(max(rows, 1), perPage), f.values())
+}
+
+func (c *Client) runners(ctx context.Context, s Scope, page, asked int, filter url.Values) (RunnersPage, error) {
+	r := request{query: pageQuery(page, asked)}
+	maps.Copy(r.query, filter)
 	switch s.Kind {
 	case ScopeInstance:
 		r.route, r.path = RouteAllRunners, "/runners/all"
@@ -40,12 +53,15 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 	if err != nil {
 		return RunnersPage{}, err
 	}
-	next, problem := nextPage(h, max(page, 1), rows, perPage)
+	next, problem := nextPage(h, page, rows, asked)
 	if problem != "" {
 		return RunnersPage{}, pagingError(r.route, problem)
 	}
 	out.Next, out.Total = next, total(h)
 	out.Skipped = c.skipped(r.route, rows-len(out.Runners))
+	for i := range out.Runners {
+		c.nameRunner(&out.Runners[i])
+	}
 	return out, nil
 }
 
@@ -58,7 +74,9 @@ func (c *Client) Runner(ctx context.Context, id int64, lean bool) (RunnerDetails
 	if lean {
 		r.query = url.Values{"include_projects": {"false"}}
 	}
-	return readObject(ctx, c, r, (*reader).details, func(d RunnerDetails) error { return needsID(d.ID) })
+	d, err := readObject(ctx, c, r, (*reader).details, func(d RunnerDetails) error { return needsID(d.ID) })
+	c.nameDetails(&d)
+	return d, err
 }
 
 // Managers reads the machines behind a runner (1.4). GitLab gives them all at
@@ -77,6 +95,7 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 		return nil, err
 	}
 	c.skipped(r.route, rows-len(out))
+	c.nameManagers(out)
 	if out == nil {
 		out = []Manager{} // none is known, unlike nil
 	}
@@ -170,7 +189,7 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 		}
 		return nil
 	})
-	return clean(version, maxRequestID), err
+	return clean(c.scrub(clean(version, len(version))), maxRequestID), err
 }
 
 // Token reads what the token says of itself. Only personal, group and project
@@ -178,7 +197,9 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 // (ReasonForbidden, ReasonNotFound), which says nothing against the token.
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	r := request{route: RouteToken, path: "/personal_access_tokens/self"}
-	return readObject(ctx, c, r, (*reader).accessToken, func(t Token) error { return needsID(t.UserID) })
+	t, err := readObject(ctx, c, r, (*reader).accessToken, func(t Token) error { return needsID(t.UserID) })
+	t.Name = c.scrub(t.Name)
+	return t, err
 }
 
 // readObject reads an endpoint that answers with one object. Each attempt begins

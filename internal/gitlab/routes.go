@@ -21,6 +21,21 @@ const (
 	RouteGraphQL        Route = "/graphql"
 )
 
+// Route is where a scope's runners are listed by REST.
+func (s Scope) Route() Route {
+	switch s.Kind {
+	case ScopeInstance:
+		return RouteAllRunners
+	case ScopeOwned:
+		return RouteRunners
+	case ScopeGroup:
+		return RouteGroupRunners
+	case ScopeProject:
+		return RouteProjectRunners
+	}
+	return ""
+}
+
 // Routes is the closed set, so that a metric may be created before its first event.
 func Routes() []Route {
 	return []Route{

@@ -46,7 +46,9 @@ type Inventory struct {
 
 	listedAt time.Time // start of the last complete listing of any scope, by GitLab's clock
 	version  string    // of GitLab
-	detailed bool      // latched: see Fleet
+
+	whole      [snapshot.NumParts]bool // latched: see Fleet
+	noMachines bool                    // GitLab does not tell of machines
 
 	shownVersions map[string]struct{} // those with series of their own in the last picture
 
@@ -97,6 +99,7 @@ type runner struct {
 // machines sums up the managers behind a runner.
 type machines struct {
 	known    bool
+	failed   int // readings, before any succeeded
 	byStatus [snapshot.NumStatuses]int
 }
 
@@ -232,23 +235,14 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		r.touchedAt = at
 	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
-	r.version = d.Version
+	if managers != nil || r.machines.byStatus[snapshot.Online] == 0 {
+		r.version = d.Version // else its machines tell it, though they could not be read this time
+	}
 	if d.Owner != "" {
 		r.owner = d.Owner // a lean reading does not tell it again
 	}
 	if managers != nil {
-		r.machines = machines{known: true}
-		oldest := ""
-		for _, m := range managers {
-			s := managerStatus(m.Status)
-			r.machines.byStatus[s]++
-			if s == snapshot.Online && m.Version != "" && (oldest == "" || compareVersions(m.Version, oldest) < 0) {
-				oldest = m.Version
-			}
-		}
-		if oldest != "" {
-			r.version = oldest
-		}
+		r.takeMachines(managers)
 	}
 	for _, t := range r.tags {
 		inv.see(t, r.kind, at)

@@ -28,6 +28,9 @@ const (
 type metaRecord struct {
 	ListedAt time.Time `json:"listed_at"`
 	Version  string    `json:"version,omitempty"`
+	// Whole are the parts of the picture that were whole once: a restart must
+	// not withdraw them for a runner that joined last or cannot be read.
+	Whole [snapshot.NumParts]bool `json:"whole"`
 }
 
 type scopeRecord struct {
@@ -111,7 +114,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 		return true
 	}
 	if inv.dirtyMeta {
-		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version})
+		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.whole})
 	}
 	for id := range inv.dirtyRunners {
 		r := inv.runners[id]
@@ -195,7 +198,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 	case keyMeta:
 		var m metaRecord
 		if err = json.Unmarshal(value, &m); err == nil {
-			inv.listedAt, inv.version = m.ListedAt, m.Version
+			inv.listedAt, inv.version, inv.whole = m.ListedAt, m.Version, m.Whole
 		}
 	case prefixRunner:
 		if idOf(key) <= 0 {
@@ -214,7 +217,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				firstSeen: rec.FirstSeen, otherTags: rec.OtherTags,
 			}
 			if rec.Machines != nil {
-				r.machines = machines{true, *rec.Machines}
+				r.machines = machines{known: true, byStatus: *rec.Machines}
 			}
 			for _, scope := range slices.Sorted(maps.Keys(rec.Scopes)) {
 				r.shown = append(r.shown, showing{inv.scope(scope), rec.Scopes[scope]})

@@ -82,7 +82,7 @@ func picture(inv *Inventory) string {
 		return "none"
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "listed %d version %s detailed %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.Runners, f.Managers, f.ManagersRead, f.Versions)
+	fmt.Fprintf(&s, "listed %d version %s detailed %t %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.MachinesWhole, f.Runners, f.Managers, f.ManagersRead, f.Versions)
 	for _, tag := range f.Tags {
 		fmt.Fprintf(&s, "%s last %d capacity %d available %d", tag.Name, tag.LastAvailable.UnixNano(), tag.Capacity, tag.Available)
 		for k, r := range tag.Runners {
@@ -197,8 +197,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 			t.Fatalf("seed %d: records though nothing changed", seed)
 		}
 		again := d.open(t, o)
-		// What a restart asks anew: three failures in a row, and the latch.
-		again.detailed = inv.detailed
+		// What a restart asks anew: three failures in a row.
 		for key, sc := range inv.scopes {
 			again.scopes[key].settled = sc.settled
 		}

@@ -331,6 +331,9 @@ func (l *Ledger) Walking(id int64) bool {
 	return r != nil && r.walk.started != 0
 }
 
+// Began is when the walk began, over restarts.
+func (w *Walk) Began() time.Time { return fromMS(w.r.walk.started) }
+
 // Query is the page to read next. keyset says whether this GitLab offers it.
 func (w *Walk) Query(keyset bool) gitlab.JobsQuery {
 	s := &w.r.walk

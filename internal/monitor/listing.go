@@ -3,7 +3,6 @@ package monitor
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/go-kit/log/level"
 	"golang.org/x/sync/errgroup"
 
+	"gitlab-runner-fleet-exporter/internal/bounded"
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
@@ -312,8 +312,7 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
-	never, failed := m.inv.Unread()
-	m.tagsAwaited = never - failed
+	m.recount()
 
 	again := m.said.listed(s)
 	if again || s.started.IsZero() {
@@ -325,14 +324,15 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 		m.said.well(snapshot.StageJobs)
 		m.said.well(snapshot.StageReconcile)
 	}
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
-		m.visible = 1
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !l.graphql {
+		m.visible = 1 // GET /runners/all was the proof
 	}
 	s.up, s.refused = true, false
 	if m.firstListed.IsZero() {
 		m.firstListed = now
 	}
 	s.started, s.took = began, now.Sub(began)
+	m.settle(now)
 	m.wake()
 }
 
@@ -361,9 +361,10 @@ func (m *Monitor) scopeKey() string {
 
 // Every so often the server's version and the token are read again.
 const (
-	informInterval = time.Hour
-	firstInform    = 5 * time.Second
-	tokenFileCheck = 15 * time.Second
+	informInterval  = time.Hour
+	informRetryMost = 5 * time.Minute
+	firstInform     = 5 * time.Second
+	tokenFileCheck  = 15 * time.Second
 )
 
 // informLoop reads version and token again each hour, and when the token file
@@ -371,8 +372,11 @@ const (
 func (m *Monitor) informLoop(ctx context.Context) error {
 	ticker := time.NewTicker(tokenFileCheck)
 	defer ticker.Stop()
-	last, stamp := time.Now(), m.tokenStamp()
+	last, stamp := time.Now(), m.tokenStamp(ctx)
 	refused := false
+	// Whether all jobs are visible is asked again sooner: after a first listing by
+	// GraphQL, or where GitLab was down.
+	retry := tokenFileCheck
 	for {
 		select {
 		case <-ticker.C:
@@ -380,22 +384,29 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 			return ctx.Err()
 		}
 		m.mu.Lock()
-		blocked := m.blocked
+		blocked, wait := m.blocked, informInterval
+		unknown := m.visible < 0
+		if unknown {
+			wait = retry
+		}
 		m.mu.Unlock()
-		changed := m.tokenStamp()
-		if changed == stamp && time.Since(last) < informInterval && blocked == refused {
+		changed := m.tokenStamp(ctx)
+		if changed == stamp && time.Since(last) < wait && blocked == refused {
 			continue
 		}
 		last, stamp, refused = time.Now(), changed, blocked
+		if unknown {
+			retry = min(2*retry, informRetryMost)
+		}
 		m.inform(ctx)
 	}
 }
 
-func (m *Monitor) tokenStamp() string {
+func (m *Monitor) tokenStamp(ctx context.Context) string {
 	if m.opts.TokenFile == "" {
 		return ""
 	}
-	info, err := os.Stat(m.opts.TokenFile)
+	info, err := bounded.Stat(ctx, m.opts.TokenFile) // a mount that hangs must not hold up the stop
 	if err != nil {
 		return ""
 	}
@@ -429,16 +440,17 @@ func (m *Monitor) inform(ctx context.Context) {
 	m.fresh = true
 }
 
-// seesAll tells whether the token may see the jobs of all runners (1, 0, or -1
-// where GitLab did not say): only an administrator's or auditor's does, and
-// only such may list all runners. GitLab silently leaves out of everybody
-// else's job lists what they may not see (API notes 4.3). With scope instance
-// the listing itself is the proof.
+// seesAll reports whether the token may see the jobs of all runners (1, 0, or
+// -1 where GitLab did not say): only an administrator's or auditor's does, and
+// only such may list all runners by REST. GitLab silently leaves out of
+// everybody else's job lists what they may not see (API notes 4.3). A GraphQL
+// listing proves nothing: it ignores Admin Mode and admits custom admin roles,
+// and jobs are read by REST (API notes 12).
 func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
-		return -1
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !m.byGraphQL() {
+		return -1 // the listing is, or will be, the proof
 	}
-	_, err := client.Runners(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, 1)
+	_, err := client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	switch gitlab.ReasonOf(err) {
 	case "":
 		return 1
@@ -447,4 +459,10 @@ func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
 	default:
 		return -1
 	}
+}
+
+func (m *Monitor) byGraphQL() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inv.ByGraphQL(m.scopes[0].key)
 }

@@ -115,6 +115,7 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
+	walks    map[int64]*walking                   // by runner, of walks under way
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
@@ -138,7 +139,8 @@ type Monitor struct {
 	dialect      gitlab.GraphQLDialect
 	dialectOf    string       // the version that it was learned of
 	listing      atomic.Int64 // bytes held by the listings under way
-	tagsAwaited  int          // listed runners whose tags were not known yet, as of the listing, less those read since
+	parts        [snapshot.NumParts]part
+	reported     time.Time // when the log was last told of a first reading
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture
@@ -175,6 +177,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
+		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		good:    map[readingKey]time.Time{},
 		walking: map[int64]time.Time{},
@@ -230,6 +233,7 @@ func (m *Monitor) resume() {
 		}
 	}
 	m.tried = m.inv.Len() > 0 && !m.inv.ListedAt().IsZero()
+	m.recount()
 }
 
 // Ready tells whether this GitLab was tried once or is served from saved state.
@@ -250,10 +254,15 @@ func (m *Monitor) Attempt(a gitlab.Attempt) {
 	}
 }
 
+// ErrUnsaved says that the last save of a monitor that ended failed.
+var ErrUnsaved = errors.New("the state was not saved at the end")
+
 // Run reads, commits and publishes until ctx ends; then it saves what was
-// folded. It returns nil when it was asked to stop.
+// folded. It returns nil when it was asked to stop, or ErrUnsaved with the cause
+// where that save failed.
 func (m *Monitor) Run(ctx context.Context) error {
-	m.publish(time.Now())
+	m.reported = time.Now()
+	m.publish(m.reported)
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan budget.Item)
 	g.Go(func() error { return m.informLoop(ctx) })
@@ -265,10 +274,14 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return m.saveLoop(ctx) })
 	err := g.Wait()
-	_ = m.save(time.Now()) // told in log and metric
+	saved := m.save(time.Now())
 	m.publish(time.Now())
 	if errors.Is(err, context.Canceled) {
-		return nil
+		err = nil
+	}
+	if saved != nil {
+		level.Error(m.log).Log("msg", "the state could not be saved at the end: what was counted since the last save is lost", "err", saved)
+		return errors.Join(err, fmt.Errorf("%w: %w", ErrUnsaved, saved))
 	}
 	return err
 }
@@ -327,7 +340,10 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		return budget.Item{}, false, time.Minute
 	}
 	for {
-		item, ok := m.sched.Next(now)
+		item, ok, wait := m.pick(now)
+		if wait > 0 {
+			return budget.Item{}, false, wait
+		}
 		if !ok {
 			break
 		}
@@ -346,6 +362,21 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		wait = min(wait, max(at.Sub(now), time.Millisecond))
 	}
 	return budget.Item{}, false, wait
+}
+
+// pick takes the most urgent reading that is due, or says how long to wait for
+// one under way first.
+func (m *Monitor) pick(now time.Time) (item budget.Item, ok bool, wait time.Duration) {
+	if m.firstReading() {
+		if item, ok = m.sched.First(now); ok {
+			return item, true, 0
+		}
+		if wait = m.heldBack(now); wait > 0 {
+			return item, false, wait
+		}
+	}
+	item, ok = m.sched.Next(now)
+	return item, ok, 0
 }
 
 func readingOf(item budget.Item) readingKey {
@@ -385,7 +416,9 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	default:
 	}
 	began := time.Now()
-	err := run(ctx, item)
+	within, cancel := context.WithTimeout(ctx, readingMost)
+	err := run(within, item)
+	cancel()
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -395,16 +428,20 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	}
 	m.deps.Metrics.PollDuration(m.opts.Name, stage.String(), now.Sub(began))
 	m.outcome(stage, item.ID, err, now)
-	if err == nil && m.inv.Has(item.ID) {
+	if err == nil && stage == snapshot.StageJobs && m.inv.Has(item.ID) {
 		m.good[readingKey{stage, item.ID}] = began
 	}
 	plan(item.ID, now)
+	m.arrived(item.ID, now)
 	m.wake()
 }
 
 // outcome keeps the books of a reading. The caller holds the mutex.
 func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
 	key := readingKey{stage, id}
+	if w := m.walks[id]; err == nil && stage == snapshot.StageReconcile && w != nil && w.endless {
+		return // a page more of a walk that never ended is no success yet
+	}
 	if err == nil {
 		m.lastGood[stage] = now
 		delete(m.fails, key)
@@ -440,6 +477,7 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
 	delete(m.fast, id)
+	delete(m.walks, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})

@@ -35,7 +35,7 @@ func (s *said) failed(stage snapshot.Stage, reason gitlab.Reason, err error, ext
 	if reason == gitlab.ReasonUnauthorized {
 		l = level.Error(s.log)
 	}
-	kv := append([]any{"msg", trouble[stage], "stage", stage, "reason", string(reason), "err", err, "remedy", remedy(stage, reason)}, extra...)
+	kv := append([]any{"msg", trouble[stage], "stage", stage, "reason", string(reason), "err", err, "remedy", gitlab.Remedy(reason, err)}, extra...)
 	l.Log(kv...)
 }
 
@@ -63,7 +63,7 @@ func (s *said) unlisted(sc *scope, several, blocked bool, reason gitlab.Reason, 
 		msg = "the runners of one scope cannot be listed; its last numbers are kept until staleness. The other scopes are read"
 	}
 	kv := append([]any{"msg", msg}, sc.named()...)
-	kv = append(kv, "stage", snapshot.StageRunners, "reason", string(reason), "err", err, "remedy", remedy(snapshot.StageRunners, reason))
+	kv = append(kv, "stage", snapshot.StageRunners, "reason", string(reason), "err", err, "remedy", gitlab.Remedy(reason, err))
 	level.Error(s.log).Log(kv...)
 }
 
@@ -87,35 +87,4 @@ var trouble = [snapshot.NumStages]string{
 	snapshot.StageDetails:   "details of a runner cannot be read; told once until all can be read again",
 	snapshot.StageJobs:      "jobs of a runner cannot be read; told once until all can be read again",
 	snapshot.StageReconcile: "the deeper walk through a runner's jobs failed and will go on at its place; told once until all can be read again",
-}
-
-// remedy says what a person can do.
-func remedy(stage snapshot.Stage, reason gitlab.Reason) string {
-	switch reason {
-	case gitlab.ReasonUnauthorized:
-		return "the token is wrong, expired or revoked: put a valid one with scope read_api in place; a token file is read again at each request, no restart is needed"
-	case gitlab.ReasonForbidden:
-		if stage == snapshot.StageRunners {
-			return "the token may not list these runners: scope instance needs an administrator (or auditor, from 18.x) and, with Admin Mode, the scope admin_mode besides read_api; groups and projects need Owner or Maintainer; or choose another scope"
-		}
-		return "the token may not read this runner: an administrator's or auditor's token sees all; jobs of instance runners are shown to nobody else"
-	case gitlab.ReasonNotFound:
-		return "check url (a relative root belongs into it) and the ids or paths of groups and projects; GitLab answers 404 too where the token may not see them"
-	case gitlab.ReasonNotGitLab:
-		return "this is not GitLab's answer: something stands in between, a proxy, gateway, login page or bot check. Let the exporter through to GitLab's API; neither the token nor GitLab is to blame, and it is tried again by itself"
-	case gitlab.ReasonRateLimited:
-		return "GitLab limits this user's requests: lower poll.max_requests_per_second, or let an administrator exempt the user"
-	case gitlab.ReasonServerError, gitlab.ReasonTimeout:
-		return "GitLab is overloaded or being upgraded; it is tried again by itself. If it stays, raise poll.request_timeout and lower poll.max_concurrent_requests"
-	case gitlab.ReasonConnection:
-		return "check that GitLab is up, and the address, proxy and firewall between"
-	case gitlab.ReasonTLS:
-		return "set tls_config.ca_file to the CA that signed GitLab's certificate, and check that url names its host"
-	case gitlab.ReasonRedirect:
-		return "set url to the address GitLab answers at"
-	case gitlab.ReasonDecode, gitlab.ReasonTooLarge:
-		return "the answer is not GitLab's API: check url, and whether a proxy or a login page stands between"
-	default:
-		return "see the message"
-	}
 }

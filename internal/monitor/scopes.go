@@ -141,6 +141,6 @@ func (m *Monitor) tellPause(until, now time.Time) {
 			kv = append(kv, "gauges_withdrawn_at", at.UTC().Format(time.RFC3339))
 		}
 	}
-	kv = append(kv, "remedy", remedy(snapshot.StageRunners, gitlab.ReasonRateLimited))
+	kv = append(kv, "remedy", gitlab.Remedy(gitlab.ReasonRateLimited, nil))
 	level.Warn(m.log).Log(kv...)
 }

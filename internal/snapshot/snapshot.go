@@ -52,10 +52,17 @@ type Fleet struct {
 	JobsExecuting [NumRunnerTypes][2]int // last index: 0 running, 1 canceling
 
 	// Detailed is true once the details of every listed runner were read, or
-	// failed three times, or stand in the saved state. Until then Managers,
-	// Versions and Tags are incomplete sums and must not be exported.
+	// failed three times, or stand in the saved state. Until then Tags are
+	// incomplete sums and must not be exported.
 	Detailed bool
-	Managers [NumRunnerTypes][NumStatuses]int
+	// MachinesWhole is the same for the machines behind the runners, and true
+	// where GitLab does not tell of machines: until then Managers and Versions
+	// must not be exported.
+	MachinesWhole bool
+	// JobsWhole is the same for the jobs of each runner that may be executing:
+	// until then Busy, JobsExecuting and those of the tags must not be exported.
+	JobsWhole bool
+	Managers  [NumRunnerTypes][NumStatuses]int
 	// ManagersRead is false where no machine was ever read (a release without
 	// that endpoint): the family is absent then, since zeros would lie.
 	ManagersRead bool
@@ -170,6 +177,17 @@ type Self struct {
 
 	JobsRecovered  uint64
 	JobsUnresolved [NumUnresolvedReasons]uint64
+
+	// First are the parts of the first picture that are not whole yet; none
+	// before the first listing.
+	First []Progress
+}
+
+// Progress is how far a part of the first picture has come.
+type Progress struct {
+	Part     Part
+	Read, Of int           // runners
+	Left     time.Duration // roughly, until it is whole; 0: not known
 }
 
 // StageState is the state of one stage of reading.

@@ -110,8 +110,12 @@ func Open(ctx context.Context, opts Options) (*Folder, error) {
 	if opts.Path == "" {
 		return f, nil
 	}
+	// A relative path says little to whoever does not know where the process runs.
+	if abs, err := filepath.Abs(opts.Path); err == nil {
+		opts.Path, f.opts.Path = abs, abs
+	}
 	if err := os.MkdirAll(opts.Path, 0o700); err != nil {
-		return nil, fmt.Errorf("create storage folder: %w", err)
+		return nil, fmt.Errorf("storage folder %s (--storage.path) cannot be made; give this user write access to the folder above or name another: %w", opts.Path, err)
 	}
 	lock, err := lockFolder(ctx, opts.Path, opts.LockTimeout)
 	if err != nil {
