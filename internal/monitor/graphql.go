@@ -179,7 +179,7 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 	client := m.listClient()
 	l := listing{whole: true, graphql: true, detailed: true}
 	partial := false
-	b := m.newBound(parts)
+	b := m.newBound(gitlab.RouteGraphQL, parts)
 	defer b.end()
 	q := gitlab.GraphQLQuery{Scope: scope, Type: kind, Dialect: m.graphqlDialect()}
 	for more := true; more; {
@@ -199,7 +199,7 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 	if partial {
 		// The ancestors' and the instance's runners, which this release does
 		// not give with the group's.
-		rest := m.newBound(parts) // it may show the same runners
+		rest := m.newBound(listRoutes[scope.Kind], parts) // it may show the same runners
 		defer rest.end()
 		if err := m.addREST(ctx, scope, &l, rest); err != nil {
 			return listing{}, err
