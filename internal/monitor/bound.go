@@ -7,17 +7,19 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 )
 
-// maxListing is how much memory the rows of all listings under way may take, as
-// rowSize and detailsSize reckon it: some 100,000 runners with their details,
-// or three times as many without.
-const maxListing = 80 << 20
+// How much memory the rows of all listings under way may take: of rows, some
+// 150,000 runners; with details and machines, some 100,000.
+const (
+	maxRows    = 24 << 20
+	maxDetails = 64 << 20
+)
 
 // What a row takes besides its texts.
 const (
 	seenBytes    = 24
-	rowBytes     = 200
-	detailsBytes = 500
-	managerBytes = 150
+	rowBytes     = 136
+	detailsBytes = 168
+	managerBytes = 112
 	tagBytes     = 16
 )
 
@@ -34,6 +36,7 @@ type bound struct {
 	route gitlab.Route
 	held  *atomic.Int64 // by all listings of this GitLab
 	own   int64
+	most  int64 // of all
 	share int64 // what this one may hold whatever the others do
 	seen  map[int64]struct{}
 	pages int
@@ -41,7 +44,12 @@ type bound struct {
 
 // newBound is for one listing of a scope that is read in so many parts at once.
 func (m *Monitor) newBound(route gitlab.Route, parts int) *bound {
-	return &bound{route: route, held: &m.listing, share: maxListing / int64(max(len(m.scopes), 1)*parts), seen: map[int64]struct{}{}}
+	b := &bound{route: route, held: &m.listing, most: maxRows, seen: map[int64]struct{}{}}
+	if route == gitlab.RouteGraphQL {
+		b.most = maxDetails
+	}
+	b.share = b.most / int64(max(len(m.scopes), 1)*parts)
+	return b
 }
 
 // end gives the memory back.
@@ -63,7 +71,7 @@ func (b *bound) page(ids []int64, size, skipped int, more bool) error {
 		// The last page may: rows shift while pages are read.
 		return &gitlab.Error{Reason: gitlab.ReasonDecode, Route: b.route, Message: fmt.Sprintf(
 			"the list of runners does not end: page %d brings no runner that was not on a page before, and names a next one", b.pages)}
-	case all > maxListing && b.own > b.share:
+	case all > b.most && b.own > b.share:
 		return &gitlab.Error{Reason: gitlab.ReasonTooLarge, Route: b.route, Message: fmt.Sprintf(
 			"the list of runners does not end, or is too long: %d runners on %d pages were read, and a next page is named", len(b.seen), b.pages)}
 	default:

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -181,6 +182,7 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 	partial := false
 	b := m.newBound(gitlab.RouteGraphQL, parts)
 	defer b.end()
+	var pages [][]gitlab.FleetRunner
 	q := gitlab.GraphQLQuery{Scope: scope, Type: kind, Dialect: m.graphqlDialect()}
 	for more := true; more; {
 		p, err := client.RunnersGraphQL(ctx, q)
@@ -192,9 +194,15 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 		// it has them.
 		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || q.Dialect.NoMachines())
 		q.After, more = p.Next, p.Next != ""
-		if err := m.takeGraphQL(&l, p, b, more); err != nil {
+		l.whole = l.whole && p.Skipped == 0
+		if err := m.takeGraphQL(&p, b, more); err != nil {
 			return listing{}, err
 		}
+		pages = append(pages, p.Runners)
+	}
+	l.details = slices.Concat(pages...)
+	for i := range l.details {
+		l.rows = append(l.rows, l.details[i].Runner)
 	}
 	if partial {
 		// The ancestors' and the instance's runners, which this release does
@@ -208,17 +216,16 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 	return l, nil
 }
 
-// takeGraphQL adds the rows of a page that are of this shard.
-func (m *Monitor) takeGraphQL(l *listing, p gitlab.GraphQLPage, b *bound, more bool) error {
-	l.whole = l.whole && p.Skipped == 0
-	ids, size := make([]int64, len(p.Runners)), 0
-	for i, r := range p.Runners {
-		ids[i] = r.ID
-		if m.owns(r.ID) {
-			size += detailsSize(&r)
-			l.rows = append(l.rows, r.Runner)
-			l.details = append(l.details, r)
-		}
+// takeGraphQL bounds a page and leaves the rows of this shard in it.
+func (m *Monitor) takeGraphQL(p *gitlab.GraphQLPage, b *bound, more bool) error {
+	ids := make([]int64, len(p.Runners))
+	for i := range p.Runners {
+		ids[i] = p.Runners[i].ID
+	}
+	p.Runners = slices.Clone(slices.DeleteFunc(p.Runners, func(r gitlab.FleetRunner) bool { return !m.owns(r.ID) })) // without room for more
+	size := 0
+	for i := range p.Runners {
+		size += detailsSize(&p.Runners[i])
 	}
 	return b.page(ids, size, p.Skipped, more)
 }

@@ -208,7 +208,7 @@ func (m *Monitor) takePage(p *gitlab.RunnersPage, b *bound, more bool) error {
 	for i := range p.Runners {
 		ids[i] = p.Runners[i].ID
 	}
-	p.Runners = slices.DeleteFunc(p.Runners, func(r gitlab.Runner) bool { return !m.owns(r.ID) })
+	p.Runners = slices.Clone(slices.DeleteFunc(p.Runners, func(r gitlab.Runner) bool { return !m.owns(r.ID) })) // without room for more
 	size := 0
 	for i := range p.Runners {
 		size += rowSize(&p.Runners[i])
