@@ -2,9 +2,11 @@ package monitor
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -372,6 +374,183 @@ func TestNotFoundIsADoubt(t *testing.T) {
 		}
 		if s.counted("failure details not_found") > 0 {
 			t.Error("a runner that was deleted was counted as a failure")
+		}
+		r.end(t)
+	})
+}
+
+// renaming shows the group acme under another name.
+type renaming struct {
+	http.RoundTripper
+
+	name *atomic.Value
+	asks *atomic.Int64 // for its path
+}
+
+func (r renaming) RoundTrip(req *http.Request) (*http.Response, error) {
+	name := fmt.Sprint(r.name.Load())
+	switch {
+	case req.Method == http.MethodPost:
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return nil, err
+		}
+		text := strings.ReplaceAll(string(body), `"acme"`, `"nobody"`)
+		text = strings.ReplaceAll(text, `"`+name+`"`, `"acme"`)
+		req = req.Clone(req.Context())
+		req.Body, req.ContentLength = io.NopCloser(strings.NewReader(text)), int64(len(text))
+	case !strings.HasSuffix(req.URL.Path, "/runners") && strings.Contains(req.URL.Path, "/groups/"):
+		r.asks.Add(1)
+		resp, err := r.RoundTripper.RoundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		body, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		text := strings.ReplaceAll(string(body), `"acme"`, `"`+name+`"`)
+		resp.Body, resp.ContentLength = io.NopCloser(strings.NewReader(text)), int64(len(text))
+		return resp, err
+	}
+	return r.RoundTripper.RoundTrip(req)
+}
+
+// A group that is configured by its id is found again when its path changes:
+// at once where the old path is gone, within an hour where another has it now.
+func TestGroupByIDIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Token: secret})
+		mount(t, world)
+		group := world.AddGroup("acme", 0)
+		world.AddRunner(gitlabsim.RunnerSpec{Type: "group_type", Group: world.AddGroup("team", group), Tags: []string{"team"}})
+		var name atomic.Value
+		var asks atomic.Int64
+		name.Store("before")
+		s := newScraper()
+		_, state := openState(t, "")
+		var out lines
+		r := start(t, world, state, s, setup{
+			logger: out.logger(), scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: fmt.Sprint(group)}},
+			wrap: func(t http.RoundTripper) http.RoundTripper { return renaming{t, &name, &asks} },
+		})
+		time.Sleep(30 * time.Minute)
+		if g := s.scrape(); !g.Up || tagsShown(g) != "team=1 unknown " || asks.Load() != 1 {
+			t.Fatalf("at first: up %t, tags %s, its path was asked for %d times", g.Up, tagsShown(g), asks.Load())
+		}
+		name.Store("after")
+		for range 20 {
+			time.Sleep(time.Minute)
+			if g := s.scrape(); !g.Up || tagsShown(g) != "team=1 unknown " {
+				t.Fatalf("renamed: up %t, tags %s", g.Up, tagsShown(g))
+			}
+		}
+		if asks.Load() != 2 {
+			t.Errorf("its path was asked for %d times", asks.Load())
+		}
+		time.Sleep(3 * time.Hour)
+		if n := asks.Load(); n < 4 || n > 6 {
+			t.Errorf("in three hours its path was asked for %d times", n-2)
+		}
+		if told := out.with("level=error"); len(told) > 0 {
+			t.Errorf("told: %s", told[0])
+		}
+		r.end(t)
+	})
+}
+
+// A GitLab that asks to wait for longer than staleness: told once, and up is 0
+// with the gauges.
+func TestLongPauseIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, Token: secret})
+		var out lines
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{logger: out.logger()})
+		time.Sleep(5 * time.Minute)
+		world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "20", Until: time.Now().Add(time.Minute)})
+		time.Sleep(5 * time.Minute)
+		if told := out.with("asks to wait"); len(told) > 0 {
+			t.Errorf("a short pause was told: %s", told[0])
+		}
+		began := time.Now()
+		remove := world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "3600"})
+		for time.Since(began) < time.Hour {
+			time.Sleep(5 * time.Second)
+			if g := s.scrape(); g.Up && g.Fleet == nil {
+				t.Fatalf("after %v the gauges are withdrawn, and up is 1", time.Since(began))
+			}
+		}
+		told := out.with("asks to wait", "remedy=", "gauges_withdrawn_at=")
+		if len(told) != 1 || len(out.with("asks to wait")) != 1 || !strings.Contains(told[0], "wait=59m") && !strings.Contains(told[0], "wait=1h0m0s") {
+			t.Errorf("told %d times: %s", len(out.with("asks to wait")), strings.Join(told, ""))
+		}
+		if g := s.scrape(); g.Up || g.Fleet != nil {
+			t.Errorf("an hour later: up %t, fleet %t", g.Up, g.Fleet != nil)
+		}
+		remove()
+		time.Sleep(3 * time.Minute)
+		if g := s.scrape(); !g.Up || g.Fleet == nil {
+			t.Errorf("then: up %t, fleet %t", g.Up, g.Fleet != nil)
+		}
+		r.end(t)
+	})
+}
+
+// Throttled to a trickle a listing neither fails nor ends: up is 0 with the
+// gauges all the same, and the log says why.
+func TestTrickle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 950, Tags: 8, Token: secret})
+		var out lines
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{logger: out.logger()})
+		time.Sleep(5*time.Minute + 30*time.Second)
+		if g := s.scrape(); !g.Up {
+			t.Fatal("not up at first")
+		}
+		world.AddFault(gitlabsim.Fault{Latency: 29 * time.Second})
+		world.AddFault(gitlabsim.Fault{Status: 503, RetryAfter: "60", Probability: .9})
+		for range 600 {
+			time.Sleep(5 * time.Second)
+			if g := s.scrape(); g.Up && g.Fleet == nil {
+				t.Fatal("the gauges are withdrawn, and up is 1")
+			}
+		}
+		if g := s.scrape(); g.Up || len(out.with("level=error", "cannot be listed")) == 0 {
+			t.Errorf("up %t, told %v", g.Up, out.with("level=error"))
+		}
+		r.end(t)
+	})
+}
+
+// The first picture of several scopes has the runners of all of them.
+func TestFirstPictureHasAllScopes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world, _, o := scopedWorld(t)
+		for i, group := range []string{"mobile", "web"} {
+			world.AddFault(gitlabsim.Fault{Match: of(group), Latency: time.Duration(i+1) * 10 * time.Second})
+		}
+		var out lines
+		o.logger = out.logger()
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, o)
+		for range 120 {
+			time.Sleep(time.Second)
+			if g := s.scrape(); g.Fleet != nil && (len(g.Fleet.Rows) != 3 || !g.Up) {
+				t.Fatalf("a picture of %d runners, up %t", len(g.Fleet.Rows), g.Up)
+			}
+		}
+		if g := s.scrape(); !g.Up || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
+			t.Errorf("up %t, tags %s", g.Up, tagsShown(g))
+		}
+		if whole := out.with("the first picture is whole"); len(whole) != 1 || !strings.Contains(whole[0], "runners=3") {
+			t.Errorf("told: %s", strings.Join(whole, ""))
 		}
 		r.end(t)
 	})
