@@ -163,7 +163,12 @@ func TestEveryListingEnds(t *testing.T) {
 				on.Store(true)
 				time.Sleep(3 * time.Minute)
 				if c.list.pause > 0 {
-					time.Sleep(10 * time.Minute)
+					for range 120 {
+						time.Sleep(5 * time.Second)
+						if g := s.scrape(); g.Up && g.Fleet == nil {
+							t.Fatal("the gauges are withdrawn, and up is 1")
+						}
+					}
 				}
 				g := s.scrape()
 				if g.Up {

@@ -367,13 +367,55 @@ func TestNotFoundIsADoubt(t *testing.T) {
 		_, state := openState(t, "")
 		r := start(t, world, state, s, o)
 		time.Sleep(2 * time.Minute)
+		var listings atomic.Int64
+		world.AddFault(gitlabsim.Fault{Match: func(r *http.Request) bool {
+			if of("mobile")(r) {
+				listings.Add(1)
+			}
+			return false
+		}})
+		for listings.Load() == 0 {
+			time.Sleep(time.Second)
+		}
 		world.DeleteRunner(ids[1])
-		time.Sleep(85 * time.Second) // a reading, and one listing of each group
+		for listings.Load() == 1 {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(5 * time.Second)
 		if r.m.inv.Has(ids[1]) {
 			t.Error("not gone with the first listing after its 404")
 		}
 		if s.counted("failure details not_found") > 0 {
 			t.Error("a runner that was deleted was counted as a failure")
+		}
+		r.end(t)
+	})
+}
+
+// A new runner that is listed, but not on each replica yet, is asked for again
+// with the next listings.
+func TestNewRunnerNotOnEachReplicaYet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 3, Tags: 3, Token: secret})
+		var out lines
+		s := newScraper()
+		_, state := openState(t, "")
+		poll := defaultPoll()
+		poll.RunnersInterval = time.Second
+		r := start(t, world, state, s, setup{poll: poll, logger: out.logger()})
+		time.Sleep(time.Minute)
+		id := world.AddRunner(gitlabsim.RunnerSpec{Type: "instance_type", Tags: []string{"new"}})
+		world.AddFault(gitlabsim.Fault{
+			Match: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, fmt.Sprintf("/runners/%d", id)) }, Times: 3,
+			Status: 404, Body: ownNotFound, ContentType: "application/json",
+		})
+		time.Sleep(7 * time.Second)
+		if g := s.scrape(); !strings.Contains(tagsShown(g), "new=1") {
+			t.Errorf("tags %s", tagsShown(g))
+		}
+		if told := out.with("level=error"); len(told) > 0 {
+			t.Errorf("told: %s", told[0])
 		}
 		r.end(t)
 	})
@@ -493,35 +535,6 @@ func TestLongPauseIsTold(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		if g := s.scrape(); !g.Up || g.Fleet == nil {
 			t.Errorf("then: up %t, fleet %t", g.Up, g.Fleet != nil)
-		}
-		r.end(t)
-	})
-}
-
-// Throttled to a trickle a listing neither fails nor ends: up is 0 with the
-// gauges all the same, and the log says why.
-func TestTrickle(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 950, Tags: 8, Token: secret})
-		var out lines
-		s := newScraper()
-		_, state := openState(t, "")
-		r := start(t, world, state, s, setup{logger: out.logger()})
-		time.Sleep(5*time.Minute + 30*time.Second)
-		if g := s.scrape(); !g.Up {
-			t.Fatal("not up at first")
-		}
-		world.AddFault(gitlabsim.Fault{Latency: 29 * time.Second})
-		world.AddFault(gitlabsim.Fault{Status: 503, RetryAfter: "60", Probability: .9})
-		for range 600 {
-			time.Sleep(5 * time.Second)
-			if g := s.scrape(); g.Up && g.Fleet == nil {
-				t.Fatal("the gauges are withdrawn, and up is 1")
-			}
-		}
-		if g := s.scrape(); g.Up || len(out.with("level=error", "cannot be listed")) == 0 {
-			t.Errorf("up %t, told %v", g.Up, out.with("level=error"))
 		}
 		r.end(t)
 	})
