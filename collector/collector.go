@@ -232,6 +232,16 @@ func (e *Exporter) Withdraw(name string) {
 	}
 }
 
+// Pictures are what is shown of each GitLab, by name. They must not be changed.
+func (e *Exporter) Pictures() []*snapshot.GitLab {
+	list := *e.picture.Load()
+	out := make([]*snapshot.GitLab, len(list))
+	for i, en := range list {
+		out[i] = en.snap
+	}
+	return out
+}
+
 // Served is the highest Generation of this GitLab whose families, all but
 // runner_, a completed scrape has read: answered 200 and written to the end. 0:
 // none yet. The ledger keeps a new series at 0 until then.

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,7 +131,7 @@ func TestWithdrawal(t *testing.T) {
 		"jobs_finished_total", "tag_jobs_finished_total", "runner_jobs_finished_total",
 		"job_duration_seconds", "job_queued_duration_seconds", "tag_job_queued_duration_seconds",
 	}
-	always := []string{"up", "gitlab_info", "tag_expected_runners"}
+	always := []string{"up", "scope_up", "gitlab_info", "tag_expected_runners"}
 
 	whole := families(small("corp"))
 	for _, f := range Families() {
@@ -156,6 +157,25 @@ func TestWithdrawal(t *testing.T) {
 		}
 	}
 	expect(t, "not detailed", families(s), want)
+
+	// Each sum is absent while it waits for a reading, and no other is.
+	for when, c := range map[string]struct {
+		wait   func(f *snapshot.Fleet)
+		absent []string
+	}{
+		"machines not read": {func(f *snapshot.Fleet) { f.MachinesWhole = false }, []string{"managers", "version_runners", "version_behind_minor_releases"}},
+		"jobs not read":     {func(f *snapshot.Fleet) { f.JobsWhole = false }, []string{"busy_runners", "tag_busy_runners", "jobs_executing", "tag_jobs_executing"}},
+	} {
+		s = small("corp")
+		c.wait(s.Fleet)
+		want = nil
+		for name := range whole {
+			if !slices.Contains(c.absent, name) {
+				want = append(want, name)
+			}
+		}
+		expect(t, when, families(s), want)
+	}
 }
 
 func expect(t *testing.T, when string, got map[string]bool, want []string) {

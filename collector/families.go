@@ -17,6 +17,12 @@ import (
 
 func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
 
+func collectScopeUp(v *view, s *sink) {
+	for _, sc := range v.Scopes {
+		s.gauge(bit(sc.Up), sc.Kind, sc.Path)
+	}
+}
+
 func collectGitLabInfo(v *view, s *sink) { s.gauge(1, withoutUser(v.URL), v.Version) }
 
 func collectRunners(v *view, s *sink) {
@@ -61,7 +67,7 @@ func collectTagRunners(v *view, s *sink) {
 }
 
 func collectManagers(v *view, s *sink) {
-	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.ManagersRead {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole || !v.Fleet.ManagersRead {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -72,7 +78,7 @@ func collectManagers(v *view, s *sink) {
 }
 
 func collectBusy(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -81,13 +87,16 @@ func collectBusy(v *view, s *sink) {
 }
 
 func collectTagBusy(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		s.gauge(float64(tag.Busy), tag.Name)
 	}
 }
 
 func versions(v *view) []snapshot.Version {
-	if v.Fleet == nil || !v.Fleet.Detailed {
+	if v.Fleet == nil || !v.Fleet.Detailed || !v.Fleet.MachinesWhole {
 		return nil
 	}
 	return v.Fleet.Versions
@@ -118,8 +127,11 @@ func collectTagAvailable(v *view, s *sink) {
 		return
 	}
 	// An expected tag that no runner has is the very case to alert on: it needs
-	// a 0. Both lists are sorted by tag.
-	expected := v.Expected
+	// a 0, unless nobody knows whether a runner has it. Both lists are sorted by tag.
+	expected := slices.DeleteFunc(slices.Clone(v.Expected), func(x snapshot.Expected) bool {
+		_, unknown := slices.BinarySearch(v.Fleet.UnknownTags, x.Tag)
+		return unknown
+	})
 	for _, tag := range v.Fleet.Tags {
 		for len(expected) > 0 && expected[0].Tag < tag.Name {
 			s.gauge(0, expected[0].Tag)
@@ -151,7 +163,7 @@ func collectTagLastAvailable(v *view, s *sink) {
 }
 
 func collectJobsExecuting(v *view, s *sink) {
-	if v.Fleet == nil {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
 		return
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
@@ -162,6 +174,9 @@ func collectJobsExecuting(v *view, s *sink) {
 }
 
 func collectTagJobsExecuting(v *view, s *sink) {
+	if v.Fleet == nil || !v.Fleet.JobsWhole {
+		return
+	}
 	for _, tag := range tags(v) {
 		for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
 			if tag.Runners[t] != nil {

@@ -71,6 +71,7 @@ func scrapeBody(tb testing.TB, e *Exporter, accept string) string {
 func waiting(name string) *snapshot.GitLab {
 	return &snapshot.GitLab{
 		Name: name, URL: "https://" + name + ".example.com", Generation: 1, RowsGeneration: 1, Time: t0,
+		Scopes:   []snapshot.Scope{{Kind: "instance"}},
 		Expected: []snapshot.Expected{{Tag: "gpu", Runners: 2}},
 		Self:     snapshot.Self{RateLimit: -1, RateRemaining: -1, JobsVisible: -1},
 	}
@@ -82,8 +83,9 @@ func small(name string) *snapshot.GitLab {
 	s := waiting(name)
 	s.Version = "18.2.1"
 	s.Up = true
-	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "zos", Runners: 3}}
-	f := &snapshot.Fleet{Detailed: true, ManagersRead: true}
+	s.Scopes = []snapshot.Scope{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
+	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "unseen", Runners: 1}, {Tag: "zos", Runners: 3}}
+	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true, ManagersRead: true}
 	f.Runners[snapshot.InstanceType][snapshot.Online][0] = 1
 	f.Runners[snapshot.GroupType][snapshot.Offline][1] = 1
 	f.Runners[snapshot.ProjectType][snapshot.NeverContacted][0] = 1
@@ -95,6 +97,7 @@ func small(name string) *snapshot.GitLab {
 	linux[snapshot.Online][0] = 1
 	unknown := &[snapshot.NumStatuses][2]int{}
 	unknown[snapshot.Offline][1] = 1
+	f.UnknownTags = []string{"unseen"}
 	f.Tags = []snapshot.Tag{
 		{Name: snapshot.TagUnknown, Runners: [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{nil, unknown, nil}},
 		{
@@ -154,7 +157,7 @@ func withGeneration(s *snapshot.GitLab, gen, rows uint64) *snapshot.GitLab {
 // large is the GitLab corp with n runners, about 20 series each, 500 tags.
 func large(n int) *snapshot.GitLab {
 	s := small("corp")
-	f := &snapshot.Fleet{Detailed: true}
+	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true}
 	tag := func(i int) string { return fmt.Sprintf("tag-%03d", i%500) }
 	for i := range min(n, 500) {
 		f.Tags = append(f.Tags, snapshot.Tag{

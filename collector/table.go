@@ -112,7 +112,11 @@ func table() []*family {
 const (
 	absentBeforeListing = " Absent before the first complete listing of runners and while the last one is older than the configured staleness."
 	absentUndetailed    = " Absent as long as the runners' details were not all read, and while the last complete listing is older than the configured staleness."
+	absentTag           = absentUndetailed + " A tag is absent while a scope that had a runner with it cannot be read."
 	absentRunner        = " Absent for runners that metrics.runners excludes or that are younger than its min_age, and while the last complete listing is older than the configured staleness."
+	absentMachines      = " Absent as long as the runners' details, and their machines where GitLab has an endpoint for them, were not all read, and while the last complete listing is older than the configured staleness."
+	absentJobs          = " Absent until the jobs of each runner that may be executing were read once, and while the last complete listing is older than the configured staleness."
+	absentTagJobs       = " Absent as long as the runners' details, and the jobs of each runner that may be executing, were not all read once, and while the last complete listing is older than the configured staleness. A tag is absent while a scope that had a runner with it cannot be read."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
 )
 
@@ -121,8 +125,12 @@ func fleetTable() []*family {
 	return []*family{
 		{Family: Family{
 			Name: "up", Type: Gauge, Group: GroupFleet, Series: "1",
-			Help: "Whether the last listing of runners was complete: 1 if so, 0 otherwise and before the first. Never absent.",
+			Help: "Whether the last listing of runners was complete, or complete but for scopes that GitLab itself refuses: 1 if so, 0 otherwise, before the first, and whenever the gauges are withdrawn. Never absent.",
 		}, collect: collectUp},
+		{Family: Family{
+			Name: "scope_up", Type: Gauge, Group: GroupFleet, Labels: []string{"scope", "path"}, Series: "configured scopes",
+			Help: "Whether the last listing of one configured scope was complete: 1 if so, 0 otherwise and before the first. scope is instance, owned, groups or projects; path is the group or project as configured, empty for the others. Never absent.",
+		}, collect: collectScopeUp},
 		{Family: Family{
 			Name: "gitlab_info", Type: Gauge, Group: GroupFleet, Labels: []string{"url", "version"}, Series: "1",
 			Help: "The monitored GitLab, always 1. version is empty until the server told it. Never absent.",
@@ -133,27 +141,27 @@ func fleetTable() []*family {
 		}, collect: collectRunners},
 		{Family: Family{
 			Name: "tag_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type", "status", "paused"}, Series: "8 × (tag, runner_type) pairs",
-			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, under (unknown) if its details could not be read, and under (other) for tags that have no series of their own." + statusSentence + absentUndetailed,
+			Help: "Number of runners with a tag; a runner stands under each of its tags, under (untagged) if it takes untagged jobs, under (unknown) if its details could not be read, and under (other) for tags that have no series of their own." + statusSentence + absentTag,
 		}, collect: collectTagRunners},
 		{Family: Family{
 			Name: "managers", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "12",
-			Help: "Number of machines (runner managers) behind the runners." + absentUndetailed,
+			Help: "Number of machines (runner managers) behind the runners." + absentMachines,
 		}, collect: collectManagers},
 		{Family: Family{
 			Name: "busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
-			Help: "Number of runners that execute at least one job." + absentBeforeListing,
+			Help: "Number of runners that execute at least one job." + absentJobs,
 		}, collect: collectBusy},
 		{Family: Family{
 			Name: "tag_busy_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "Number of runners with a tag that execute at least one job." + absentUndetailed,
+			Help: "Number of runners with a tag that execute at least one job." + absentTagJobs,
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentUndetailed,
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentMachines,
 		}, collect: collectVersions},
 		{Family: Family{
 			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 50",
-			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared and for (other)." + absentUndetailed,
+			Help: "How many minor releases a gitlab-runner version is behind the newest of the fleet and its GitLab. Absent for versions that cannot be compared and for (other)." + absentMachines,
 		}, collect: collectVersionsBehind},
 		{Family: Family{
 			Name: "tag_expected_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags of expected",
@@ -161,23 +169,23 @@ func fleetTable() []*family {
 		}, collect: collectTagExpected},
 		{Family: Family{
 			Name: "tag_available_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags, those of expected included",
-			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentUndetailed,
+			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentTag,
 		}, collect: collectTagAvailable},
 		{Family: Family{
 			Name: "tag_last_available_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
-			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentUndetailed,
+			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentTag,
 		}, collect: collectTagLastAvailable},
 		{Family: Family{
 			Name: "tag_capacity_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags", Stability: Experimental,
-			Help: "Number of jobs a tag's available runners can execute at once, as learned: the sum of the most that each executed at once within 7 days. GitLab does not know the limits of its runners." + absentUndetailed,
+			Help: "Number of jobs a tag's available runners can execute at once, as learned: the sum of the most that each executed at once within 7 days. GitLab does not know the limits of its runners." + absentTag,
 		}, collect: collectTagCapacity},
 		{Family: Family{
 			Name: "jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status"}, Series: "6",
-			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentBeforeListing,
+			Help: "Number of jobs that runners execute now, by job status running or canceling." + absentJobs,
 		}, collect: collectJobsExecuting},
 		{Family: Family{
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
-			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentUndetailed,
+			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
 	}
 }

@@ -14,6 +14,7 @@ import (
 // prefix, type, labels without gitlab. It changes only with that promise.
 const contract = `
 up gauge
+scope_up gauge scope path
 gitlab_info gauge url version
 runners gauge runner_type status paused
 tag_runners gauge tag runner_type status paused

@@ -272,7 +272,7 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	}
 	s.told(true)
 
-	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, scrub: o.secrets.Scrub}
+	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, pictures: s.sup.pictures, scrub: o.secrets.Scrub}
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}

@@ -450,6 +450,9 @@ func (s *supervisor) waiting() []string {
 	return names
 }
 
+// pictures are the last ones of the GitLabs, by name.
+func (s *supervisor) pictures() []*snapshot.GitLab { return s.exporter.Load().Pictures() }
+
 // prune removes state files that nothing has used for long.
 func (s *supervisor) prune() error {
 	return s.folder.Prune(slices.Collect(maps.Keys(s.running)))

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"gitlab-runner-fleet-exporter/internal/bounded"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // The routes beside metrics.
@@ -48,6 +49,8 @@ type pages struct {
 	telemetryPath string
 	// waiting names the GitLabs that were not tried yet.
 	waiting func() []string
+	// pictures are the last ones of the GitLabs.
+	pictures func() []*snapshot.GitLab
 	// reload loads the configuration anew; nil: --web.enable-lifecycle is off.
 	reload func(ctx context.Context) error
 	// scrub masks secrets in an error.
@@ -55,7 +58,7 @@ type pages struct {
 }
 
 func newRoutes(p pages) (http.Handler, error) {
-	landing, err := web.NewLandingPage(web.LandingConfig{
+	landing, err := landingPage(web.LandingConfig{
 		Name:        "GitLab Runner Fleet Exporter",
 		Description: "Prometheus exporter and fleet-health monitor for GitLab CI runners",
 		Version:     version.Info(),
@@ -66,7 +69,7 @@ func newRoutes(p pages) (http.Handler, error) {
 			{Address: pathReady, Text: "Ready", Description: "whether each GitLab was tried, or is served from saved state"},
 			{Address: pathHealthy, Text: "Healthy", Description: "whether this process works"},
 		},
-	})
+	}, p.pictures)
 	if err != nil {
 		return nil, fmt.Errorf("landing page: %w", err)
 	}

@@ -216,6 +216,7 @@ func (b *Budget) throttled(header http.Header, now time.Time) {
 	end := b.brake.until
 	if isTold {
 		end = now.Add(pause)
+		b.brake.asked = end
 	}
 	b.learner.settle(now, end, isTold, b.told.perSecond)
 }
@@ -399,8 +400,10 @@ type State struct {
 	Rate float64
 	// PausedUntil is when the present pause ends; zero: none.
 	PausedUntil time.Time
-	Waiting     [NumClasses]int
-	InFlight    int
+	// AskedUntil is until when GitLab asks to wait, MaxPause apart; zero: it does not.
+	AskedUntil time.Time
+	Waiting    [NumClasses]int
+	InFlight   int
 }
 
 // State tells how the budget stands now.
@@ -414,6 +417,9 @@ func (b *Budget) State() State {
 	}
 	if b.brake.until.After(now) {
 		s.PausedUntil = b.brake.until
+	}
+	if b.brake.mode == throttledMode && b.brake.asked.After(now) {
+		s.AskedUntil = b.brake.asked
 	}
 	for c := range b.queues {
 		s.Waiting[c] = b.queues[c].Len()

@@ -4,11 +4,13 @@ package budget
 type Class uint8
 
 // The classes. A new runner's details come before jobs, because its tags must
-// be known before its first job is counted.
+// be known before its first job is counted. Its machines are of a class of
+// their own: no sum by tag waits for them.
 const (
 	Listing Class = iota
 	NewDetails
 	ActiveJobs
+	NewMachines
 	ActiveDetails
 	IdleJobs
 	Details
@@ -34,7 +36,7 @@ func (c Class) Stage() Stage {
 	switch c {
 	case Listing:
 		return StageRunners
-	case NewDetails, ActiveDetails, Details:
+	case NewDetails, NewMachines, ActiveDetails, Details:
 		return StageDetails
 	case ActiveJobs, IdleJobs:
 		return StageJobs

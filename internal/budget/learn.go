@@ -230,6 +230,7 @@ const (
 type brake struct {
 	mode     mode
 	until    time.Time // nothing goes before
+	asked    time.Time // until when a 429 asks to wait, which may be longer
 	trialOut bool
 	tries    int
 	fails    int // failures in a row, of all work

@@ -165,6 +165,33 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 	return s.take(s.turn(stage)), true
 }
 
+// First is Next for as long as the first picture of a fleet is not whole: it
+// removes and returns the details of a new runner, before machines and jobs
+// and without a share for them; false if none are due. Walks past their
+// deadline keep their place before all, and leave the details their tenth.
+func (s *Schedule) First(now time.Time) (Item, bool) {
+	t := s.offset(now)
+	s.ripen(StageDetails, t)
+	s.ripen(StageReconcile, t)
+	details := s.stages[StageDetails].urgent[NewDetails].top()
+	walk := s.stages[StageReconcile].urgent[Walk].top()
+	if walk >= 0 && !s.items[walk].lost(t) {
+		walk = -1
+	}
+	switch {
+	case details < 0 && walk < 0:
+		return Item{}, false
+	case details < 0:
+		return s.take(walk), true
+	case walk < 0:
+		return s.take(details), true
+	case s.turns.pick([]Stage{StageDetails, StageReconcile}, StageReconcile, tenth) == StageReconcile:
+		return s.take(walk), true
+	default:
+		return s.take(details), true
+	}
+}
+
 // turn is the entry whose turn it is in a stage that has due ones.
 func (s *Schedule) turn(stage Stage) int32 {
 	st := &s.stages[stage]

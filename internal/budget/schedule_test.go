@@ -90,6 +90,27 @@ func (m *model) next(now time.Time) (Item, bool) {
 	return it, true
 }
 
+// first is next as long as the first picture is not whole.
+func (m *model) first(now time.Time) (Item, bool) {
+	urgent := func(a, b Item) int {
+		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
+	}
+	details := slices.DeleteFunc(m.due(StageDetails, now), func(it Item) bool { return it.Class != NewDetails })
+	walks := slices.DeleteFunc(m.due(StageReconcile, now), func(it Item) bool { return !it.Deadline.Before(now) })
+	from := details
+	switch {
+	case len(details)+len(walks) == 0:
+		return Item{}, false
+	case len(details) == 0:
+		from = walks
+	case len(walks) > 0 && m.turns.pick([]Stage{StageDetails, StageReconcile}, StageReconcile, tenth) == StageReconcile:
+		from = walks
+	}
+	it := slices.MinFunc(from, urgent)
+	m.remove(func(o Item) bool { return o == it })
+	return it, true
+}
+
 func same(a, b Item) bool {
 	return a.Class == b.Class && a.ID == b.ID && a.Due.Equal(b.Due) && a.Deadline.Equal(b.Deadline)
 }
@@ -122,6 +143,12 @@ func drive(t *testing.T, step func() (byte, bool)) {
 			m.remove(func(o Item) bool { return o.ID == int64(id%32) && o.Class.Stage() == st })
 		case 5:
 			now = now.Add(time.Duration(a) * time.Second / 4)
+		case 6:
+			got, ok := s.First(now)
+			want, wantOK := m.first(now)
+			if ok != wantOK || !same(got, want) {
+				t.Fatalf("First = %+v %v, want %+v %v", got, ok, want, wantOK)
+			}
 		default:
 			got, ok := s.Next(now)
 			want, wantOK := m.next(now)
@@ -234,6 +261,44 @@ func TestScheduleOrder(t *testing.T) {
 	}
 	if n := s.Len(StageJobs); n != 2 {
 		t.Errorf("%d jobs left, want 2", n)
+	}
+}
+
+// Before the first picture is whole nothing has a share beside the details that
+// it waits for, but walks past their deadline, whose jobs would be lost.
+func TestScheduleFirst(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := NewSchedule(now)
+	const runners = 200
+	for id := range int64(runners) {
+		s.Set(NewDetails, id, now, now.Add(time.Minute))
+		s.Set(ActiveJobs, id, now, now.Add(-time.Hour))
+		s.Set(Walk, id, now, now.Add(time.Hour))
+		s.Set(NewMachines, runners+id, now, now.Add(-time.Hour))
+	}
+	s.Set(NewDetails, 1000, now.Add(time.Second), now) // a retry that is not due yet
+	for i := range runners {
+		if it, ok := s.First(now); !ok || it.Class != NewDetails {
+			t.Fatalf("reading %d: %+v %v", i, it, ok)
+		}
+	}
+	if it, ok := s.First(now); ok {
+		t.Errorf("%+v although no details are due", it)
+	}
+	if it, ok := s.Next(now); !ok || it.Class != ActiveJobs {
+		t.Errorf("behind them: %+v %v", it, ok)
+	}
+	now = now.Add(2 * time.Hour) // the walks are past their deadlines
+	for id := range int64(runners) {
+		s.Set(NewDetails, id, now, now.Add(time.Minute))
+	}
+	got := map[Class]int{}
+	for range 100 {
+		it, _ := s.First(now)
+		got[it.Class]++
+	}
+	if got[Walk] < 85 || got[NewDetails] < 10 || got[Walk]+got[NewDetails] != 100 {
+		t.Errorf("of a hundred readings: %v", got)
 	}
 }
 

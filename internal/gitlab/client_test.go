@@ -378,7 +378,7 @@ func TestErrorBodies(t *testing.T) {
 	}
 }
 
-// TestWhoseAnswer: what GitLab says in its own words counts (5.3); the same
+// TestWhoseAnswer: GitLab's own refusals count (5.3); the same
 // status from anything else is evidence of nothing, and is asked for again.
 func TestWhoseAnswer(t *testing.T) {
 	const page = `<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>`
@@ -459,13 +459,13 @@ func TestRedirects(t *testing.T) {
 	for _, c := range []struct{ name, to, want string }{
 		{"https", "https://gitlab.example.com:8443/api/v4/runners/7?private_token=s3cr3t", "redirected to gitlab.example.com:8443: set url to https://gitlab.example.com:8443"},
 		{"relative root", "https://u:s3cr3t@new.example.com/gitlab/api/v4/runners/7", "redirected to new.example.com: set url to https://new.example.com/gitlab"},
-		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
+		{"sign-in", "https://sso.example.com/users/sign_in?token=s3cr3t#s3cr3t", "redirected to sso.example.com/users/sign_in, a login page: something in front of GitLab asks for a login, or url is not GitLab's address"},
 		{"elsewhere", "https://www.example.com/welcome", "redirected to www.example.com/welcome, which is not the API: check url"},
 		{"a path that only sounds like it", "https://www.example.com/blogins/authors", "redirected to www.example.com/blogins/authors, which is not the API: check url"},
 		{"another scheme", "https://{host}/api/v4/runners/7?private_token=s3cr3t", "redirected from http to https: set url to https://{host}"},
 		{"another scheme, and the path is lost", "https://{host}/", "redirected from http to https: set url to https://{host}/gitlab"},
 		{"another scheme and port", "https://{name}/gitlab/api/v4/runners/7", "redirected from http to https: set url to https://{name}/gitlab"},
-		{"a login page of another scheme", "https://{host}/login", "redirected to {host}/login, a login page: something in front of GitLab wants a login, or url is not GitLab's address"},
+		{"a login page of another scheme", "https://{host}/login", "redirected to {host}/login, a login page: something in front of GitLab asks for a login, or url is not GitLab's address"},
 		{"nowhere", "", "a redirect without a target"},
 	} {
 		for _, follow := range []bool{false, true} {

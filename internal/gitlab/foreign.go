@@ -14,11 +14,11 @@ import (
 	"strings"
 )
 
-// This file decides whose word an answer is. A proxy without a route answers
+// This file decides who made an answer. A proxy without a route answers
 // 404, a bot check 403, a proxy that wants a password 401, a login page 200:
-// none of them says anything about a runner, a job or the token.
+// none of them is evidence about a runner, a job or the token.
 
-// mustBeGitLab tells the answers that count only in GitLab's own words. A 405 is
+// mustBeGitLab selects the answers that count only if GitLab made them. A 405 is
 // JSON where GitLab makes it (5.3); a page is a gateway's, which lets only some
 // methods through.
 func mustBeGitLab(status int, body []byte) bool {
@@ -38,7 +38,7 @@ var oauthCodes = []string{
 	"insufficient_granular_scope", "dpop_error", "restricted_language_server_client_error",
 }
 
-// isGitLab tells GitLab's own refusals (5.3): message or error begins with the
+// isGitLab recognizes GitLab's own refusals (5.3): message or error begins with the
 // status, or error is an OAuth code. Its GraphQL endpoint has errors instead.
 func isGitLab(status int, body []byte, graphql bool) bool {
 	var v struct {
@@ -129,7 +129,7 @@ func (c *Client) wrongShape(resp *http.Response, body *cappedBody, err error) *E
 // loginPath is what sign-in pages are called.
 var loginPath = regexp.MustCompile(`(?i)(^|[/._-])(sign[_-]?in|log[_-]?[io]n|sso|saml2?|adfs|oauth2?|openid-connect|authorize|authn?|accounts)($|[/._-])`)
 
-// redirectMessage says where GitLab points and what to do about it. Redirects
+// redirectMessage names where GitLab points and what to do about it. Redirects
 // are not followed by default: they cost a request each, and would carry the
 // token wherever they lead.
 func redirectMessage(resp *http.Response, r request, root string) string {
@@ -149,7 +149,7 @@ func redirectMessage(resp *http.Response, r request, root string) string {
 	case isAPI:
 		return "redirected to " + to.Host + ": set url to " + (&url.URL{Scheme: to.Scheme, Host: to.Host}).String() + newRoot
 	case login:
-		return "redirected to " + place + ", a login page: something in front of GitLab wants a login, or url is not GitLab's address"
+		return "redirected to " + place + ", a login page: something in front of GitLab asks for a login, or url is not GitLab's address"
 	}
 	return "redirected to " + place + ", which is not the API: check url"
 }

@@ -181,7 +181,7 @@ func GraphQLFailure(err error) string {
 	switch {
 	case isA[*FieldError](err):
 		return "GraphQL of this GitLab release lacks what is needed to read runners"
-	case reason == "not_gitlab", reason == ReasonRedirect, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented:
+	case reason == ReasonNotGitLab, reason == ReasonRedirect, status == http.StatusMethodNotAllowed, status == http.StatusNotImplemented:
 		return "GraphQL queries (POST " + graphqlPath + ") do not reach GitLab: something in between refuses or redirects them"
 	case reason == ReasonTimeout, reason == ReasonServerError && status != http.StatusOK, reason == ReasonConnection:
 		return "GitLab did not answer the GraphQL query"

@@ -131,7 +131,7 @@ func TestSameFleet(t *testing.T) {
 			executing := map[int64]int{}
 			rest := newInventory()
 			list := byREST(t.Context(), t, s.client, gitlab.Scope{})
-			rest.Listed(list, true, noon)
+			rest.List(inventory.Listing{Rows: list, Whole: true, Start: noon})
 			for _, r := range list {
 				d, err := s.client.Runner(t.Context(), r.ID, false)
 				if err != nil {
@@ -160,7 +160,7 @@ func TestSameFleet(t *testing.T) {
 			for _, r := range runners {
 				rows = append(rows, r.Runner)
 			}
-			ql.Listed(rows, true, noon)
+			ql.List(inventory.Listing{Rows: rows, Whole: true, Start: noon})
 			total := 0
 			for _, r := range runners {
 				ql.Details(r.ID, r.RunnerDetails, r.Managers, noon)

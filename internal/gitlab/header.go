@@ -37,6 +37,16 @@ type headerConn struct {
 	left atomic.Int64
 }
 
+// connAddr leads from a connection that wraps a headerConn (TLS, conntrack) to it.
+type connAddr struct {
+	net.Addr
+
+	conn *headerConn
+}
+
+// LocalAddr is the address, with the connection in it.
+func (c *headerConn) LocalAddr() net.Addr { return connAddr{c.Conn.LocalAddr(), c} }
+
 // Read fails when the header is too long.
 func (c *headerConn) Read(p []byte) (int, error) {
 	if c.left.Load() <= 0 {
@@ -55,21 +65,17 @@ type headerLimit struct{ conn atomic.Pointer[headerConn] }
 // with returns a context whose request is bounded.
 func (l *headerLimit) with(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		conn := info.Conn
-		if secure, ok := conn.(*tls.Conn); ok {
-			if secure.ConnectionState().NegotiatedProtocol == "h2" {
-				return // other answers come over it at the same time; HTTP/2 has a limit of its own
-			}
-			conn = secure.NetConn()
+		if secure, ok := info.Conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return // other answers come over it at the same time; HTTP/2 has a limit of its own
 		}
-		if c, ok := conn.(*headerConn); ok {
-			c.left.Store(maxHeader)
-			l.conn.Store(c)
+		if addr, ok := info.Conn.LocalAddr().(connAddr); ok {
+			addr.conn.left.Store(maxHeader)
+			l.conn.Store(addr.conn)
 		}
 	}})
 }
 
-// free lets the body be read, and tells whether the header was too long.
+// free lets the body be read, and reports whether the header was too long.
 func (l *headerLimit) free() (exceeded bool) {
 	c := l.conn.Load()
 	if c == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,7 +16,19 @@ import (
 // row may be missed when a runner on an earlier page is deleted between two
 // pages (section 2): one complete listing without a runner does not prove it gone.
 func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, error) {
-	r := request{query: pageQuery(max(page, 1), perPage)}
+	return c.runners(ctx, s, max(page, 1), perPage, nil)
+}
+
+// RunnersWhere reads the first rows (at most 100) of a runner list with only
+// those runners that the filter lets through; Total is how many those are. With
+// one row and without a filter it proves that the token may read the list.
+func (c *Client) RunnersWhere(ctx context.Context, s Scope, f RunnerFilter, rows int) (RunnersPage, error) {
+	return c.runners(ctx, s, 1, min(max(rows, 1), perPage), f.values())
+}
+
+func (c *Client) runners(ctx context.Context, s Scope, page, asked int, filter url.Values) (RunnersPage, error) {
+	r := request{query: pageQuery(page, asked)}
+	maps.Copy(r.query, filter)
 	switch s.Kind {
 	case ScopeInstance:
 		r.route, r.path = RouteAllRunners, "/runners/all"
@@ -40,7 +53,7 @@ func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, e
 	if err != nil {
 		return RunnersPage{}, err
 	}
-	next, problem := nextPage(h, max(page, 1), rows, perPage)
+	next, problem := nextPage(h, page, rows, asked)
 	if problem != "" {
 		return RunnersPage{}, pagingError(r.route, problem)
 	}

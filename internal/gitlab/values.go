@@ -64,7 +64,7 @@ const (
 	errMuchText  tooLarge = "the texts to keep of the body are more than 2 MiB"
 )
 
-// isWrongShape tells an answer that is not what this endpoint gives from one
+// isWrongShape separates an answer that is not what this endpoint gives from one
 // that is damaged: something else than GitLab made it.
 func isWrongShape(err error) bool {
 	for _, e := range []error{errNotJSON, errNotArray, errNotObject, errNoID, errNoVersion, errNoPath, errNoAnswer} {
@@ -157,7 +157,7 @@ func (d *reader) token() {
 	}
 }
 
-// more tells whether an object or array goes on, and steps out of it at its end.
+// more reports whether an object or array goes on, and steps out of it at its end.
 func (d *reader) more() bool {
 	if d.err != nil {
 		return false
@@ -235,7 +235,7 @@ func (d *reader) skipFrom(at int64) {
 	}
 }
 
-// atName tells whether the last token was the name of a member.
+// atName reports whether the last token was the name of a member.
 func (d *reader) atName() bool {
 	kind, length := d.dec.StackIndex(d.dec.StackDepth())
 	return kind == jsontext.KindBeginObject && length%2 == 1

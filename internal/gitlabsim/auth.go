@@ -257,5 +257,6 @@ func (w *World) caller(t *token) Caller {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Caller{Known: true, Admin: w.effectiveAdmin(t), UserID: t.user.id, Username: t.user.username}
+	// Without Admin Mode: GraphQL does not ask tokens for it (notes 12).
+	return Caller{Known: true, Admin: t.user.admin, UserID: t.user.id, Username: t.user.username}
 }

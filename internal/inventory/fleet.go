@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
@@ -15,27 +16,113 @@ type Jobs struct {
 	Oldest             time.Time // start of the oldest one executing; zero: none
 	LastFinished       time.Time
 	ReadAt             time.Time // zero: not read yet
+	Failed             bool      // they could not be read in three tries
 	told               bool      // the numbers are the list's
+}
+
+// Awaits tells whether a part of the picture waits for a reading of a runner.
+func (inv *Inventory) Awaits(p snapshot.Part, id int64, j Jobs) bool {
+	r := inv.runners[id]
+	return r != nil && !r.hidden && inv.awaits(p, r, &j)
+}
+
+func (inv *Inventory) awaits(p snapshot.Part, r *runner, j *Jobs) bool {
+	switch {
+	case p == snapshot.PartJobs:
+		return j.ReadAt.IsZero() && !j.Failed && r.mayExecute()
+	case p == snapshot.PartDetails || r.detailsAt.IsZero():
+		return r.detailsAt.IsZero() && r.failures < detailsTries
+	default:
+		return !inv.noMachines && !r.machines.known && r.machines.failed < detailsTries
+	}
+}
+
+// MayExecute tells whether a runner may be executing jobs, how many the list
+// did not tell: not where the list says that it is idle, nor where it was not
+// in contact with GitLab for so long (7 days) that its jobs were dropped.
+func (inv *Inventory) MayExecute(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && r.mayExecute()
+}
+
+func (r *runner) mayExecute() bool {
+	switch {
+	case r.executing >= 0 || r.idle:
+		return false
+	default:
+		return r.active || r.status != snapshot.Stale
+	}
+}
+
+// Whole tells whether a part of the picture was whole once.
+func (inv *Inventory) Whole(p snapshot.Part) bool { return inv.whole[p] }
+
+// WholeParts are those that were.
+func (inv *Inventory) WholeParts() [snapshot.NumParts]bool { return inv.whole }
+
+// SetMachines notes whether GitLab tells of machines; it reports a change.
+func (inv *Inventory) SetMachines(told bool) bool {
+	changed := inv.noMachines == told
+	inv.noMachines = !told
+	return changed
+}
+
+// Machines takes the machines behind a runner. Without any they are known too.
+func (inv *Inventory) Machines(id int64, managers []gitlab.Manager) {
+	r := inv.runners[id]
+	if r == nil {
+		return
+	}
+	before := r.details()
+	r.takeMachines(managers)
+	if !before.equal(r.details()) {
+		inv.dirtyRunners[id] = struct{}{}
+	}
+}
+
+// MachinesFailed counts a failed reading of a runner's machines; for good says
+// that GitLab has none to tell of. After three in a row no sum waits for them.
+func (inv *Inventory) MachinesFailed(id int64, forGood bool) {
+	if r := inv.runners[id]; r != nil {
+		r.machines.failed++
+		if forGood {
+			r.machines.failed = detailsTries
+		}
+	}
+}
+
+func (r *runner) takeMachines(managers []gitlab.Manager) {
+	r.machines = machines{known: true}
+	oldest := ""
+	for _, m := range managers {
+		s := managerStatus(m.Status)
+		r.machines.byStatus[s]++
+		if s == snapshot.Online && m.Version != "" && (oldest == "" || compareVersions(m.Version, oldest) < 0) {
+			oldest = m.Version
+		}
+	}
+	if oldest != "" {
+		r.version = oldest
+	}
 }
 
 // Fleet builds the gauges as of now; nil before the first complete listing.
 // jobs tells what each runner executes. With rows the runner_ families' data
 // are filled too.
 //
-// Sums by tag, version and machine are whole or absent: they appear once the
-// details of every listed runner were read, failed three times, or stood in
-// the saved state. From then on a runner that just joined stands under
-// (unknown) for the moment until it is read.
+// Sums by tag are whole or absent: they appear once the details of every
+// listed runner were read, failed three times, or stood in the saved state.
+// From then on a runner that just joined stands under (unknown) for the moment
+// until it is read. So it is with sums by version and machine, for which the
+// machines must be read too, and with those of jobs, which need the jobs of
+// each runner that may be executing. A fleet without runners is whole, but
+// those that come are its first.
 func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet {
 	if inv.listedAt.IsZero() {
 		return nil
 	}
 	f := &snapshot.Fleet{}
-	if !inv.detailed {
-		never, failed := inv.Unread()
-		inv.detailed = never == failed
-	}
-	f.Detailed = inv.detailed
+	var awaited [snapshot.NumParts]bool
 	tags := make(map[string]*snapshot.Tag, len(inv.tags)+3)
 	for name, t := range inv.tags {
 		st := &snapshot.Tag{Name: name, LastAvailable: t.lastAvailable}
@@ -47,12 +134,19 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 		tags[name] = st
 	}
 	versions := map[string]int{}
+	counted := map[string]bool{} // tags with a runner in the sums
 	if rows {
 		f.Rows = make([]snapshot.Runner, 0, len(inv.order))
 	}
 	for _, id := range inv.order {
 		r := inv.runners[id]
+		if r.hidden {
+			continue
+		}
 		j := jobs(id)
+		for p := range awaited {
+			awaited[p] = awaited[p] || !inv.whole[p] && inv.awaits(snapshot.Part(p), r, &j)
+		}
 		if r.executing >= 0 && r.listed.After(j.ReadAt) {
 			// The list told later than the jobs were read, but not which of them
 			// are being canceled.
@@ -92,6 +186,7 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			if st.Runners[r.kind] == nil {
 				st.Runners[r.kind] = new([snapshot.NumStatuses][2]int)
 			}
+			counted[label] = true
 			st.Runners[r.kind][r.status][paused]++
 			st.JobsExecuting[r.kind] += executing
 			if busy {
@@ -113,10 +208,17 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			f.Rows = append(f.Rows, inv.row(r, j))
 		}
 	}
+	f.UnknownTags = inv.unknownTags(tags, counted)
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		f.Tags = append(f.Tags, *tags[name])
 	}
 	f.Versions = inv.versions(versions)
+	for p := range awaited {
+		if !awaited[p] && !inv.whole[p] && len(inv.order) > 0 {
+			inv.whole[p], inv.dirtyMeta = true, true
+		}
+	}
+	f.Detailed, f.MachinesWhole, f.JobsWhole = !awaited[snapshot.PartDetails], !awaited[snapshot.PartMachines], !awaited[snapshot.PartJobs]
 	return f
 }
 

@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// leaveAfter is how many complete listings in a row must lack a runner:
-	// rows shift while pages are read, so one is no proof.
-	leaveAfter = 2
 	// detailsSlack is how much older a runner's details may be on disk.
 	detailsSlack = 10 * time.Minute
 	// detailsTries is how many failed readings make a runner stand under
@@ -34,6 +31,8 @@ type Options struct {
 	TagLimit                     int
 	TagRetention                 time.Duration
 	Expected                     map[string]int
+	// Scopes are the keys of the configured scopes; empty: one, whose key is "".
+	Scopes []string
 }
 
 // Inventory is the fleet of one GitLab.
@@ -42,20 +41,23 @@ type Inventory struct {
 	runners map[int64]*runner
 	order   []int64 // ids, ascending
 	tags    map[string]*tag
+	scopes  map[string]*scope
 	project int // of tags: those that count against the half, see share
 
-	listedAt time.Time // start of the last complete listing, by GitLab's clock
+	listedAt time.Time // start of the last complete listing of any scope, by GitLab's clock
 	version  string    // of GitLab
-	detailed bool      // latched: see Fleet
+
+	whole      [snapshot.NumParts]bool // latched: see Fleet
+	noMachines bool                    // GitLab does not tell of machines
 
 	shownVersions map[string]struct{} // those with series of their own in the last picture
 
-	relabel   bool // tags came or went: every runner's labels must be derived again
-	byGraphQL bool
+	relabel bool // tags came or went: every runner's labels must be derived again
 
 	dirtyMeta    bool
 	dirtyRunners map[int64]struct{} // includes removed ones
 	dirtyTags    map[string]struct{}
+	dirtyScopes  map[string]struct{}
 }
 
 type runner struct {
@@ -68,8 +70,12 @@ type runner struct {
 	firstSeen   time.Time // start of the first listing that showed it
 	listed      time.Time
 	executing   int // jobs, as the list told; -1: it did not
-	missing     int
 	description string
+
+	shown    []showing // the scopes that show it
+	dropped  bool      // its scopes are not configured any more, and no other has shown it yet
+	notFound time.Time // when GitLab itself last answered 404 for it, by our clock; zero: it did not
+	hidden   bool      // its scopes are all older than staleness: it stands in no sum
 
 	detailsAt   time.Time
 	savedAt     time.Time // of the details in the last record
@@ -93,6 +99,7 @@ type runner struct {
 // machines sums up the managers behind a runner.
 type machines struct {
 	known    bool
+	failed   int // readings, before any succeeded
 	byStatus [snapshot.NumStatuses]int
 }
 
@@ -113,76 +120,19 @@ const seenSlack = time.Hour
 // New returns an empty inventory.
 func New(o Options) *Inventory {
 	inv := &Inventory{
-		opts: o, runners: map[int64]*runner{}, tags: map[string]*tag{},
-		dirtyRunners: map[int64]struct{}{}, dirtyTags: map[string]struct{}{},
+		opts: o, runners: map[int64]*runner{}, tags: map[string]*tag{}, scopes: map[string]*scope{},
+		dirtyRunners: map[int64]struct{}{}, dirtyTags: map[string]struct{}{}, dirtyScopes: map[string]struct{}{},
+	}
+	if len(inv.opts.Scopes) == 0 {
+		inv.opts.Scopes = []string{""}
+	}
+	for _, key := range inv.opts.Scopes {
+		inv.scope(key)
 	}
 	for _, t := range slices.Sorted(maps.Keys(o.Expected)) {
 		inv.admitTag(t)
 	}
 	return inv
-}
-
-// Change tells what a complete listing changed.
-type Change struct {
-	Joined []int64
-	Left   []int64
-	Active []int64 // runners that the list says execute jobs, ascending
-}
-
-// Listed takes a complete listing (merged over pages and scopes, duplicates
-// allowed) that began at start, by GitLab's clock. One that is not whole, with
-// rows that could not be read, removes nobody; one of which pages failed must
-// not be given at all.
-func (inv *Inventory) Listed(rows []gitlab.Runner, whole bool, start time.Time) Change {
-	var c Change
-	present := make(map[int64]struct{}, len(rows))
-	for i := range rows {
-		row := &rows[i]
-		if _, dup := present[row.ID]; dup {
-			continue
-		}
-		present[row.ID] = struct{}{}
-		r := inv.runners[row.ID]
-		if r == nil {
-			r = &runner{id: row.ID}
-			inv.runners[row.ID] = r
-			inv.label(r)
-			c.Joined = append(c.Joined, row.ID)
-			inv.dirtyRunners[row.ID] = struct{}{}
-		}
-		inv.take(r, row)
-		inv.knownSince(r, start)
-		r.listed, r.executing = start, -1
-		if r.missing != 0 {
-			r.missing = 0
-			inv.dirtyRunners[r.id] = struct{}{}
-		}
-		if r.active {
-			c.Active = append(c.Active, r.id)
-		}
-	}
-	for id, r := range inv.runners {
-		if _, ok := present[id]; ok || !whole {
-			continue
-		}
-		r.missing++
-		inv.dirtyRunners[id] = struct{}{}
-		if r.missing >= leaveAfter {
-			c.Left = append(c.Left, id)
-		}
-	}
-	for _, id := range c.Left {
-		delete(inv.runners, id)
-	}
-	if len(c.Joined)+len(c.Left) > 0 || len(inv.order) != len(inv.runners) {
-		inv.reorder()
-	}
-	slices.Sort(c.Joined)
-	slices.Sort(c.Left)
-	slices.Sort(c.Active)
-	inv.listedAt = start
-	inv.dirtyMeta = true
-	return c
 }
 
 func (inv *Inventory) reorder() { inv.order = slices.Sorted(maps.Keys(inv.runners)) }
@@ -266,7 +216,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		}
 	}
 	before, last := r.details(), r.detailsAt
-	r.detailsAt, r.failures = at, 0
+	r.detailsAt, r.failures, r.notFound = at, 0, time.Time{}
 	r.tags, r.otherTags = ownTags(d.Tags, d.TagsOmitted)
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
 	switch {
@@ -285,23 +235,14 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		r.touchedAt = at
 	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
-	r.version = d.Version
+	if managers != nil || r.machines.byStatus[snapshot.Online] == 0 {
+		r.version = d.Version // else its machines tell it, though they could not be read this time
+	}
 	if d.Owner != "" {
 		r.owner = d.Owner // a lean reading does not tell it again
 	}
 	if managers != nil {
-		r.machines = machines{known: true}
-		oldest := ""
-		for _, m := range managers {
-			s := managerStatus(m.Status)
-			r.machines.byStatus[s]++
-			if s == snapshot.Online && m.Version != "" && (oldest == "" || compareVersions(m.Version, oldest) < 0) {
-				oldest = m.Version
-			}
-		}
-		if oldest != "" {
-			r.version = oldest
-		}
+		r.takeMachines(managers)
 	}
 	for _, t := range r.tags {
 		inv.see(t, r.kind, at)
@@ -344,7 +285,7 @@ func (inv *Inventory) DetailsFailed(id int64) {
 	}
 }
 
-// Gone removes a runner whose details answered 404.
+// Gone removes a runner that another shard reads now.
 func (inv *Inventory) Gone(id int64) bool {
 	if inv.runners[id] == nil {
 		return false
@@ -366,19 +307,7 @@ func (inv *Inventory) SetVersion(v string) {
 // Version is GitLab's own version; "" if not known.
 func (inv *Inventory) Version() string { return inv.version }
 
-// SetByGraphQL notes how the last listing was read.
-func (inv *Inventory) SetByGraphQL(v bool) {
-	if inv.byGraphQL != v {
-		inv.byGraphQL = v
-		inv.dirtyMeta = true
-	}
-}
-
-// ByGraphQL tells whether the last listing, of this process or one before, was
-// read by GraphQL.
-func (inv *Inventory) ByGraphQL() bool { return inv.byGraphQL }
-
-// ListedAt is the start of the last complete listing; zero: none yet.
+// ListedAt is the start of the last complete listing of any scope; zero: none yet.
 func (inv *Inventory) ListedAt() time.Time { return inv.listedAt }
 
 // Len is the number of runners.
@@ -503,10 +432,10 @@ func (inv *Inventory) TagsKnown(id int64) bool {
 }
 
 // Unread counts the runners whose details were never read, and those of them
-// that failed three times.
+// that failed three times. Runners that stand in no sum hold up none.
 func (inv *Inventory) Unread() (never, failed int) {
 	for _, r := range inv.runners {
-		if r.detailsAt.IsZero() {
+		if r.detailsAt.IsZero() && !r.hidden {
 			never++
 			if r.failures >= detailsTries {
 				failed++

@@ -218,9 +218,9 @@ func TestJoinsAndLeaves(t *testing.T) {
 	if !slices.Equal(inv.IDs(), []int64{1, 4}) {
 		t.Errorf("ids %v", inv.IDs())
 	}
-	// A 404 on its details is proof at once.
+	// Another shard's is no longer ours at once.
 	if !inv.Gone(4) || inv.Has(4) || inv.Gone(4) {
-		t.Error("not gone by its 404, or twice")
+		t.Error("not gone, or twice")
 	}
 	if !slices.Equal(inv.IDs(), []int64{1}) || inv.Fleet(noJobs, true).Runners[0][0][0] != 1 {
 		t.Errorf("still in the picture: %v", inv.IDs())

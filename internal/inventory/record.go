@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/snapshot"
@@ -20,11 +22,21 @@ const (
 	keyMeta      = "im"
 	prefixRunner = "ir"
 	prefixTag    = "it"
+	prefixScope  = "is"
 )
 
 type metaRecord struct {
 	ListedAt time.Time `json:"listed_at"`
 	Version  string    `json:"version,omitempty"`
+	// Whole are the parts of the picture that were whole once: a restart must
+	// not withdraw them for a runner that joined last or cannot be read.
+	Whole [snapshot.NumParts]bool `json:"whole"`
+}
+
+type scopeRecord struct {
+	ListedAt time.Time `json:"listed_at,omitzero"`
+	Since    time.Time `json:"since,omitzero"`
+	Unseen   bool      `json:"unseen,omitempty"`
 	GraphQL  bool      `json:"graphql,omitempty"`
 }
 
@@ -32,7 +44,8 @@ type runnerRecord struct {
 	Kind        snapshot.RunnerType        `json:"t,omitempty"`
 	Status      snapshot.Status            `json:"s,omitempty"`
 	Paused      bool                       `json:"p,omitempty"`
-	Missing     int                        `json:"m,omitempty"`
+	Scopes      map[string]int             `json:"sc,omitempty"` // those that show it, and how many of their last listings did not
+	Dropped     bool                       `json:"x,omitempty"`
 	Description string                     `json:"d,omitempty"`
 	DetailsAt   time.Time                  `json:"at,omitzero"`
 	Tags        []string                   `json:"tags,omitempty"`
@@ -101,7 +114,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 		return true
 	}
 	if inv.dirtyMeta {
-		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.byGraphQL})
+		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.whole})
 	}
 	for id := range inv.dirtyRunners {
 		r := inv.runners[id]
@@ -110,7 +123,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 			continue
 		}
 		rec := runnerRecord{
-			Kind: r.kind, Status: r.status, Paused: r.paused, Missing: r.missing, Description: r.description,
+			Kind: r.kind, Status: r.status, Paused: r.paused, Dropped: r.dropped, Description: r.description,
 			DetailsAt: r.detailsAt, Tags: r.tags, RunUntagged: r.runUntagged, Protected: r.protected,
 			Version: r.version, Platform: r.platform, Arch: r.arch, Owner: r.owner, ContactedAt: r.contactedAt, Peaks: r.peaks,
 			FirstSeen: r.firstSeen, OtherTags: r.otherTags,
@@ -120,6 +133,10 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 		}
 		if r.machines.known {
 			rec.Machines = &r.machines.byStatus
+		}
+		rec.Scopes = make(map[string]int, len(r.shown))
+		for _, sh := range r.shown {
+			rec.Scopes[sh.scope.key] = sh.missing
 		}
 		put(runnerKey(id), rec)
 	}
@@ -133,9 +150,18 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 			t.saved = t.seen
 		}
 	}
+	for key := range inv.dirtyScopes {
+		s := inv.scopes[key]
+		if s == nil {
+			out = append(out, Record{[]byte(prefixScope + key), nil})
+			continue
+		}
+		put([]byte(prefixScope+key), scopeRecord{s.listedAt, s.since, s.unseen, s.byGraphQL})
+	}
 	inv.dirtyMeta = false
 	clear(inv.dirtyRunners)
 	clear(inv.dirtyTags)
+	clear(inv.dirtyScopes)
 	return out, left
 }
 
@@ -149,6 +175,8 @@ func (inv *Inventory) Failed(records []Record) {
 			inv.dirtyRunners[idOf(rec.Key)] = struct{}{}
 		case prefixTag:
 			inv.dirtyTags[key[2:]] = struct{}{}
+		case prefixScope:
+			inv.dirtyScopes[key[2:]] = struct{}{}
 		}
 	}
 }
@@ -170,7 +198,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 	case keyMeta:
 		var m metaRecord
 		if err = json.Unmarshal(value, &m); err == nil {
-			inv.listedAt, inv.version, inv.byGraphQL = m.ListedAt, m.Version, m.GraphQL
+			inv.listedAt, inv.version, inv.whole = m.ListedAt, m.Version, m.Whole
 		}
 	case prefixRunner:
 		if idOf(key) <= 0 {
@@ -182,16 +210,25 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				return true, fmt.Errorf("inventory: runner %d: unknown type or status in the state", idOf(key))
 			}
 			r := &runner{
-				id: idOf(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, missing: rec.Missing,
+				id: idOf(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, dropped: rec.Dropped,
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
 				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,
 				firstSeen: rec.FirstSeen, otherTags: rec.OtherTags,
 			}
 			if rec.Machines != nil {
-				r.machines = machines{true, *rec.Machines}
+				r.machines = machines{known: true, byStatus: *rec.Machines}
+			}
+			for _, scope := range slices.Sorted(maps.Keys(rec.Scopes)) {
+				r.shown = append(r.shown, showing{inv.scope(scope), rec.Scopes[scope]})
 			}
 			inv.runners[r.id] = r
+		}
+	case prefixScope:
+		var rec scopeRecord
+		if err = json.Unmarshal(value, &rec); err == nil {
+			s := inv.scope(string(key[2:]))
+			s.listedAt, s.since, s.unseen, s.byGraphQL = rec.ListedAt, rec.Since, rec.Unseen, rec.GraphQL
 		}
 	case prefixTag:
 		var rec tagRecord
@@ -209,12 +246,13 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 }
 
 // Finish applies the present options to the loaded state: tags that are no
-// longer wanted, or beyond a lowered limit, lose their series.
+// longer wanted, or beyond a lowered limit, lose their series, and runners of
+// scopes that are no longer configured await the listings of the others.
 func (inv *Inventory) Finish() {
 	inv.fitTags()
 	inv.reorder()
+	inv.settleScopes()
 	for _, r := range inv.runners {
-		r.listed = inv.listedAt
 		inv.label(r)
 	}
 }

@@ -58,6 +58,9 @@ func reload(tb testing.TB, inv *Inventory, o Options) *Inventory {
 	for id := range inv.runners {
 		inv.dirtyRunners[id] = struct{}{}
 	}
+	for key := range inv.scopes {
+		inv.dirtyScopes[key] = struct{}{}
+	}
 	// Tags as they were committed: whether what is remembered of them reached
 	// the disk in time is what is tested.
 	d := disk{}
@@ -79,7 +82,7 @@ func picture(inv *Inventory) string {
 		return "none"
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "listed %d version %s detailed %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.Runners, f.Managers, f.ManagersRead, f.Versions)
+	fmt.Fprintf(&s, "listed %d version %s detailed %t %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.MachinesWhole, f.Runners, f.Managers, f.ManagersRead, f.Versions)
 	for _, tag := range f.Tags {
 		fmt.Fprintf(&s, "%s last %d capacity %d available %d", tag.Name, tag.LastAvailable.UnixNano(), tag.Capacity, tag.Available)
 		for k, r := range tag.Runners {
@@ -91,7 +94,17 @@ func picture(inv *Inventory) string {
 	}
 	for _, r := range f.Rows {
 		r.ContactedAt, r.DetailsAt = r.ContactedAt.UTC(), r.DetailsAt.UTC()
-		fmt.Fprintf(&s, "%+v missing %d\n", r, inv.runners[r.ID].missing)
+		fmt.Fprintf(&s, "%+v dropped %t", r, inv.runners[r.ID].dropped)
+		shown := slices.Clone(inv.runners[r.ID].shown)
+		slices.SortFunc(shown, func(a, b showing) int { return strings.Compare(a.scope.key, b.scope.key) })
+		for _, sh := range shown {
+			fmt.Fprintf(&s, " %s %d", sh.scope.key, sh.missing)
+		}
+		s.WriteString("\n")
+	}
+	for _, key := range slices.Sorted(maps.Keys(inv.scopes)) {
+		sc := inv.scopes[key]
+		fmt.Fprintf(&s, "%s listed %d since %d unseen %t graphql %t\n", key, sc.listedAt.UnixNano(), sc.since.UnixNano(), sc.unseen, sc.byGraphQL)
 	}
 	return s.String()
 }
@@ -104,6 +117,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 		o := options()
 		o.TagLimit = 6
 		o.Expected = map[string]int{"t1": 1}
+		o.Scopes = []string{"a", "b"}
 		inv, d := New(o), disk{}
 		at := t0
 		kinds := []string{"instance_type", "group_type", "project_type"}
@@ -127,7 +141,13 @@ func TestRecordsHoldEverything(t *testing.T) {
 						rows = append(rows, row(i+1))
 					}
 				}
-				inv.Listed(rows, rng.IntN(5) > 0, at)
+				scope := o.Scopes[rng.IntN(2)]
+				if rng.IntN(5) == 0 {
+					inv.Refused(scope, at)
+					break
+				}
+				inv.List(Listing{Scope: scope, Rows: rows, Whole: rng.IntN(5) > 0, Start: at, Began: at})
+				inv.SetByGraphQL(scope, rng.IntN(2) == 0)
 			case 2, 3:
 				dt := tagged(row(id))
 				for range rng.IntN(4) {
@@ -166,7 +186,10 @@ func TestRecordsHoldEverything(t *testing.T) {
 		}
 		inv.Retire(at) // labels by what is known now, as a restart derives them
 		for _, r := range inv.runners {
-			r.listed = inv.listedAt // not saved: one listing more or less
+			r.listed = time.Time{} // not saved: one listing more or less
+			for _, sh := range r.shown {
+				r.listed = maxTime(r.listed, sh.scope.listedAt)
+			}
 		}
 		want := picture(inv)
 		d.commit(records(t, inv))
@@ -174,8 +197,10 @@ func TestRecordsHoldEverything(t *testing.T) {
 			t.Fatalf("seed %d: records though nothing changed", seed)
 		}
 		again := d.open(t, o)
-		// What a restart asks anew: three failures in a row, and the latch.
-		again.detailed = inv.detailed
+		// What a restart asks anew: three failures in a row.
+		for key, sc := range inv.scopes {
+			again.scopes[key].settled = sc.settled
+		}
 		if got := picture(again); got != want {
 			t.Fatalf("seed %d: after a restart\n%s\nbefore\n%s", seed, got, want)
 		}

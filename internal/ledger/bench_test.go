@@ -48,7 +48,7 @@ func fleet(b *testing.B, runners, tags int) *Ledger {
 	l.Begin(t0)
 	var members []Member
 	for i := range runners {
-		members = append(members, Member{int64(i + 1), snapshot.RunnerType(i % snapshot.NumRunnerTypes)})
+		members = append(members, Member{ID: int64(i + 1), Type: snapshot.RunnerType(i % snapshot.NumRunnerTypes)})
 	}
 	l.Listed(members, "instance", t0)
 	for i := range runners {

@@ -47,7 +47,7 @@ func same(t *testing.T, a, b *Ledger) {
 func full(tb testing.TB) (*Ledger, disk) {
 	tb.Helper()
 	l, d := begun(tb)
-	l.Listed([]Member{{10, snapshot.GroupType}, {11, snapshot.ProjectType}, {1 << 40, snapshot.InstanceType}}, "groups: a, b", at(1))
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}, {ID: 11, Type: snapshot.ProjectType}, {ID: 1 << 40, Type: snapshot.InstanceType}}, "groups: a, b", at(1))
 	l.Tags([]string{"gpu", "ünïcode", ""})
 	l.Describe(10, []string{"gpu", "ünïcode"})
 	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(9, "running", 0.7, 0), ran(8, "running", -0.7, 0)}, newest: rows("failed", 5, 3, 0.5), total: 77})

@@ -36,7 +36,7 @@ func (c *crowd) list(ids ...int64) {
 	}
 	var m []Member
 	for id := range c.listed {
-		m = append(m, Member{id, snapshot.GroupType})
+		m = append(m, Member{ID: id, Type: snapshot.GroupType})
 	}
 	c.l.Listed(m, "instance", c.now)
 }
@@ -220,7 +220,7 @@ func TestAnEvictedRunnerReturns(t *testing.T) {
 	}
 	l.Leave(10, at(2))
 	for i := range int64(20) {
-		l.Listed([]Member{{20 + i, snapshot.GroupType}}, "instance", at(3+float64(i)))
+		l.Listed([]Member{{ID: 20 + i, Type: snapshot.GroupType}}, "instance", at(3+float64(i)))
 		l.Leave(20+i, at(4+float64(i)))
 	}
 	if l.runners[10] != nil {
@@ -231,7 +231,7 @@ func TestAnEvictedRunnerReturns(t *testing.T) {
 		t.Error("its record is still on disk")
 	}
 	for range 2 { // as it is, and after a restart
-		l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(30))
+		l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(30))
 		read(l, 10, at(31), reading{newest: append(rows("success", 50, 1, 30.5), old...)})
 		wantFinished(t, l, 4)
 		d.commit(l)
@@ -294,7 +294,7 @@ func TestDrop(t *testing.T) {
 	if ids := l.LeftWithWatch(); !slices.Equal(ids, []int64{10}) {
 		t.Fatalf("runners with watched jobs: %v", ids)
 	}
-	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(2))
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(2))
 	read(l, 10, at(3), reading{newest: append([]gitlab.Job{ran(9, "success", 0.7, 2)}, rows("success", 5, 3, 0.5)...)})
 	wantFinished(t, l, 4)
 	for key, want := range map[string]string{

@@ -60,9 +60,10 @@ func newStory(t *testing.T, seed uint64) *story {
 func (s *story) list() {
 	var m []Member
 	for _, r := range s.runners {
-		m = append(m, Member{r.id, r.kind})
+		m = append(m, Member{ID: r.id, Type: r.kind})
 	}
 	s.l.Listed(m, "instance", time.UnixMilli(s.now))
+	s.l.Works(true)
 	for _, r := range s.runners {
 		s.l.Describe(r.id, r.tags)
 	}

@@ -61,8 +61,8 @@ const (
 	// sooner or later meet a failure, begin anew with even more to read, and
 	// never be whole again: the walk, which resumes, takes over.
 	pollPages = 10
-	// askLimit is how many polls in a row a watched job may answer 404 or 403
-	// before it is given up.
+	// askLimit is how many polls in a row a watched job may answer 404 or 403,
+	// the listing of runners working between them, before it is given up.
 	askLimit = 3
 )
 
@@ -109,6 +109,8 @@ type Ledger struct {
 
 	now    int64 // ms; the latest time given to Advance
 	delays []time.Duration
+
+	listings uint64 // since the listing last failed; 0: it does not work
 }
 
 // told are the sums that are kept over restarts but belong to no series group.
@@ -135,7 +137,8 @@ type watched struct {
 	canceling           bool
 	executing           bool // as of the runner's last reading
 	read                uint64
-	refused             int // answers 404 or 403 in a row
+	refused             int    // answers 404 or 403 in a row
+	listing             uint64 // Ledger.listings when the last of them was counted
 }
 
 // runner holds the marks of one runner's job list.
@@ -261,6 +264,11 @@ func (l *Ledger) SetLookback(d time.Duration) { l.opts.Lookback = d }
 type Member struct {
 	ID   int64
 	Type snapshot.RunnerType
+	// Since is until when its scope was out of sight, Unseen that the scope was
+	// not to be read the last time: a runner that is new there may be an old one
+	// whose history must not be counted in one step. Zero: since the listing before.
+	Since  time.Time
+	Unseen bool
 }
 
 // Listed takes a complete listing that began at start (GitLab's clock). scope
@@ -275,14 +283,17 @@ func (l *Ledger) Listed(members []Member, scope string, start time.Time) {
 		r := l.runners[m.ID]
 		if r == nil {
 			since := l.lastListing
-			if first || (m.ID > top && !widened) {
+			if !m.Since.IsZero() {
+				since = max(ms(m.Since), l.t0)
+			}
+			if first || (m.ID > top && !widened && !m.Unseen) {
 				since = l.t0
 			}
 			r = &runner{id: m.ID, kind: m.Type, since: since, deep: since, known: -1, total: -1, walk: walkState{total: -1}}
 			l.runners[m.ID] = r
 			l.dirtyRunner(r)
 		} else if r.leftAt != 0 {
-			l.rejoin(r, widened)
+			l.rejoin(r, widened || m.Unseen)
 		}
 		if r.kind != m.Type {
 			r.kind = m.Type
@@ -309,6 +320,40 @@ func (l *Ledger) rejoin(r *runner, widened bool) {
 	}
 	r.known = -1
 	l.dirtyRunner(r)
+}
+
+// Works says after each listing whether it worked. A job that GitLab does not
+// show is given up only by answers between which the listing worked: an outage
+// may answer 404 for all that there is.
+func (l *Ledger) Works(works bool) {
+	if works {
+		l.listings++
+		return
+	}
+	if l.listings == 0 {
+		return
+	}
+	l.listings = 0
+	for id, w := range l.watch {
+		if w.refused > 0 {
+			w.refused, w.listing = 0, 0
+			l.watchDirty[id] = struct{}{}
+		}
+	}
+}
+
+// refuse counts an answer by which GitLab does not show a watched job, at most
+// one a listing, and gives the job up after askLimit of them.
+func (l *Ledger) refuse(w *watched, reason snapshot.UnresolvedReason) {
+	if l.listings == 0 || w.listing == l.listings {
+		return
+	}
+	w.refused++
+	w.listing = l.listings
+	l.watchDirty[w.id] = struct{}{}
+	if w.refused >= askLimit {
+		l.giveUp(w, reason)
+	}
 }
 
 // Describe sets the label values that the next jobs of a runner count under.
@@ -524,7 +569,7 @@ func (l *Ledger) fold(r *runner, j *gitlab.Job, now int64) (verdict, bool) {
 
 // see notes what a row tells about a watched job.
 func (l *Ledger) see(r *runner, w *watched, j *gitlab.Job) {
-	w.read, w.executing, w.refused = r.reads, true, 0
+	w.read, w.executing, w.refused, w.listing = r.reads, true, 0, 0
 	canceling := j.Status == "canceling"
 	started := ms(j.StartedAt)
 	if w.canceling != canceling || w.started != started || (j.ProjectID != 0 && w.project != j.ProjectID) {

@@ -60,7 +60,7 @@ func begun(tb testing.TB) (*Ledger, disk) {
 	tb.Helper()
 	l := New(day)
 	l.Begin(l.Advance(t0, t0))
-	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", t0)
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", t0)
 	d := disk{}
 	d.commit(l)
 	return l, d
@@ -89,6 +89,7 @@ type reading struct {
 }
 
 func read(l *Ledger, id int64, now time.Time, r reading) {
+	l.Works(true) // a listing between two readings
 	p := l.Poll(id, l.Advance(now, now))
 	p.Executing(r.executing)
 	p.Newest(gitlab.JobsPage{Jobs: r.newest, Total: r.total, Next: 0})
@@ -194,7 +195,7 @@ func TestSince(t *testing.T) {
 			for _, x := range c.listings {
 				var m []Member
 				for _, id := range x.ids {
-					m = append(m, Member{id, snapshot.GroupType})
+					m = append(m, Member{ID: id, Type: snapshot.GroupType})
 				}
 				l.Listed(m, "instance"+x.scope, at(x.at))
 				if x.leave != 0 {
@@ -210,8 +211,8 @@ func TestSince(t *testing.T) {
 
 func TestSinceDecides(t *testing.T) {
 	l, _ := begun(t)
-	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(60))
-	l.Listed([]Member{{9, snapshot.GroupType}, {10, snapshot.GroupType}}, "instance", at(61))
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(60))
+	l.Listed([]Member{{ID: 9, Type: snapshot.GroupType}, {ID: 10, Type: snapshot.GroupType}}, "instance", at(61))
 	read(l, 9, at(62), reading{newest: []gitlab.Job{ran(3, "success", 50, 60.5), ran(2, "success", 50, 59)}})
 	wantFinished(t, l, 1) // not its history
 }
@@ -374,6 +375,81 @@ func TestThreeRefusalsInARow(t *testing.T) {
 	}
 }
 
+// While the listing does not work, and between two that work, no answer is
+// evidence: an outage may answer 404 for all that there is.
+func TestAnOutageGivesNothingUp(t *testing.T) {
+	l, d := begun(t)
+	homeless := ran(8, "running", 0.5, 0)
+	homeless.ProjectID = 0
+	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), homeless}})
+	refuse := func(minute float64) {
+		p := l.Poll(10, at(minute))
+		p.RunnerGone()
+		for _, a := range p.Missing() {
+			p.Refused(a.Job, false)
+		}
+		p.Done(false)
+	}
+	still := func(when string) {
+		t.Helper()
+		if l.Watched(10) != 2 || l.told.unresolved != [snapshot.NumUnresolvedReasons]uint64{} {
+			t.Fatalf("%s: %d watched, unresolved %v", when, l.Watched(10), l.told.unresolved)
+		}
+	}
+	for i := range 5 * askLimit {
+		refuse(2 + float64(i)/100)
+	}
+	still("often between two listings")
+	l.Works(true)
+	refuse(3)
+	l.Works(false)
+	for i := range 5 * askLimit {
+		refuse(4 + float64(i))
+		l.Works(false)
+	}
+	still("while the listing fails")
+	l.Works(true)
+	refuse(30)
+	still("after the outage its answers count no more")
+	d.commit(l)
+	l = d.open(t, day)
+	for i := range 5 * askLimit {
+		refuse(31 + float64(i))
+	}
+	still("before the first listing of a process")
+	for i := range askLimit {
+		l.Works(true)
+		refuse(50 + float64(i))
+	}
+	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedDeleted] != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("while the listing works: %d watched, unresolved %v", l.Watched(10), l.told.unresolved)
+	}
+}
+
+// A runner that comes into view with a scope that was new, or refused, may be
+// an old one: what it did before the scope was read does not count.
+func TestRunnerOfAScopeThatWasOutOfSight(t *testing.T) {
+	for name, c := range map[string]struct {
+		member  Member
+		counted uint64
+	}{
+		"new in a scope that is read":    {Member{ID: 11, Since: at(60)}, 2},
+		"in a scope that was refused":    {Member{ID: 11, Since: at(50), Unseen: true}, 1},
+		"in a scope that was down":       {Member{ID: 9, Since: at(20)}, 2},
+		"older, in a scope that is read": {Member{ID: 9, Since: at(60)}, 0},
+		"in a scope just configured":     {Member{ID: 11, Unseen: true}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, _ := begun(t)
+			l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(60))
+			c.member.Type = snapshot.GroupType
+			l.Listed([]Member{c.member}, "instance", at(61))
+			read(l, c.member.ID, at(62), reading{newest: []gitlab.Job{ran(8, "success", 54, 55), ran(7, "success", 29, 30)}})
+			wantFinished(t, l, c.counted)
+		})
+	}
+}
+
 func TestRunnerGone(t *testing.T) {
 	l, _ := begun(t)
 	homeless := ran(8, "running", 0.5, 0)
@@ -384,6 +460,7 @@ func TestRunnerGone(t *testing.T) {
 		if got := l.LeftWithWatch(); !slices.Equal(got, []int64{10}) {
 			t.Fatalf("poll %d: runners that left with a watch: %v", i, got)
 		}
+		l.Works(true)
 		p := l.Poll(10, at(float64(3+i)))
 		p.RunnerGone()
 		if asks := p.Missing(); len(asks) != 1 || asks[0] != (Ask{5, 7}) {
@@ -917,7 +994,7 @@ func TestTagsEndAndReturn(t *testing.T) {
 }
 
 func TestARunnerLeavesAndReturns(t *testing.T) {
-	members := []Member{{10, snapshot.GroupType}}
+	members := []Member{{ID: 10, Type: snapshot.GroupType}}
 	for _, c := range []struct {
 		days float64
 		want float64
@@ -942,7 +1019,7 @@ func TestARunnerLeavesAndReturns(t *testing.T) {
 			l.Forget(at(back))
 			d.commit(l)
 			l = d.open(t, day)
-			l.Listed([]Member{{11, snapshot.GroupType}}, "instance", at(back))
+			l.Listed([]Member{{ID: 11, Type: snapshot.GroupType}}, "instance", at(back))
 			l.Listed(members, "instance", at(back))
 			read(l, 10, at(back+2), reading{newest: append(rows("success", 6, 1, back+1), rows("success", 5, 3, 0.5)...)})
 			d.commit(l)
@@ -964,7 +1041,7 @@ func TestRejoinStillAsksForTheTotal(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5), total: 3})
 	l.Leave(10, at(2))
-	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(3))
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(3))
 	if l.Poll(10, at(4)).ByKeyset() {
 		t.Error("a runner that returned is read without its total")
 	}
@@ -1027,7 +1104,7 @@ func TestDeletedAndBack(t *testing.T) {
 	l.Advance(at(31*24*60), at(31*24*60))
 	l.Forget(at(31 * 24 * 60))
 	l.Failed(l.Batch())
-	l.Listed([]Member{{10, snapshot.GroupType}}, "instance", at(31*24*60))
+	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(31*24*60))
 	l.Tags([]string{"a"})
 	d.commit(l)
 	l = d.open(t, day)

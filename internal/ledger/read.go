@@ -215,35 +215,29 @@ func (p *Poll) Missing() []Ask {
 // Asked folds the answer for one of Missing.
 func (p *Poll) Asked(j gitlab.Job) { p.l.fold(p.r, &j, p.start) }
 
-// Refused notes that GitLab answered 404 (gone) or 403 for a watched job. On
-// the third poll in a row it is given up and told in jobs_unresolved_total.
+// Refused notes that GitLab itself answered 404 (gone) or 403 for a watched job.
+// On the third poll in a row, with working listings between, it is given up and
+// stands in jobs_unresolved_total.
 func (p *Poll) Refused(job int64, forbidden bool) {
 	w := p.l.watch[job]
 	if w == nil {
 		return
 	}
 	w.read, w.executing = p.r.reads, false
-	w.refused++
-	p.l.watchDirty[job] = struct{}{}
-	if w.refused >= askLimit {
-		reason := snapshot.UnresolvedDeleted
-		if forbidden {
-			reason = snapshot.UnresolvedForbidden
-		}
-		p.l.giveUp(w, reason)
+	reason := snapshot.UnresolvedDeleted
+	if forbidden {
+		reason = snapshot.UnresolvedForbidden
 	}
+	p.l.refuse(w, reason)
 }
 
-// RunnerGone notes that the job list itself is gone (404): its runner was
-// deleted. Watched jobs are still asked for by their project; those whose
+// RunnerGone notes that GitLab itself answered 404 for the job list: its runner
+// was deleted. Watched jobs are still asked for by their project; those whose
 // project is not known cannot be.
 func (p *Poll) RunnerGone() {
 	for _, w := range p.r.watch {
 		if w.project == 0 {
-			w.refused++
-			if w.refused >= askLimit {
-				p.l.giveUp(w, snapshot.UnresolvedRunnerGone)
-			}
+			p.l.refuse(w, snapshot.UnresolvedRunnerGone)
 		}
 	}
 }
@@ -336,6 +330,9 @@ func (l *Ledger) Walking(id int64) bool {
 	r := l.runners[id]
 	return r != nil && r.walk.started != 0
 }
+
+// Began is when the walk began, over restarts.
+func (w *Walk) Began() time.Time { return fromMS(w.r.walk.started) }
 
 // Query is the page to read next. keyset says whether this GitLab offers it.
 func (w *Walk) Query(keyset bool) gitlab.JobsQuery {

@@ -467,7 +467,7 @@ func (s *sim) listing() {
 			continue
 		}
 		delete(s.missing, r.id)
-		members = append(members, Member{r.id, r.kind})
+		members = append(members, Member{ID: r.id, Type: r.kind})
 		if _, listed := s.cur.since[r.id]; !listed {
 			s.cur.since[r.id] = s.cur.last
 			if first || r.id > top {
@@ -479,6 +479,7 @@ func (s *sim) listing() {
 	s.cur.last = max(s.cur.last, ms(start))
 	s.relisted = true
 	s.l.Listed(members, "instance", start)
+	s.l.Works(true)
 	for _, m := range members {
 		r := s.byID[m.ID]
 		c := s.client(r)

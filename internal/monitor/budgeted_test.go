@@ -67,6 +67,22 @@ func smallBudget(t *testing.T, graphql bool) {
 		}
 	}
 	t.Logf("the first complete picture after %v", time.Since(r.began).Round(time.Second))
+	// Machines and jobs come behind it: the first hour shows who waits for them.
+	for unread := fleet; unread > 0; time.Sleep(time.Minute) {
+		unread = 0
+		for _, at := range r.readAt() {
+			if at.IsZero() {
+				unread++
+			}
+		}
+		if time.Since(r.began) > 6*time.Hour {
+			t.Fatalf("the jobs of %d runners were not read within 6 hours", unread)
+		}
+	}
+	if f := s.scrape().Fleet; !f.MachinesWhole || !f.JobsWhole {
+		t.Errorf("machines whole %t, jobs whole %t", f.MachinesWhole, f.JobsWhole)
+	}
+	t.Logf("machines and the jobs of each runner after %v", time.Since(r.began).Round(time.Second))
 	time.Sleep(time.Hour)
 
 	var ages, lists []float64

@@ -215,35 +215,6 @@ func TestOnlyReads(t *testing.T) {
 	})
 }
 
-// A first picture is waited for: it is published with the last runner's tags,
-// not with the next round of publishing.
-func TestFirstPictureIsPublishedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		world := gitlabsim.New(gitlabsim.Options{
-			Seed: 4, Runners: 1050, Tags: 10, Token: secret, Latency: func(string) time.Duration { return 10 * time.Millisecond },
-		})
-		s := newScraper()
-		_, state := openState(t, "")
-		r := start(t, world, state, s, setup{})
-		defer r.end(t)
-		begin := time.Now()
-		known := func() int { return world.Requests()["GET /runners/:id/managers"] }
-		for known() < 1050 {
-			time.Sleep(10 * time.Millisecond)
-			if time.Since(begin) > time.Minute {
-				t.Fatalf("only %d runners were read", known())
-			}
-		}
-		read := time.Now()
-		for ; !s.scrape().Fleet.Detailed; time.Sleep(10 * time.Millisecond) {
-			if time.Since(read) > 1100*time.Millisecond {
-				t.Fatal("the picture does not follow within a second, the time to save")
-			}
-		}
-		check(t, "tags", tagCounts(s.scrape().Fleet), truthTags(world.Truth()))
-	})
-}
-
 // What stands in no page because the pages were read at once would show as a
 // runner missing or listed twice.
 func TestListsPagesAtOnce(t *testing.T) {

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -27,39 +26,44 @@ const (
 // graphqlRetry is how long a refused GraphQL is left alone.
 const graphqlRetry = time.Hour
 
-// graphql is what is known of a GitLab's GraphQL. Only listLoop uses it.
+// pathRefresh is how long the path of a group that is configured by its id is
+// remembered.
+const pathRefresh = time.Hour
+
+// graphql is what is known of GraphQL for one scope.
 type graphql struct {
-	dialect gitlab.GraphQLDialect
-	version string            // of GitLab, as the dialect was learned
-	refused time.Time         // when it was last refused; zero: it was not
-	paths   map[string]string // of groups, by what was configured
-	byType  bool              // pages are slow: the three types are read side by side
+	version string    // of GitLab, when it was last tried
+	refused time.Time // when it was last refused; zero: it was not
+	byType  bool      // pages are slow: the three types are read side by side
+
+	path   string // of a group that is configured by its id
+	pathAt time.Time
 }
 
-// list reads all pages of all scopes, or nothing: a part would remove runners.
-func (m *Monitor) list(ctx context.Context) (listing, error) {
-	if !m.wantsGraphQL() {
-		return m.listREST(ctx)
+// list reads all pages of a scope, or nothing: a part would remove runners.
+func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
+	if !m.wantsGraphQL(s) {
+		return m.within(ctx, s, m.listREST)
 	}
-	l, err := m.listGraphQL(ctx)
+	l, err := m.within(ctx, s, m.listGraphQL)
 	if err == nil {
-		if !m.gql.refused.IsZero() {
-			level.Info(m.log).Log("msg", "runners are read by GraphQL again")
+		if !s.gql.refused.IsZero() {
+			level.Info(m.log).Log(append([]any{"msg", "runners are read by GraphQL again"}, s.named()...)...)
 		}
-		m.gql.refused = time.Time{}
+		s.gql.refused = time.Time{}
 		return l, nil
 	}
-	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == APIGraphQL || m.onlyGraphQL() {
+	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == APIGraphQL || m.onlyGraphQL(s) {
 		return listing{}, err
 	}
-	l, rerr := m.listREST(ctx)
+	l, rerr := m.within(ctx, s, m.listREST)
 	if rerr != nil {
-		return listing{}, rerr // GitLab is down altogether: that says nothing of GraphQL
+		return listing{}, rerr // GitLab is down altogether, or refuses the scope: that says nothing of GraphQL
 	}
-	if m.gql.refused.IsZero() {
-		level.Warn(m.log).Log("msg", gitlab.GraphQLFailure(err)+"; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err)
+	if s.gql.refused.IsZero() {
+		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err}, s.named()...)...)
 	}
-	m.gql.refused = time.Now()
+	s.gql.refused = time.Now()
 	return l, nil
 }
 
@@ -74,36 +78,31 @@ func mayHelp(err error) bool {
 	}
 }
 
-func (m *Monitor) wantsGraphQL() bool {
+func (m *Monitor) wantsGraphQL(s *scope) bool {
 	switch {
-	case m.opts.API == APIREST || !m.graphqlReaches():
+	case m.opts.API == APIREST || !graphqlReaches(s):
 		return false
-	case m.opts.API == APIGraphQL || m.onlyGraphQL():
+	case m.opts.API == APIGraphQL || m.onlyGraphQL(s):
 		return true
 	default:
-		return m.gql.refused.IsZero() || time.Since(m.gql.refused) > graphqlRetry || m.gql.version != m.gitlabVersion()
+		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > graphqlRetry || s.gql.version != m.gitlabVersion()
 	}
 }
 
 // graphqlReaches tells whether GraphQL has the list that is configured.
-func (m *Monitor) graphqlReaches() bool {
-	for _, s := range m.opts.Scopes {
-		if s.Kind != gitlab.ScopeInstance && s.Kind != gitlab.ScopeGroup {
-			return false
-		}
-	}
-	return true
+func graphqlReaches(s *scope) bool {
+	return s.Kind == gitlab.ScopeInstance || s.Kind == gitlab.ScopeGroup
 }
 
 // onlyGraphQL: a group's runners below it are not to be had by REST. Once they
 // were shown, REST would make them leave; so the listing fails instead.
-func (m *Monitor) onlyGraphQL() bool {
-	if m.opts.Scopes[0].Kind != gitlab.ScopeGroup {
+func (m *Monitor) onlyGraphQL(s *scope) bool {
+	if s.Kind != gitlab.ScopeGroup {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.inv.ByGraphQL()
+	return m.inv.ByGraphQL(s.key)
 }
 
 func (m *Monitor) gitlabVersion() string {
@@ -112,60 +111,55 @@ func (m *Monitor) gitlabVersion() string {
 	return m.version
 }
 
-func (m *Monitor) listGraphQL(ctx context.Context) (listing, error) {
-	if v := m.gitlabVersion(); v != m.gql.version {
-		m.gql.dialect.Reset()
-		m.gql.version = v
-	}
+func (m *Monitor) listGraphQL(ctx context.Context, s *scope) (listing, error) {
+	s.gql.version = m.gitlabVersion()
 	began := time.Now()
-	all := listing{whole: true, graphql: true, detailed: true}
-	for _, scope := range m.opts.Scopes {
-		scope, err := m.graphqlScope(ctx, scope)
-		if err != nil {
-			return listing{}, err
-		}
-		l, err := m.graphqlOne(ctx, scope)
-		if err != nil {
-			return listing{}, err
-		}
-		all.rows = append(all.rows, l.rows...)
-		all.details = append(all.details, l.details...)
-		all.whole, all.detailed = all.whole && l.whole, all.detailed && l.detailed
+	target, remembered, err := m.graphqlScope(ctx, s, began)
+	if err != nil {
+		return listing{}, err
 	}
-	m.gql.byType = time.Since(began) > m.opts.Poll.RunnersInterval/2
-	return all, nil
+	l, err := m.graphqlOne(ctx, target, s.gql.byType)
+	if remembered && gitlab.ReasonOf(err) == gitlab.ReasonNotFound {
+		s.gql.path = "" // its group may have been renamed or moved: its id finds it again
+		if target, _, err = m.graphqlScope(ctx, s, began); err == nil {
+			l, err = m.graphqlOne(ctx, target, s.gql.byType)
+		}
+	}
+	if err != nil {
+		return listing{}, err
+	}
+	s.gql.byType = time.Since(began) > m.opts.Poll.RunnersInterval/2
+	return l, nil
 }
 
-// graphqlScope turns a group's id into its path, which is all GraphQL knows.
-func (m *Monitor) graphqlScope(ctx context.Context, s gitlab.Scope) (gitlab.Scope, error) {
+// graphqlScope turns a group's id into its path, which is all GraphQL knows. It
+// tells whether the path is one that was remembered.
+func (m *Monitor) graphqlScope(ctx context.Context, s *scope, now time.Time) (target gitlab.Scope, remembered bool, err error) {
 	if s.Kind != gitlab.ScopeGroup || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {
-		return s, nil
+		return s.Scope, false, nil
 	}
-	path, ok := m.gql.paths[s.ID]
-	if !ok {
-		var err error
-		if path, err = m.listClient().Group(ctx, s.ID); err != nil {
-			return s, err
+	remembered = s.gql.path != "" && now.Sub(s.gql.pathAt) < pathRefresh
+	if !remembered {
+		path, err := m.listClient().Group(ctx, s.ID)
+		if err != nil {
+			return s.Scope, false, err
 		}
-		if m.gql.paths == nil {
-			m.gql.paths = map[string]string{}
-		}
-		m.gql.paths[s.ID] = path
+		s.gql.path, s.gql.pathAt = path, now
 	}
-	return gitlab.Scope{Kind: gitlab.ScopeGroup, ID: path}, nil
+	return gitlab.Scope{Kind: gitlab.ScopeGroup, ID: s.gql.path}, remembered, nil
 }
 
 // graphqlOne reads one scope, its types side by side where pages are slow.
-func (m *Monitor) graphqlOne(ctx context.Context, scope gitlab.Scope) (listing, error) {
+func (m *Monitor) graphqlOne(ctx context.Context, scope gitlab.Scope, byType bool) (listing, error) {
 	types := []string{""}
-	if m.gql.byType && scope.Kind == gitlab.ScopeInstance {
+	if byType && scope.Kind == gitlab.ScopeInstance {
 		types = []string{"instance_type", "group_type", "project_type"}
 	}
 	parts := make([]listing, len(types))
 	g, gctx := errgroup.WithContext(ctx)
 	for i, t := range types {
 		g.Go(func() (err error) {
-			parts[i], err = m.graphqlPages(gctx, scope, t)
+			parts[i], err = m.graphqlPages(gctx, scope, t, len(types))
 			return err
 		})
 	}
@@ -181,49 +175,70 @@ func (m *Monitor) graphqlOne(ctx context.Context, scope gitlab.Scope) (listing, 
 	return all, nil
 }
 
-func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind string) (listing, error) {
+func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind string, parts int) (listing, error) {
 	client := m.listClient()
 	l := listing{whole: true, graphql: true, detailed: true}
 	partial := false
-	q := gitlab.GraphQLQuery{Scope: scope, Type: kind, Dialect: &m.gql.dialect}
-	for n := 0; ; n++ {
-		if n >= maxPages {
-			return listing{}, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
-		}
+	b := m.newBound(parts)
+	defer b.end()
+	q := gitlab.GraphQLQuery{Scope: scope, Type: kind, Dialect: m.graphqlDialect()}
+	for more := true; more; {
 		p, err := client.RunnersGraphQL(ctx, q)
 		if err != nil {
 			return listing{}, err
 		}
-		l.whole = l.whole && p.Skipped == 0
 		partial = partial || p.Partial
 		// Machines are a part of the details: without them REST reads both, where
 		// it has them.
-		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || m.gql.dialect.NoMachines())
-		for _, r := range p.Runners {
-			if m.owns(r.ID) {
-				l.rows = append(l.rows, r.Runner)
-				l.details = append(l.details, r)
-			}
+		l.detailed = l.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || q.Dialect.NoMachines())
+		q.After, more = p.Next, p.Next != ""
+		if err := m.takeGraphQL(&l, p, b, more); err != nil {
+			return listing{}, err
 		}
-		if p.Next == "" {
-			break
-		}
-		q.After = p.Next
 	}
 	if partial {
 		// The ancestors' and the instance's runners, which this release does
 		// not give with the group's.
-		if err := m.listScope(ctx, scope, &l); err != nil {
+		rest := m.newBound(parts) // it may show the same runners
+		defer rest.end()
+		if err := m.addREST(ctx, scope, &l, rest); err != nil {
 			return listing{}, err
 		}
 	}
 	return l, nil
 }
 
+// takeGraphQL adds the rows of a page that are of this shard.
+func (m *Monitor) takeGraphQL(l *listing, p gitlab.GraphQLPage, b *bound, more bool) error {
+	l.whole = l.whole && p.Skipped == 0
+	ids, size := make([]int64, len(p.Runners)), 0
+	for i, r := range p.Runners {
+		ids[i] = r.ID
+		if m.owns(r.ID) {
+			size += detailsSize(&r)
+			l.rows = append(l.rows, r.Runner)
+			l.details = append(l.details, r)
+		}
+	}
+	return b.page(ids, size, p.Skipped, more)
+}
+
+// graphqlDialect is what was learned of this GitLab's GraphQL, by all scopes.
+// It is learned anew after an upgrade.
+func (m *Monitor) graphqlDialect() *gitlab.GraphQLDialect {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.dialectOf != m.version {
+		m.dialect.Reset()
+		m.dialectOf = m.version
+	}
+	return &m.dialect
+}
+
 // detailed takes the details that came with a listing. The caller holds the
 // mutex.
 func (m *Monitor) detailed(runners []gitlab.FleetRunner, began, at, now time.Time) {
-	noMachines := m.gql.dialect.NoMachines()
+	noMachines := m.dialect.NoMachines()
 	if !noMachines {
 		m.noManagers = managersTold
 	}

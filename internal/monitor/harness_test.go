@@ -34,6 +34,7 @@ type scraper struct {
 	counts     map[string]int     // Metrics calls
 	delays     []time.Duration
 	saveErrs   int
+	look       func(*snapshot.GitLab) // at each picture as it is published
 }
 
 func newScraper() *scraper { return &scraper{shown: map[string]float64{}, counts: map[string]int{}} }
@@ -42,6 +43,9 @@ func (s *scraper) Publish(g *snapshot.GitLab) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last = g
+	if s.look != nil {
+		s.look(g)
+	}
 }
 
 func (s *scraper) Served(string) uint64 {
@@ -194,6 +198,7 @@ type setup struct {
 	shard  [2]int
 	token  func() string // nil: secret
 	wall   func() time.Time
+	wrap   func(http.RoundTripper) http.RoundTripper
 }
 
 func defaultPoll() Poll {
@@ -228,9 +233,13 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 		o.inv.TagRetention = 7 * 24 * time.Hour
 		o.inv.RunnersEnabled = true
 	}
+	transport := w.RoundTripper()
+	if o.wrap != nil {
+		transport = o.wrap(transport)
+	}
 	var m *Monitor
 	client, err := gitlab.New(gitlab.Options{
-		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{w.RoundTripper(), o.token}}, Timeout: 30 * time.Second,
+		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{transport, o.token}}, Timeout: 30 * time.Second,
 		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }},
 	})
 	if err != nil {

@@ -13,15 +13,16 @@ import (
 	"gitlab-runner-fleet-exporter/internal/bounded"
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// maxPages ends a listing that a confused server would never end: 10 million runners.
-const maxPages = 100_000
-
 const (
-	// listConcurrency is how many pages of the list are read at once.
+	// refutedTries is how often a runner that is listed, and not found, is asked
+	// for again with the listing; then like any that fails.
+	refutedTries = 5
+	// listConcurrency is how many pages of a list are read at once.
 	listConcurrency = 4
 	// listPage is how many rows a page has.
 	listPage = 100
@@ -30,8 +31,8 @@ const (
 	mostTold = 10_000
 )
 
-// listLoop lists the runners at runners_interval. A listing that takes longer
-// stretches the interval; it never overlaps the next.
+// listLoop lists each scope at runners_interval, on its own: one that hangs or
+// is refused holds up no other.
 func (m *Monitor) listLoop(ctx context.Context) error {
 	// Who we are comes first: its answers set the clock that the first start
 	// is taken from. A GitLab that is down must not hold up the listing, which
@@ -39,11 +40,21 @@ func (m *Monitor) listLoop(ctx context.Context) error {
 	first, cancel := context.WithTimeout(ctx, firstInform)
 	m.inform(first)
 	cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range m.scopes {
+		g.Go(func() error { return m.scopeLoop(ctx, s) })
+	}
+	return g.Wait()
+}
+
+// scopeLoop lists one scope. A listing that takes longer than the interval
+// stretches it; it never overlaps the next.
+func (m *Monitor) scopeLoop(ctx context.Context, s *scope) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		began := time.Now()
-		m.listOnce(ctx, began)
+		m.listOnce(ctx, s, began)
 		interval := m.opts.Poll.RunnersInterval
 		timer.Reset(max(time.Until(began.Add(interval+spread(interval)/4)), 0))
 		select {
@@ -54,8 +65,8 @@ func (m *Monitor) listLoop(ctx context.Context) error {
 	}
 }
 
-func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
-	l, err := m.list(ctx)
+func (m *Monitor) listOnce(ctx context.Context, s *scope, began time.Time) {
+	l, err := m.list(ctx, s)
 	now := time.Now()
 	if ctx.Err() != nil {
 		return
@@ -66,20 +77,47 @@ func (m *Monitor) listOnce(ctx context.Context, began time.Time) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.tried, m.fresh, s.tried = true, true, true
 	if err != nil {
-		m.up = false
-		m.tried = true
-		m.fresh = true
-		reason := gitlab.ReasonOf(err)
-		m.deps.Metrics.PollFailure(m.opts.Name, snapshot.StageRunners.String(), string(reason))
-		m.said.failed(snapshot.StageRunners, reason, err)
-		m.blocked = m.blocked || reason == gitlab.ReasonUnauthorized
-		return
+		m.unlisted(s, err)
+	} else {
+		m.listed(s, l, began, now)
 	}
-	m.listed(l, began, now)
+	m.judge(now)
 }
 
-// listing is a complete reading of who is in the fleet.
+// unlisted takes the failure of a scope's listing. The caller holds the mutex.
+func (m *Monitor) unlisted(s *scope, err error) {
+	reason := gitlab.ReasonOf(err)
+	s.up, s.refused = false, refuses(reason)
+	if s.refused {
+		m.inv.Refused(s.key, m.now())
+	}
+	m.deps.Metrics.PollFailure(m.opts.Name, snapshot.StageRunners.String(), string(reason))
+	m.said.unlisted(s, len(m.scopes) > 1, m.blocked, reason, err)
+	m.blocked = m.blocked || reason == gitlab.ReasonUnauthorized
+}
+
+// judge derives from the scopes whether the listing as a whole works. The
+// caller holds the mutex.
+func (m *Monitor) judge(now time.Time) {
+	read, all := 0, true
+	m.listedAll = true
+	for _, s := range m.scopes {
+		if s.up {
+			read++
+		}
+		all = all && (s.up || s.refused)
+		m.listedAll = m.listedAll && s.tried
+	}
+	m.up = all && read > 0
+	if m.up {
+		m.lastGood[snapshot.StageRunners] = now
+	}
+	m.led.Works(m.up)
+}
+
+// listing is a complete reading of a scope.
 type listing struct {
 	rows  []gitlab.Runner
 	whole bool // no row that could not be read: else it must not remove runners
@@ -95,38 +133,35 @@ func (m *Monitor) listClient() *gitlab.Client {
 	return m.deps.Client.For(m.deps.Budget.Gate(budget.Listing))
 }
 
-// listREST reads all pages of all scopes, or nothing.
-func (m *Monitor) listREST(ctx context.Context) (listing, error) {
+// listREST reads all pages of a scope, or nothing.
+func (m *Monitor) listREST(ctx context.Context, s *scope) (listing, error) {
 	l := listing{whole: true}
-	for _, scope := range m.opts.Scopes {
-		if err := m.listScope(ctx, scope, &l); err != nil {
-			return listing{}, err
-		}
+	b := m.newBound(1)
+	defer b.end()
+	if err := m.addREST(ctx, s.Scope, &l, b); err != nil {
+		return listing{}, err
 	}
 	return l, nil
 }
 
-// listScope adds the runners of one scope.
-func (m *Monitor) listScope(ctx context.Context, scope gitlab.Scope, l *listing) error {
-	pages, err := m.listPages(ctx, scope)
+// addREST adds the runners that REST lists.
+func (m *Monitor) addREST(ctx context.Context, scope gitlab.Scope, l *listing, b *bound) error {
+	pages, err := m.listPages(ctx, scope, b)
 	if err != nil {
 		return err
 	}
 	for _, p := range pages {
 		l.whole = l.whole && p.Skipped == 0
-		for _, r := range p.Runners {
-			if m.owns(r.ID) {
-				l.rows = append(l.rows, r)
-			}
-		}
+		l.rows = append(l.rows, p.Runners...)
 	}
 	return nil
 }
 
-// listPages reads the pages of one scope. Where the first tells how many there
-// are, a few are read at once: the shorter a listing takes, the fewer rows
-// shift while it is read, and the sooner a first picture is whole.
-func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope) ([]gitlab.RunnersPage, error) {
+// listPages reads the pages of one scope, and keeps the runners of this shard.
+// Where the first tells how many there are, a few are read at once: the shorter
+// a listing takes, the fewer rows shift while it is read, and the sooner a
+// first picture is whole.
+func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope, b *bound) ([]gitlab.RunnersPage, error) {
 	client := m.listClient()
 	first, err := client.Runners(ctx, scope, 1)
 	if err != nil {
@@ -147,22 +182,37 @@ func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope) ([]gitlab.R
 			return nil, err
 		}
 	}
+	for i := range pages {
+		if err := m.takePage(&pages[i], b, i < len(pages)-1 || pages[i].Next != 0); err != nil {
+			return nil, err
+		}
+	}
 	// What is left: all where the total is withheld, and what was added meanwhile.
 	for next := pages[len(pages)-1].Next; next != 0; next = pages[len(pages)-1].Next {
-		if next > maxPages {
-			return nil, fmt.Errorf("the list of runners does not end after %d pages", maxPages)
-		}
 		p, err := client.Runners(ctx, scope, next)
 		if err != nil {
 			return nil, err
 		}
-		if before := pages[len(pages)-1].Runners; len(p.Runners) > 0 && len(before) > 0 && p.Runners[0].ID == before[0].ID {
-			// A proxy that gives the same page for each number would fill the memory.
-			return nil, &gitlab.Error{Reason: gitlab.ReasonDecode, Route: scope.Route(), Message: fmt.Sprintf("page %d of the list of runners repeats the one before", next)}
+		if err := m.takePage(&p, b, p.Next != 0); err != nil {
+			return nil, err
 		}
 		pages = append(pages, p)
 	}
 	return pages, nil
+}
+
+// takePage bounds a page and leaves the rows of this shard in it.
+func (m *Monitor) takePage(p *gitlab.RunnersPage, b *bound, more bool) error {
+	ids := make([]int64, len(p.Runners))
+	for i := range p.Runners {
+		ids[i] = p.Runners[i].ID
+	}
+	p.Runners = slices.DeleteFunc(p.Runners, func(r gitlab.Runner) bool { return !m.owns(r.ID) })
+	size := 0
+	for i := range p.Runners {
+		size += rowSize(&p.Runners[i])
+	}
+	return b.page(ids, size, p.Skipped, more)
 }
 
 // owns tells whether a runner is of this process's shard. The id is hashed:
@@ -197,7 +247,9 @@ func (m *Monitor) begin(shown []gitlab.FleetRunner) {
 		m.contacts(shown[i].ContactedAt, shown[i].Managers, now)
 	}
 	m.now()
-	m.led.Begin(m.clock.start(time.Now()))
+	t0 := m.clock.start(time.Now())
+	m.led.Begin(t0)
+	m.inv.Begin(t0)
 	m.mu.Unlock()
 	// A disk that cannot be written keeps back the jobs, not the gauges:
 	// dispatch waits until the first start is on disk.
@@ -223,15 +275,15 @@ func (m *Monitor) raise(now time.Time) {
 }
 
 // listed folds a complete listing. The caller holds the mutex.
-func (m *Monitor) listed(l listing, began, now time.Time) {
+func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 	at := m.now().Add(-now.Sub(began))
-	change := m.inv.Listed(l.rows, l.whole, at)
-	members := make([]ledger.Member, 0, len(m.inv.IDs()))
+	change := m.inv.List(inventory.Listing{Scope: s.key, Rows: l.rows, Whole: l.whole, Start: at, Began: began})
+	members := make([]ledger.Member, 0, len(l.rows))
 	for _, r := range l.rows {
-		members = append(members, ledger.Member{ID: r.ID, Type: m.inv.Type(r.ID)})
+		members = append(members, ledger.Member{ID: r.ID, Type: m.inv.Type(r.ID), Since: change.Since, Unseen: change.Unseen})
 	}
 	m.led.Listed(members, m.scopeKey(), at)
-	m.inv.SetByGraphQL(l.graphql)
+	m.inv.SetByGraphQL(s.key, l.graphql)
 	if l.detailed {
 		m.detailed(l.details, began, at, now)
 	}
@@ -244,7 +296,13 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 		m.planDetails(id, now)
 	}
-	for _, id := range change.Left {
+	for _, id := range change.Refuted {
+		// A new runner may not be on every replica yet.
+		if m.fails[readingKey{snapshot.StageDetails, id}] <= refutedTries {
+			m.doubt(id, now)
+		}
+	}
+	for _, id := range slices.Concat(change.Left, change.Dropped) {
 		m.leave(id, now)
 	}
 	for _, id := range change.Active {
@@ -254,12 +312,11 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 	for _, id := range m.inv.Retire(at) {
 		m.led.Describe(id, m.inv.TagLabels(id))
 	}
-	never, failed := m.inv.Unread()
-	m.tagsAwaited = never - failed
+	m.recount()
 
-	again := m.said.well(snapshot.StageRunners)
-	if again || m.listStarted.IsZero() {
-		logUp(m.log, again, m.inv.Len())
+	again := m.said.listed(s)
+	if again || s.started.IsZero() {
+		logUp(s, m.log, len(m.scopes) > 1, again, m.inv.Len())
 	}
 	if m.blocked {
 		m.blocked = false
@@ -267,12 +324,15 @@ func (m *Monitor) listed(l listing, began, now time.Time) {
 		m.said.well(snapshot.StageJobs)
 		m.said.well(snapshot.StageReconcile)
 	}
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
-		m.visible = 1
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !l.graphql {
+		m.visible = 1 // GET /runners/all was the proof
 	}
-	m.up, m.tried, m.fresh = true, true, true
-	m.listStarted, m.listDuration = began, now.Sub(began)
-	m.lastGood[snapshot.StageRunners] = now
+	s.up, s.refused = true, false
+	if m.firstListed.IsZero() {
+		m.firstListed = now
+	}
+	s.started, s.took = began, now.Sub(began)
+	m.settle(now)
 	m.wake()
 }
 
@@ -301,9 +361,10 @@ func (m *Monitor) scopeKey() string {
 
 // Every so often the server's version and the token are read again.
 const (
-	informInterval = time.Hour
-	firstInform    = 5 * time.Second
-	tokenFileCheck = 15 * time.Second
+	informInterval  = time.Hour
+	informRetryMost = 5 * time.Minute
+	firstInform     = 5 * time.Second
+	tokenFileCheck  = 15 * time.Second
 )
 
 // informLoop reads version and token again each hour, and when the token file
@@ -313,6 +374,9 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 	defer ticker.Stop()
 	last, stamp := time.Now(), m.tokenStamp(ctx)
 	refused := false
+	// Whether all jobs are visible is asked again sooner: after a first listing by
+	// GraphQL, or where GitLab was down.
+	retry := tokenFileCheck
 	for {
 		select {
 		case <-ticker.C:
@@ -320,13 +384,20 @@ func (m *Monitor) informLoop(ctx context.Context) error {
 			return ctx.Err()
 		}
 		m.mu.Lock()
-		blocked := m.blocked
+		blocked, wait := m.blocked, informInterval
+		unknown := m.visible < 0
+		if unknown {
+			wait = retry
+		}
 		m.mu.Unlock()
 		changed := m.tokenStamp(ctx)
-		if changed == stamp && time.Since(last) < informInterval && blocked == refused {
+		if changed == stamp && time.Since(last) < wait && blocked == refused {
 			continue
 		}
 		last, stamp, refused = time.Now(), changed, blocked
+		if unknown {
+			retry = min(2*retry, informRetryMost)
+		}
 		m.inform(ctx)
 	}
 }
@@ -369,16 +440,17 @@ func (m *Monitor) inform(ctx context.Context) {
 	m.fresh = true
 }
 
-// seesAll tells whether the token may see the jobs of all runners (1, 0, or -1
-// where GitLab did not say): only an administrator's or auditor's does, and
-// only such may list all runners. GitLab silently leaves out of everybody
-// else's job lists what they may not see (API notes 4.3). With scope instance
-// the listing itself is the proof.
+// seesAll reports whether the token may see the jobs of all runners (1, 0, or
+// -1 where GitLab did not say): only an administrator's or auditor's does, and
+// only such may list all runners by REST. GitLab silently leaves out of
+// everybody else's job lists what they may not see (API notes 4.3). A GraphQL
+// listing proves nothing: it ignores Admin Mode and admits custom admin roles,
+// and jobs are read by REST (API notes 12).
 func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance {
-		return -1
+	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !m.byGraphQL() {
+		return -1 // the listing is, or will be, the proof
 	}
-	_, err := client.Runners(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, 1)
+	_, err := client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	switch gitlab.ReasonOf(err) {
 	case "":
 		return 1
@@ -387,4 +459,10 @@ func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
 	default:
 		return -1
 	}
+}
+
+func (m *Monitor) byGraphQL() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inv.ByGraphQL(m.scopes[0].key)
 }

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-kit/log"
@@ -114,6 +115,7 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
+	walks    map[int64]*walking                   // by runner, of walks under way
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
@@ -122,17 +124,23 @@ type Monitor struct {
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
 	lastGood [snapshot.NumStages]time.Time
 
-	up           bool
+	scopes       []*scope
+	up           bool      // the last listing of each scope was complete, or GitLab refuses it
+	listedAll    bool      // each scope was tried in this process
+	firstListed  time.Time // when a scope was first read in this process
+	pictured     bool      // a picture may be shown: see publish
 	tried        bool
-	started      bool          // the first start is on disk: jobs may be read
-	blocked      bool          // the token is refused: nothing but the listing is tried
-	listDuration time.Duration // of the last complete listing
-	listStarted  time.Time     // start of the last complete listing, local clock
+	started      bool // the first start is on disk: jobs may be read
+	blocked      bool // the token is refused: nothing but the listing is tried
+	paused       bool // the log was told that GitLab asks to wait
 	version      string
 	token        gitlab.Token
-	visible      int     // jobs_visible
-	gql          graphql // listLoop's own
-	tagsAwaited  int     // listed runners whose tags were not known yet, as of the listing, less those read since
+	visible      int // jobs_visible
+	dialect      gitlab.GraphQLDialect
+	dialectOf    string       // the version that it was learned of
+	listing      atomic.Int64 // bytes held by the listings under way
+	parts        [snapshot.NumParts]part
+	reported     time.Time // when the log was last told of a first reading
 	keyset       bool
 	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
 	published    uint64 // generation of the last picture
@@ -154,8 +162,11 @@ type readingKey struct {
 
 // New makes a Monitor from its saved state.
 func New(o Options, d Deps) (*Monitor, error) {
+	scopes := newScopes(&o)
+	o.Inventory.Scopes = keysOf(scopes)
 	m := &Monitor{
-		opts: o, deps: d, log: d.Logger,
+		scopes: scopes,
+		opts:   o, deps: d, log: d.Logger,
 		clock:   newClock(),
 		born:    time.Now(),
 		said:    newSaid(d.Logger),
@@ -166,6 +177,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
+		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		good:    map[readingKey]time.Time{},
 		walking: map[int64]time.Time{},
@@ -195,6 +207,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m.inv.Finish()
 	m.started = m.led.Begun()
 	m.version = m.inv.Version()
+	m.pictured = !m.inv.ListedAt().IsZero()
 	m.resume()
 	return m, nil
 }
@@ -220,6 +233,7 @@ func (m *Monitor) resume() {
 		}
 	}
 	m.tried = m.inv.Len() > 0 && !m.inv.ListedAt().IsZero()
+	m.recount()
 }
 
 // Ready tells whether this GitLab was tried once or is served from saved state.
@@ -247,7 +261,8 @@ var ErrUnsaved = errors.New("the state was not saved at the end")
 // folded. It returns nil when it was asked to stop, or ErrUnsaved with the cause
 // where that save failed.
 func (m *Monitor) Run(ctx context.Context) error {
-	m.publish(time.Now())
+	m.reported = time.Now()
+	m.publish(m.reported)
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan budget.Item)
 	g.Go(func() error { return m.informLoop(ctx) })
@@ -325,7 +340,10 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		return budget.Item{}, false, time.Minute
 	}
 	for {
-		item, ok := m.sched.Next(now)
+		item, ok, wait := m.pick(now)
+		if wait > 0 {
+			return budget.Item{}, false, wait
+		}
 		if !ok {
 			break
 		}
@@ -344,6 +362,21 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 		wait = min(wait, max(at.Sub(now), time.Millisecond))
 	}
 	return budget.Item{}, false, wait
+}
+
+// pick takes the most urgent reading that is due, or says how long to wait for
+// one under way first.
+func (m *Monitor) pick(now time.Time) (item budget.Item, ok bool, wait time.Duration) {
+	if m.firstReading() {
+		if item, ok = m.sched.First(now); ok {
+			return item, true, 0
+		}
+		if wait = m.heldBack(now); wait > 0 {
+			return item, false, wait
+		}
+	}
+	item, ok = m.sched.Next(now)
+	return item, ok, 0
 }
 
 func readingOf(item budget.Item) readingKey {
@@ -383,7 +416,9 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	default:
 	}
 	began := time.Now()
-	err := run(ctx, item)
+	within, cancel := context.WithTimeout(ctx, readingMost)
+	err := run(within, item)
+	cancel()
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -393,16 +428,20 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	}
 	m.deps.Metrics.PollDuration(m.opts.Name, stage.String(), now.Sub(began))
 	m.outcome(stage, item.ID, err, now)
-	if err == nil && m.inv.Has(item.ID) {
+	if err == nil && stage == snapshot.StageJobs && m.inv.Has(item.ID) {
 		m.good[readingKey{stage, item.ID}] = began
 	}
 	plan(item.ID, now)
+	m.arrived(item.ID, now)
 	m.wake()
 }
 
 // outcome keeps the books of a reading. The caller holds the mutex.
 func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
 	key := readingKey{stage, id}
+	if w := m.walks[id]; err == nil && stage == snapshot.StageReconcile && w != nil && w.endless {
+		return // a page more of a walk that never ended is no success yet
+	}
 	if err == nil {
 		m.lastGood[stage] = now
 		delete(m.fails, key)
@@ -413,6 +452,12 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 		return
 	}
 	reason := gitlab.ReasonOf(err)
+	if stage == snapshot.StageDetails && reason == gitlab.ReasonNotFound {
+		// Most likely deleted, which is no trouble; the next listing decides. A
+		// new runner may not be on every replica yet, so it is asked for again.
+		m.fails[key]++
+		return
+	}
 	m.deps.Metrics.PollFailure(m.opts.Name, stage.String(), string(reason))
 	if !m.blocked { // a refused token is one trouble, not one of each stage
 		m.said.failed(stage, reason, err, "runner", id)
@@ -432,6 +477,7 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
 	delete(m.fast, id)
+	delete(m.walks, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})
@@ -451,10 +497,14 @@ func spread(interval time.Duration) time.Duration {
 	return time.Duration(rand.Int64N(int64(interval)/5+1)) - interval/10 //nolint:gosec // no secret
 }
 
-func logUp(l log.Logger, again bool, runners int) {
+func logUp(s *scope, l log.Logger, several, again bool, runners int) {
 	msg := "runners are listed"
 	if again {
 		msg = "runners are listed again"
 	}
-	level.Info(l).Log("msg", msg, "runners", runners)
+	keyvals := []any{"msg", msg, "runners", runners}
+	if several {
+		keyvals = append(keyvals, s.named()...)
+	}
+	level.Info(l).Log(keyvals...)
 }

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/budget"
@@ -51,10 +52,19 @@ func (m *Monitor) planDetails(id int64, now time.Time) {
 		m.fast[id] = true
 	}
 	at := m.readAt(snapshot.StageDetails, id, m.inv.DetailsAt(id))
-	if at.IsZero() {
-		class = budget.NewDetails
-	}
 	due := m.due(snapshot.StageDetails, id, at, interval, now)
+	switch {
+	case m.inv.DetailsAt(id).IsZero():
+		class = budget.NewDetails
+	case m.awaits(snapshot.PartMachines, id):
+		class = budget.NewMachines
+		if key := (readingKey{snapshot.StageDetails, id}); m.fails[key] == 0 {
+			due = now // right behind its details
+			if began, ok := m.began[key]; ok {
+				due = began
+			}
+		}
+	}
 	m.plan(class, id, due, due.Add(interval), now)
 }
 
@@ -79,7 +89,7 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		return // its tags must be known before a job is counted
 	}
 	class, interval := budget.ActiveJobs, m.opts.Poll.JobsInterval
-	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval {
+	if quiet := m.now().Sub(m.led.LastFinished(id)); !m.busy(id) && quiet/4 > interval && !m.awaits(snapshot.PartJobs, id) {
 		class, interval = budget.IdleJobs, min(quiet/4, idleFactor*interval)
 	}
 	at := m.readAt(snapshot.StageJobs, id, m.led.ReadAt(id))
@@ -159,8 +169,9 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && !m.inv.TagsKnown(id) {
-		// All sums by tag wait for a runner whose details were never read.
+	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && m.awaits(snapshot.PartMachines, id) {
+		// All sums by tag wait for a runner whose details were never read, those
+		// of machines for one whose machines were not.
 		return began.Add(retryWait(fails))
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
@@ -169,9 +180,22 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		began, tried = at, true // by GraphQL the details are read with the list
 	}
 	if !tried {
+		if old, ok := m.sched.Due(budget.Stage(stage), id); ok && old.Before(now) {
+			return old // planned anew it would lose its place, time and again
+		}
 		return now
 	}
 	return began.Add(interval + spread(interval))
+}
+
+// deepened notes a whole walk. The caller holds the mutex.
+func (m *Monitor) deepened(id int64) {
+	at, ok := m.walking[id]
+	if !ok {
+		at = m.local(m.led.Deep(id)) // begun by an earlier process
+	}
+	m.deep[id] = at
+	delete(m.walking, id)
 }
 
 // readAt is the local time of the last reading of a stage. Only what was read by
@@ -215,6 +239,9 @@ func retryWait(fails int) time.Duration {
 	return min(retryFirst<<min(fails-1, 10), retryMost)
 }
 
+// readDetails reads a runner's details and machines. Where the details were
+// never read they come alone: all sums by tag wait for them. The machines are
+// then a reading of their own.
 func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
 	m.mu.Lock()
@@ -222,9 +249,23 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	// The projects of a runner are read for its owner only; with thousands of
 	// them GitLab fails to tell them at all.
 	lean := m.inv.HasOwner(item.ID) || fails > 0
-	machines := m.noManagers < noManagersAfter
+	at := m.inv.DetailsAt(item.ID)
+	machines := m.noManagers < noManagersAfter && !at.IsZero()
+	// The contact of one that executes is not put off for them.
+	alone := item.Class == budget.NewMachines && (!m.busy(item.ID) || time.Since(m.local(at)) < activeDetails)
 	m.mu.Unlock()
 
+	if alone {
+		if !machines {
+			return nil // it was found out meanwhile that this GitLab has no such endpoint
+		}
+		managers, err := client.Managers(ctx, item.ID)
+		if gitlab.ReasonOf(err) != gitlab.ReasonNotFound {
+			return m.foldMachines(ctx, item.ID, managers, err)
+		}
+		// No such endpoint, or no such runner: its details tell which.
+	}
+	began := time.Now()
 	details, err := client.Runner(ctx, item.ID, lean)
 	var managers []gitlab.Manager
 	var merr error
@@ -235,60 +276,63 @@ func (m *Monitor) readDetails(ctx context.Context, item budget.Item) error {
 	defer m.mu.Unlock()
 	now := time.Now()
 	if gitlab.ReasonOf(err) == gitlab.ReasonNotFound {
-		// Deleted: normal, not an error.
-		if m.inv.Gone(item.ID) {
-			m.leave(item.ID, now)
-			m.fresh = true
-		}
-		return nil
-	}
-	if err == nil && merr != nil && gitlab.ReasonOf(merr) != gitlab.ReasonNotFound {
-		err = merr
+		// GitLab itself says that it is gone: it leaves with the next listing
+		// that does not show it.
+		m.inv.NotFound(item.ID, now)
 	}
 	known := m.inv.TagsKnown(item.ID)
 	if err != nil {
-		if ctx.Err() == nil {
+		if !stopping(ctx) {
 			m.inv.DetailsFailed(item.ID)
-			if m.inv.TagsKnown(item.ID) {
-				m.tagsRead(!known)
+			if !known && m.inv.TagsKnown(item.ID) {
 				m.planJobs(item.ID, now)
 				m.planWalk(item.ID, now)
 			}
 		}
 		return err
 	}
-	switch {
-	case managers != nil:
-		m.noManagers = managersTold
-	case merr != nil:
-		m.noManagers++
-	}
 	if !m.led.StartFixed() {
 		m.contacts(details.ContactedAt, managers, now)
 		m.raise(now)
 	}
+	m.good[readingKey{snapshot.StageDetails, item.ID}] = began
 	m.inv.Details(item.ID, details, managers, m.now())
 	m.led.Describe(item.ID, m.inv.TagLabels(item.ID))
 	if !known {
-		m.tagsRead(true)
 		m.planJobs(item.ID, now)
 		m.planWalk(item.ID, now)
 	} else {
 		m.touched(item.ID, now)
 	}
-	return nil
+	switch {
+	case managers != nil:
+		m.noManagers = managersTold
+	case gitlab.ReasonOf(merr) == gitlab.ReasonNotFound:
+		m.noManagers++
+		m.inv.MachinesFailed(item.ID, true)
+	case merr != nil && !stopping(ctx):
+		m.inv.MachinesFailed(item.ID, false)
+	}
+	if gitlab.ReasonOf(merr) == gitlab.ReasonNotFound {
+		return nil
+	}
+	return merr
 }
 
-// tagsRead notes that one more runner's tags are known. The sums over tags
-// appear with the last one, and then at once: a first picture is waited for.
-// The caller holds the mutex.
-func (m *Monitor) tagsRead(first bool) {
-	if !first {
-		return
+// foldMachines takes what a reading of a runner's machines alone brought.
+func (m *Monitor) foldMachines(ctx context.Context, id int64, managers []gitlab.Manager, err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case err == nil:
+		m.noManagers = managersTold
+		m.inv.Machines(id, managers)
+		// The next reading of its details does not wait longer for this one.
+		m.began[readingKey{snapshot.StageDetails, id}] = m.readAt(snapshot.StageDetails, id, m.inv.DetailsAt(id))
+	case !stopping(ctx):
+		m.inv.MachinesFailed(id, false)
 	}
-	if m.tagsAwaited--; m.tagsAwaited == 0 {
-		m.fresh = true
-	}
+	return err
 }
 
 // pollJobs is one reading of a runner's jobs (docs/counting.md): what executes
@@ -315,19 +359,26 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 
 	gone := false
 	readExecuting := func() error {
-		for page := 1; page != 0 && !gone; {
+		var all []gitlab.Job
+		list := descent{what: "the list of running jobs", most: runningPages, idle: idlePages}
+		for page := 1; page != 0; {
 			p, err := client.RunnerJobs(ctx, gitlab.JobsQuery{RunnerID: item.ID, Status: "running", Page: page})
 			if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
-				break
+				return nil
 			}
 			if err != nil {
 				return err
 			}
-			m.mu.Lock()
-			poll.Executing(p.Jobs)
-			m.mu.Unlock()
-			page = p.Next
+			all = append(all, p.Jobs...)
+			if page = p.Next; page != 0 {
+				if err := list.page(p.Jobs); err != nil {
+					return err
+				}
+			}
 		}
+		m.mu.Lock()
+		poll.Executing(all) // not before: what an endless list invents is not watched
+		m.mu.Unlock()
 		return nil
 	}
 	// Where the list told how many jobs there are, the newest rows mostly show
@@ -341,6 +392,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	if keyset {
 		q = gitlab.JobsQuery{RunnerID: item.ID, Keyset: true}
 	}
+	newest := descent{what: "the list of the newest jobs", most: math.MaxInt, idle: idlePages} // the ledger bounds its pages
 	for more := true; more && !gone; {
 		p, err := client.RunnerJobs(ctx, q)
 		if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
@@ -356,11 +408,16 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 			poll.Again()
 		}
 		m.mu.Unlock()
-		if q.Rows > 0 {
+		switch {
+		case q.Rows > 0:
 			q.Rows = 0 // a few were too few: from the top, by full pages
-		} else {
-			q = next(q, p)
+			continue
+		case more:
+			if err := newest.page(p.Jobs); err != nil {
+				return err
+			}
 		}
+		q = next(q, p)
 	}
 	if executing && told >= 0 && !gone {
 		m.mu.Lock()
@@ -379,7 +436,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	asks := poll.Missing()
 	m.mu.Unlock()
 	var failure error
-	for _, a := range asks {
+	for _, a := range asks[:min(len(asks), asksMost)] {
 		job, err := client.Job(ctx, a.Project, a.Job)
 		m.mu.Lock()
 		switch reason := gitlab.ReasonOf(err); reason {
@@ -421,7 +478,7 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 // doubt lets a runner's details say whether it was deleted, as its list of jobs
 // suggests. The caller holds the mutex.
 func (m *Monitor) doubt(id int64, now time.Time) {
-	if m.inv.Has(id) {
+	if m.inv.Has(id) && !m.inv.Doubted(id) {
 		m.sched.Set(budget.NewDetails, id, now, now.Add(m.opts.Poll.JobsInterval))
 	}
 }
@@ -456,7 +513,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	if !resumed {
 		m.walking[item.ID] = time.Now()
 	}
-	q := walk.Query(m.keyset)
+	q, began := walk.Query(m.keyset), walk.Began()
 	m.mu.Unlock()
 	p, err := client.RunnerJobs(ctx, q)
 	m.mu.Lock()
@@ -464,15 +521,16 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	switch gitlab.ReasonOf(err) {
 	case "":
 		m.heardKeyset(q, p)
-		if walk.Page(p) {
-			if at, ok := m.walking[item.ID]; ok {
-				m.deep[item.ID] = at
-			} else {
-				m.deep[item.ID] = m.local(m.led.Deep(item.ID)) // begun by an earlier process
-			}
-			delete(m.walking, item.ID)
+		whole := walk.Page(p)
+		if whole {
+			m.deepened(item.ID)
 		}
-		return nil
+		restart, err := m.walked(item.ID, began, p.Jobs, whole)
+		if restart {
+			walk.Restart()
+			m.walking[item.ID] = time.Now()
+		}
+		return err
 	case gitlab.ReasonNotFound:
 		m.doubt(item.ID, time.Now())
 		return nil

@@ -56,6 +56,7 @@ func (m *Monitor) saveLoop(ctx context.Context) error {
 			m.publish(now)
 			publishAt = now.Add(min(publishInterval, m.opts.Poll.shortest()))
 		}
+		m.reportProgress(now)
 	}
 }
 
@@ -123,15 +124,32 @@ func (m *Monitor) save(now time.Time) error {
 func (m *Monitor) publish(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.publishNow(now)
+}
+
+// publishNow is publish for a caller that holds the mutex.
+func (m *Monitor) publishNow(now time.Time) {
 	m.fresh = false
 	m.published++
 	gen := m.published
 	at := m.now()
 	s := &snapshot.GitLab{
 		Name: m.opts.Name, URL: m.opts.URL, Version: m.version,
-		Generation: gen, Time: at, Up: m.up, Expected: m.opts.Expected,
+		Generation: gen, Time: at, Scopes: m.scopesUp(), Expected: m.opts.Expected,
 	}
 	rows := m.lastRows == nil || now.Sub(m.rowsAt) >= min(rowsInterval, m.opts.Poll.shortest())
+	// A first picture is whole: each scope is tried before it is shown, but it
+	// does not wait for one that hangs.
+	m.pictured = m.pictured || m.listedAll || !m.firstListed.IsZero() && now.Sub(m.firstListed) > m.opts.Poll.RunnersInterval
+	if fresh := m.inv.Withdraw(at, m.opts.Poll.Staleness); fresh && m.pictured {
+		before := m.inv.WholeParts()
+		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
+		if m.inv.WholeParts() != before && !rows {
+			// Who waits for a whole picture shall have the runner_ families with it.
+			rows = true
+			s.Fleet = m.inv.Fleet(m.jobsOf, rows)
+		}
+	}
 	if rows {
 		m.rowsGen, m.rowsAt = gen, now
 	}
@@ -146,18 +164,17 @@ func (m *Monitor) publish(now time.Time) {
 			s.Counters.Runners = m.lastRunners
 		}
 	}
-	if listed := m.inv.ListedAt(); !listed.IsZero() && at.Sub(listed) <= m.opts.Poll.Staleness {
-		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
-		if rows {
-			m.lastRows = s.Fleet
-		} else if m.lastRows != nil {
-			s.Fleet.Rows = m.lastRows.Rows
-		}
-	} else if m.lastRows != nil {
+	switch {
+	case s.Fleet != nil && rows:
+		m.lastRows = s.Fleet
+	case s.Fleet != nil:
+		s.Fleet.Rows = m.lastRows.Rows
+	case m.lastRows != nil:
 		// Withdrawn: the runner_ families must go with it.
 		m.lastRows, m.rowsGen, m.rowsAt = nil, gen, time.Time{}
 		s.RowsGeneration = gen
 	}
+	s.Up = m.up && s.Fleet != nil // gauges that are withdrawn are not up
 	s.Self = m.self(now)
 	m.deps.Publisher.Publish(s)
 }
@@ -170,27 +187,28 @@ func (m *Monitor) jobsOf(id int64) inventory.Jobs {
 	if read {
 		j.ReadAt = m.led.ReadAt(id)
 	}
+	j.Failed = m.jobsFailed(id)
 	return j
 }
 
 func (m *Monitor) self(now time.Time) snapshot.Self {
 	limits := m.deps.Budget.State()
+	m.tellPause(limits.AskedUntil, now)
 	s := snapshot.Self{
 		RateLimit: limits.RateLimit, RateRemaining: limits.RateRemaining,
 		JobsVisible: m.visible, TagsOverLimit: m.inv.TagsOverLimit(), TokenExpiry: m.token.ExpiresAt,
 	}
 	s.JobsRecovered, s.JobsUnresolved = m.led.Told()
+	listInterval, listLag := m.listLag(now)
 	if at := m.clock.gitlab(now); !at.IsZero() {
 		s.ClockOffset, s.ClockKnown = at.Sub(m.wall().Round(0)), true
 	}
+	s.First = m.progress(now, limits.Rate)
 	intervals := [snapshot.NumStages]time.Duration{
-		max(m.opts.Poll.RunnersInterval, m.listDuration), m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
+		listInterval, m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}
 	lags := [snapshot.NumStages]time.Duration{
-		0, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
-	}
-	if !m.listStarted.IsZero() {
-		lags[snapshot.StageRunners] = max(0, now.Sub(m.listStarted)-intervals[snapshot.StageRunners]-m.listDuration)
+		listLag, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
 	}
 	for stage := range s.Stages {
 		st := &s.Stages[stage]
@@ -200,8 +218,9 @@ func (m *Monitor) self(now time.Time) snapshot.Self {
 			st.Unread[reason]++
 		}
 	}
-	if never, failed := m.inv.Unread(); never > failed {
-		s.Stages[snapshot.StageDetails].Unread[unreadPending] = never - failed
+	never, failed := m.inv.Unread()
+	if pending := max(never-failed, len(m.parts[snapshot.PartMachines].awaited)); pending > 0 {
+		s.Stages[snapshot.StageDetails].Unread[unreadPending] = pending
 	}
 	return s
 }

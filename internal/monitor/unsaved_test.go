@@ -46,7 +46,7 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 	long := strings.Repeat("x", 40_000)
 	m.led.Begin(m.led.Advance(now, now))
 	list := func(poison time.Time) {
-		m.inv.Listed([]gitlab.Runner{row(1), row(2), row(3)}, true, now)
+		m.inv.List(inventory.Listing{Scope: m.scopes[0].key, Rows: []gitlab.Runner{row(1), row(2), row(3)}, Whole: true, Start: now, Began: now})
 		m.led.Listed([]ledger.Member{{ID: 1}, {ID: 2}, {ID: 3}}, "instance", now)
 		for id := range int64(3) {
 			d := gitlab.RunnerDetails{Runner: row(id + 1), Tags: []string{"gpu"}, ContactedAt: now}

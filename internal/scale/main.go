@@ -83,6 +83,7 @@ type plan struct {
 	tags            int
 
 	picture, settle, steady time.Duration // bounds, and the length measured
+	onlyFirst               bool
 	scrapes                 int
 	maxRequests             int
 	timeout                 time.Duration
@@ -104,6 +105,7 @@ func (p *plan) parse(args []string, stderr io.Writer) error {
 	fs.Float64Var(&p.jobs, "jobs", 6, "jobs an hour and runner that gets any")
 	fs.DurationVar(&p.history, "history", 20*time.Hour, "jobs that GitLab already knows at the start: enough to fill a page of each runner")
 	fs.IntVar(&p.tags, "tags", 200, "tags in the fleet")
+	fs.BoolVar(&p.onlyFirst, "first", false, "measure the first picture alone, by REST beside the least that it takes; then a case lasts until machines and jobs are whole too, or -picture")
 	fs.DurationVar(&p.picture, "picture", 5*time.Minute, "how long to wait for the first picture of a case")
 	fs.DurationVar(&p.settle, "settle", 5*time.Minute, "how long to wait until every reading is on time")
 	fs.DurationVar(&p.steady, "steady", 2*time.Minute, "length of the steady state that is measured. Readings come in waves after the first picture: only over 5m are idle runners' jobs in it at their rate, over 15m (details_interval) details by REST, over some of -runners-interval the list")
@@ -195,17 +197,21 @@ func bench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	var results []*result
+	write := report
+	if p.onlyFirst {
+		write = firstReport
+	}
 	for _, c := range p.cases(dir, stderr) {
 		r, err := c.measure(ctx)
 		if r != nil {
 			results = append(results, r)
 		}
 		if err != nil {
-			_, _ = io.WriteString(stdout, report(&p, results)) // what is there is worth having
+			_, _ = io.WriteString(stdout, write(&p, results)) // what is there is worth having
 			return fmt.Errorf("%s: %w", c, err)
 		}
 	}
-	_, err = io.WriteString(stdout, report(&p, results))
+	_, err = io.WriteString(stdout, write(&p, results))
 	return err
 }
 

@@ -46,11 +46,11 @@ func (c *oneCase) interval() time.Duration {
 }
 
 // needed is how many requests a first picture cannot do without: who GitLab
-// and the token are, the list, and by REST for each runner its details and
-// machines.
+// and the token are, the list, and by REST for each runner its details. Its
+// machines come behind it.
 func (c *oneCase) needed() int {
 	if c.byREST() {
-		return 2 + c.pages() + 2*c.runners
+		return 2 + c.pages() + c.runners
 	}
 	return 2 + c.pages()
 }
@@ -85,6 +85,7 @@ type result struct {
 	listed     time.Duration // every runner is in the picture
 	picture    time.Duration // all tags too: the details of every runner
 	sent       int           // requests until then
+	first      first
 	read       int           // of these, details by REST, or pages by GraphQL
 	waited     time.Duration // the least that their answers took, by what GitLab really needed
 	onTime     time.Duration // no reading is late
@@ -189,7 +190,7 @@ func (c *oneCase) measure(ctx context.Context) (r *result, err error) {
 	if err := c.run(ctx, sim, token, r); err != nil {
 		return r, err
 	}
-	if r.disk, err = size(c.state()); err != nil || c.rows != "both" || r.picture == 0 {
+	if r.disk, err = size(c.state()); err != nil || c.rows != "both" || r.picture == 0 || c.onlyFirst {
 		return r, err
 	}
 	return r, c.runAgain(ctx, sim, token, r)
@@ -207,10 +208,17 @@ func (c *oneCase) run(ctx context.Context, sim *simulation, token string, r *res
 			err = errors.Join(err, os.WriteFile(c.keep, []byte(e.log.String()), 0o600))
 		}
 	}()
-	for _, part := range []func(context.Context, *exporter, *simulation, *result) error{c.firstPicture, c.untilOnTime, c.steadyState, c.compare} {
+	parts := []func(context.Context, *exporter, *simulation, *result) error{c.firstPicture, c.untilOnTime, c.steadyState, c.compare}
+	if c.onlyFirst {
+		parts = []func(context.Context, *exporter, *simulation, *result) error{c.firstPicture, c.rest}
+	}
+	for _, part := range parts {
 		if err := part(ctx, e, sim, r); err != nil {
 			return err
 		}
+	}
+	if c.onlyFirst {
+		return nil
 	}
 	if err := c.timeScrapes(ctx, e, r.scrapes, &r.series, &r.ofRunners); err != nil {
 		return err
@@ -281,13 +289,17 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 			r.read = n.Routes["POST /graphql"]
 		}
 		if _, ok := m["tag_runners"]; ok && r.listed != 0 {
-			r.picture = took
+			r.picture, r.first = took, c.firstOf(n)
 			c.tell("first picture after %v and %d requests", took, r.sent)
 			s, err := e.scrape(ctx, "exporter")
 			r.waited = c.waited(s)
 			return err
 		}
-		if err := e.pause(ctx, 100*time.Millisecond); err != nil {
+		wait := 100 * time.Millisecond
+		if left := c.runners - r.read; c.byREST() && left < 100 {
+			wait = time.Millisecond // each request after it counts
+		}
+		if err := e.pause(ctx, wait); err != nil {
 			return err
 		}
 	}

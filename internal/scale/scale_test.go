@@ -41,7 +41,7 @@ func TestMeasuresASmallFleet(t *testing.T) {
 	)
 	for _, want := range []string{
 		`\| runners \| 120 \| 120 \|`, `\| api \| rest \| graphql \|`, `\| every runner listed \|` + s + s, `\| first complete picture, all tags \|` + s + s,
-		`\| requests it needs \| 244 \| 4 \|`, `\| every reading on time \|` + s + s, `\| answers 429 \| 0 \| 0 \|`, `\| series \| \d,\d{3} \| \d,\d{3} \|`,
+		`\| requests it needs \| 124 \| 4 \|`, `\| every reading on time \|` + s + s, `\| answers 429 \| 0 \| 0 \|`, `\| series \| \d,\d{3} \| \d,\d{3} \|`,
 		`\| sums, beside the truth \|` + sums + sums, `\| given up to series_limit \| none \| none \|`,
 		`\| requests/min, GraphQL: list, details, machines, executing jobs \| 0\.0 \| [1-9]\d \|`, `\| requests/min, REST: list \| [1-9]\d \| 0\.0 \|`,
 		`\| requests/min, REST: jobs of each runner \|` + n + n, `\| GitLab's answer, mean: GraphQL \| - \| \d+\.\d ms \|`,
@@ -57,6 +57,31 @@ func TestMeasuresASmallFleet(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	t.Logf("%v\n%s", time.Since(began), &out)
+}
+
+// TestMeasuresAFirstPicture: of the first picture alone, within what it may take.
+func TestMeasuresAFirstPicture(t *testing.T) {
+	t.Parallel()
+	var out, said bytes.Buffer
+	p := []string{"-first", "-runners=150", "-limits=0", "-api=rest", "-jobs=20", "-latency=20ms", "-concurrency=8", "-history=1h", "-picture=1m", "-temp=" + t.TempDir(), "-ldflags="}
+	if code := run(t.Context(), p, strings.NewReader(""), &out, &said); code != 0 {
+		t.Fatalf("status %d:\n%s", code, &said)
+	}
+	if want := `\| 150 \| no limit \| \S+ \| \d\.\d s \| 0\.4 s \| 2\.4 s \| 1[5-9]\d \| 162 \| 0 \| \d+ \| \d\.\d s \| \d\.\d s \|`; !regexp.MustCompile(want).Match(out.Bytes()) {
+		t.Errorf("no %s in\n%s", want, &out)
+	}
+	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 8}, runners: 300, limit: 600}
+	for n, want := range map[int]time.Duration{400: time.Second, 600: 1500 * time.Millisecond, 1200: 2 * time.Minute} {
+		if d := c.least(n); d != want {
+			t.Errorf("%d requests at 600 a minute: %v, want %v", n, d, want)
+		}
+	}
+	f := c.firstOf(counts{Routes: map[string]int{
+		"GET /metadata": 1, "GET /personal_access_tokens/self": 1, "GET /runners/all": 9, "GET /runners/:id": 300, "GET /runners/:id/managers": 2, "GET /runners/:id/jobs": 3,
+	}})
+	if want := (first{checks: 2, pages: 3, again: 6, details: 300, later: 5}); f != want || f.counted() != 310 || c.mostRequests() != 313 {
+		t.Errorf("%+v, counted %d of %d", f, f.counted(), c.mostRequests())
+	}
 }
 
 func TestStopsAtItsBounds(t *testing.T) {
@@ -89,7 +114,7 @@ func TestStopsAtItsBounds(t *testing.T) {
 func TestFigures(t *testing.T) {
 	t.Parallel()
 	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 16}, runners: 10_000, api: "rest"}
-	if n := c.needed(); n != 20_102 {
+	if n := c.needed(); n != 10_102 {
 		t.Errorf("%d requests needed", n)
 	}
 	if d := c.ideal(16_000); d != 20*time.Second {

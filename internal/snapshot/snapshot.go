@@ -16,7 +16,11 @@ type GitLab struct {
 	RowsGeneration uint64
 	Time           time.Time
 
-	Up bool // the last listing was complete
+	// Up says that the last listing was complete, or complete but for scopes that
+	// GitLab itself refuses. It is false whenever Fleet is nil.
+	Up bool
+	// Scopes are the configured scopes, in the order of the configuration.
+	Scopes []Scope
 
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
@@ -26,6 +30,13 @@ type GitLab struct {
 
 	Expected []Expected // the configured floors, sorted by tag
 	Self     Self
+}
+
+// Scope is one list of runners that is configured.
+type Scope struct {
+	Kind string // instance, owned, groups or projects
+	Path string // of the group or project as configured; "" for the others
+	Up   bool   // its last listing was complete
 }
 
 // Expected is a configured floor: how many available runners a tag must have.
@@ -41,15 +52,25 @@ type Fleet struct {
 	JobsExecuting [NumRunnerTypes][2]int // last index: 0 running, 1 canceling
 
 	// Detailed is true once the details of every listed runner were read, or
-	// failed three times, or stand in the saved state. Until then Managers,
-	// Versions and Tags are incomplete sums and must not be exported.
+	// failed three times, or stand in the saved state. Until then Tags are
+	// incomplete sums and must not be exported.
 	Detailed bool
-	Managers [NumRunnerTypes][NumStatuses]int
+	// MachinesWhole is the same for the machines behind the runners, and true
+	// where GitLab does not tell of machines: until then Managers and Versions
+	// must not be exported.
+	MachinesWhole bool
+	// JobsWhole is the same for the jobs of each runner that may be executing:
+	// until then Busy, JobsExecuting and those of the tags must not be exported.
+	JobsWhole bool
+	Managers  [NumRunnerTypes][NumStatuses]int
 	// ManagersRead is false where no machine was ever read (a release without
 	// that endpoint): the family is absent then, since zeros would lie.
 	ManagersRead bool
 	Versions     []Version // sorted by version
 	Tags         []Tag     // sorted by name
+	// UnknownTags are those whose sums are not known, sorted: they stand neither
+	// in Tags nor as a 0 for a floor.
+	UnknownTags []string
 
 	// Rows are the runners, sorted by id.
 	Rows []Runner
@@ -156,6 +177,17 @@ type Self struct {
 
 	JobsRecovered  uint64
 	JobsUnresolved [NumUnresolvedReasons]uint64
+
+	// First are the parts of the first picture that are not whole yet; none
+	// before the first listing.
+	First []Progress
+}
+
+// Progress is how far a part of the first picture has come.
+type Progress struct {
+	Part     Part
+	Read, Of int           // runners
+	Left     time.Duration // roughly, until it is whole; 0: not known
 }
 
 // StageState is the state of one stage of reading.

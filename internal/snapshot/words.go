@@ -251,6 +251,22 @@ var stageNames = [NumStages]string{"runners", "details", "jobs", "reconcile"}
 // String is the label value of stage.
 func (s Stage) String() string { return stageNames[s] }
 
+// Part is a part of a fleet's picture that is whole or absent.
+type Part uint8
+
+// The parts, in the order in which a first picture gets them.
+const (
+	PartDetails  Part = iota // sums by tag
+	PartMachines             // machines and versions
+	PartJobs                 // busy runners and executing jobs
+	NumParts     = 3
+)
+
+var partNames = [NumParts]string{"details", "machines", "jobs"}
+
+// String names what is read of each runner.
+func (p Part) String() string { return partNames[p] }
+
 // UnresolvedReason says why a job that was seen could not be counted.
 type UnresolvedReason uint8
 

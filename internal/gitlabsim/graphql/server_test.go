@@ -335,13 +335,16 @@ func TestWhoSees(t *testing.T) {
 			}
 		}
 	}
-	if r := ask(t, w, "auditor", `{ runners { count } }`, nil); r.at(t, "runners", "count") != 5.0 {
+	if r := ask(t, w, token, `{ runners { count } }`, nil); r.at(t, "runners", "count") != 5.0 {
+		t.Error(r.body)
+	}
+	if r := ask(t, w, "auditor", `{ runners { count } }`, nil); len(r.Errors) != 1 || r.Errors[0].Message != notAvailable {
 		t.Error(r.body)
 	}
 	if r := ask(t, w, token, `{ runners(first: 1) { nodes { adminUrl } } }`, nil); !strings.Contains(r.body, "/admin/runners/") {
 		t.Error(r.body)
 	}
-	if r := ask(t, w, "auditor", `{ runners(first: 1) { nodes { adminUrl } } }`, nil); strings.Contains(r.body, "/admin/runners/") {
+	if r := ask(t, w, "auditor", `{ group(fullPath: "top") { runners(first: 1) { nodes { adminUrl } } } }`, nil); strings.Contains(r.body, "/admin/runners/") {
 		t.Error(r.body)
 	}
 	for _, bad := range []string{"wrong", "no-api"} {

@@ -1,0 +1,11 @@
+package inventory
+
+import (
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Available tells whether a row counts in tag_available_runners: online, not paused.
+func Available(row *gitlab.Runner) bool {
+	return statusOf(row) == snapshot.Online && !pausedOf(row)
+}
