@@ -452,7 +452,7 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 		return
 	}
 	reason := gitlab.ReasonOf(err)
-	if stage == snapshot.StageDetails && reason == gitlab.ReasonNotFound {
+	if reason == gitlab.ReasonNotFound {
 		// Most likely deleted, which is no trouble; the next listing decides. A
 		// new runner may not be on every replica yet, so it is asked for again.
 		m.fails[key]++

@@ -533,7 +533,6 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		return err
 	case gitlab.ReasonNotFound:
 		m.doubt(item.ID, time.Now())
-		return nil
 	case gitlab.ReasonBadRequest:
 		if q.Keyset {
 			m.keyset = false // not offered here, or the cursor is of another release

@@ -1,0 +1,365 @@
+package monitor
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/inventory"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+const ownNotFound = `{"message":"404 Not Found"}`
+
+// An hour in which something in between, or a GitLab that is broken, answers
+// all there is with a 404, 401 or 403: nobody leaves, nothing is given up, and
+// with the first listing all is back.
+func TestAnHourOfForeignAnswers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fault  gitlabsim.Fault
+		reason string
+	}{
+		"default backend":          {gitlabsim.Fault{Status: 404, Body: "default backend - 404", ContentType: "text/plain; charset=utf-8"}, "not_gitlab"},
+		"page 404":                 {gitlabsim.Fault{Status: 404}, "not_gitlab"},
+		"gateway's JSON 404":       {gitlabsim.Fault{Status: 404, Body: `{"message":"no Route matched with those values"}`, ContentType: "application/json"}, "not_gitlab"},
+		"page 403":                 {gitlabsim.Fault{Status: 403}, "not_gitlab"},
+		"proxy's 401":              {gitlabsim.Fault{Status: 401}, "not_gitlab"},
+		"login page":               {gitlabsim.Fault{Garbage: true}, "not_gitlab"},
+		"404 in GitLab's own form": {gitlabsim.Fault{Status: 404, Body: ownNotFound, ContentType: "application/json"}, "not_found"},
+		"403 in GitLab's own form": {gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, "forbidden"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { anHourOf(t, c.fault, c.reason) })
+		})
+	}
+}
+
+func anHourOf(t *testing.T, fault gitlabsim.Fault, reason string) {
+	t.Helper()
+	world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, JobsPerHour: 300, Shape: briskJobs(), Token: secret})
+	var out lines
+	s := newScraper()
+	_, state := openState(t, "")
+	r := start(t, world, state, s, setup{logger: out.logger()})
+	for range 60 {
+		time.Sleep(10 * time.Second)
+		s.scrape()
+	}
+	before := s.scrape()
+	if len(world.Truth().Executing) == 0 {
+		t.Fatal("no job runs: the test proves nothing")
+	}
+	remove := world.AddFault(fault)
+	began := time.Now()
+	for time.Since(began) < time.Hour {
+		time.Sleep(10 * time.Second)
+		g := s.scrape()
+		switch down := time.Since(began); {
+		case down < 8*time.Minute && (g.Fleet == nil || len(g.Fleet.Rows) != len(before.Fleet.Rows)):
+			t.Fatalf("%v after its begin runners left: fleet %t", down, g.Fleet != nil)
+		case down > 11*time.Minute && g.Fleet != nil:
+			t.Fatalf("%v after its begin the gauges are not withdrawn", down)
+		case down > 4*time.Minute && g.Up, g.Up && g.Fleet == nil:
+			t.Fatalf("%v after its begin up is 1", down)
+		case g.Self.JobsUnresolved != [snapshot.NumUnresolvedReasons]uint64{}:
+			t.Fatalf("%v after its begin jobs are given up: %v", down, g.Self.JobsUnresolved)
+		}
+	}
+	if n := r.m.inv.Len(); n != len(before.Fleet.Rows) {
+		t.Errorf("%d runners are known, %d were", n, len(before.Fleet.Rows))
+	}
+	if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "reason="+reason) {
+		t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+	}
+	if r.m.blocked {
+		t.Error("taken for a refused token")
+	}
+	remove()
+	back := time.Now()
+	for !s.scrape().Up {
+		time.Sleep(time.Second)
+		if time.Since(back) > 2*time.Minute {
+			t.Fatal("not back")
+		}
+	}
+	if g := s.scrape(); g.Fleet == nil || len(g.Fleet.Rows) == 0 || g.Fleet.Detailed != before.Fleet.Detailed {
+		t.Errorf("back with the first listing: %+v", g.Fleet)
+	}
+	check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(world.Truth()))
+	world.Quiesce()
+	time.Sleep(settled)
+	check(t, "jobs finished", finished(s.scrape()), finishedTruth(world.Truth().Finished))
+	if g := s.scrape(); g.Self.JobsUnresolved != [snapshot.NumUnresolvedReasons]uint64{} {
+		t.Errorf("afterwards unresolved: %v", g.Self.JobsUnresolved)
+	}
+	if len(s.back) > 0 {
+		t.Errorf("a series went back: %s", s.back[0])
+	}
+	r.end(t)
+}
+
+// scopedWorld has three groups with a runner each, one tag of its own each, and
+// one that all have.
+func scopedWorld(t *testing.T) (w *gitlabsim.World, ids []int64, o setup) {
+	t.Helper()
+	w = gitlabsim.New(gitlabsim.Options{Seed: 6, Token: secret})
+	for _, name := range []string{"infra", "mobile", "web"} {
+		group := w.AddGroup(name, 0)
+		w.AddProject("app-"+name, group)
+		ids = append(ids, w.AddRunner(gitlabsim.RunnerSpec{Type: "group_type", Group: group, Tags: []string{name, "all"}}))
+		o.scopes = append(o.scopes, gitlab.Scope{Kind: gitlab.ScopeGroup, ID: name})
+	}
+	o.inv = inventory.Options{
+		TagLimit: 500, TagRetention: 7 * 24 * time.Hour, RunnersEnabled: true,
+		Expected: map[string]int{"infra": 1, "mobile": 1, "web": 1, "all": 1},
+	}
+	return w, ids, o
+}
+
+// of matches the listing of one group.
+func of(group string) func(*http.Request) bool {
+	return func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/groups/"+group+"/runners") }
+}
+
+func tagsShown(g *snapshot.GitLab) string {
+	if g.Fleet == nil {
+		return "withdrawn"
+	}
+	var names []string
+	for _, tag := range g.Fleet.Tags {
+		names = append(names, fmt.Sprintf("%s=%d", tag.Name, tag.Available))
+	}
+	return strings.Join(names, " ") + " unknown " + strings.Join(g.Fleet.UnknownTags, " ")
+}
+
+func scopesShown(g *snapshot.GitLab) string {
+	var out []string
+	for _, s := range g.Scopes {
+		out = append(out, fmt.Sprintf("%s/%s=%t", s.Kind, s.Path, s.Up))
+	}
+	return strings.Join(out, " ")
+}
+
+// One group of three that GitLab refuses blinds no other: its runners stay for
+// staleness, then they and what is known of their tags leave the sums.
+func TestOneScopeIsRefused(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]gitlabsim.Fault{
+		"deleted":   {Status: 404, Body: `{"message":"404 Group Not Found"}`, ContentType: "application/json"},
+		"forbidden": {Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world, ids, o := scopedWorld(t)
+				var out lines
+				o.logger = out.logger()
+				s := newScraper()
+				dir := memoryDir(t)
+				folder, state := openState(t, dir)
+				r := start(t, world, state, s, o)
+				time.Sleep(2 * time.Minute)
+				job := world.CreateJob(gitlabsim.JobSpec{Runner: ids[1], Finished: time.Now().Add(3 * time.Minute)})
+				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/mobile=true groups/web=true" || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
+					t.Fatalf("at first: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
+				}
+				fault.Match = of("mobile")
+				remove := world.AddFault(fault)
+				look := func(when, tags string, rows int) {
+					t.Helper()
+					g := s.scrape()
+					if !g.Up || scopesShown(g) != "groups/infra=true groups/mobile=false groups/web=true" {
+						t.Errorf("%s: up %t, %s", when, g.Up, scopesShown(g))
+					}
+					if tagsShown(g) != tags || len(g.Fleet.Rows) != rows {
+						t.Errorf("%s: tags %s, %d rows", when, tagsShown(g), len(g.Fleet.Rows))
+					}
+				}
+				time.Sleep(8 * time.Minute)
+				look("8 minutes later", "all=3 infra=1 mobile=1 web=1 unknown ", 3)
+				world.SetOnline(ids[2], false)
+				time.Sleep(4 * time.Minute)
+				look("12 minutes later", "infra=1 web=1 unknown all mobile", 2)
+				time.Sleep(2 * time.Hour)
+				look("much later", "infra=1 web=0 unknown all mobile", 2)
+				if told := out.with("level=error", "scope=groups", "path=mobile"); len(told) != 1 || len(out.with("path=infra", "cannot")) > 0 {
+					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				}
+				if j, ok := world.Job(job); !ok || j.Status != "success" && j.Status != "failed" || sumOf(finished(s.scrape())) != 1 {
+					t.Errorf("its job %+v was not counted: %v", j, finished(s.scrape()))
+				}
+				// Over a restart it is the same.
+				r.end(t)
+				if err := folder.Close(); err != nil {
+					t.Fatal(err)
+				}
+				folder, state = openState(t, dir)
+				r = start(t, world, state, s, o)
+				time.Sleep(2 * time.Minute)
+				look("after a restart", "infra=1 web=0 unknown all mobile", 2)
+				remove()
+				time.Sleep(2 * time.Minute)
+				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/mobile=true groups/web=true" || tagsShown(g) != "all=2 infra=1 mobile=1 web=0 unknown " {
+					t.Errorf("back: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
+				}
+				if again := out.with("runners are listed again", "path=mobile"); len(again) != 1 {
+					t.Errorf("its return was told %d times", len(again))
+				}
+				// Refused once more and taken out of the configuration: it leaves.
+				fault.Match = of("mobile")
+				world.AddFault(fault)
+				time.Sleep(12 * time.Minute)
+				r.end(t)
+				if err := folder.Close(); err != nil {
+					t.Fatal(err)
+				}
+				folder, state = openState(t, dir)
+				o.scopes = slices.Delete(slices.Clone(o.scopes), 1, 2)
+				r = start(t, world, state, s, o)
+				time.Sleep(3 * time.Minute)
+				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/web=true" || tagsShown(g) != "all=1 infra=1 mobile=0 web=0 unknown " {
+					t.Errorf("taken out: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
+				}
+				if r.m.inv.Has(ids[1]) {
+					t.Error("its runner is still there")
+				}
+				if len(s.back) > 0 {
+					t.Errorf("a series went back: %s", s.back[0])
+				}
+				r.end(t)
+				if err := folder.Close(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// A scope that fails by itself, without being refused, makes up 0; the others
+// are read all the same, as often as ever.
+func TestOneScopeFails(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]gitlabsim.Fault{
+		"503":        {Status: 503},
+		"hangs":      {Latency: time.Hour},
+		"not GitLab": {Status: 404},
+		"cut off":    {Truncate: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world, ids, o := scopedWorld(t)
+				var out lines
+				o.logger = out.logger()
+				s := newScraper()
+				_, state := openState(t, "")
+				r := start(t, world, state, s, o)
+				time.Sleep(2 * time.Minute)
+				fault.Match = of("mobile")
+				remove := world.AddFault(fault)
+				time.Sleep(5 * time.Minute)
+				lists := requests(world, "/groups/:id/runners")
+				world.SetOnline(ids[0], false)
+				time.Sleep(4 * time.Minute)
+				g := s.scrape()
+				if g.Up || scopesShown(g) != "groups/infra=true groups/mobile=false groups/web=true" || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
+					t.Errorf("9 minutes later: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
+				}
+				if n := requests(world, "/groups/:id/runners") - lists; n < 7 {
+					t.Errorf("%d listings in 4 minutes: the others wait for it", n)
+				}
+				if lag := g.Self.Stages[snapshot.StageRunners].Lag; lag < 6*time.Minute {
+					t.Errorf("the lag is told as %v", lag)
+				}
+				time.Sleep(4 * time.Hour)
+				if g = s.scrape(); g.Up || tagsShown(g) != "infra=0 web=1 unknown all mobile" {
+					t.Errorf("4 hours later: up %t, tags %s", g.Up, tagsShown(g))
+				}
+				if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "path=mobile") {
+					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				}
+				remove()
+				time.Sleep(12 * time.Minute)
+				if g = s.scrape(); !g.Up || tagsShown(g) != "all=2 infra=0 mobile=1 web=1 unknown " {
+					t.Errorf("back: up %t, tags %s", g.Up, tagsShown(g))
+				}
+				r.end(t)
+			})
+		})
+	}
+}
+
+// At a first start a scope that cannot be read must not hold up the others,
+// nor make a floor look like a tag that nobody has.
+func TestFirstStartWithAScopeThatFails(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fault gitlabsim.Fault
+		up    bool
+	}{
+		"refused": {gitlabsim.Fault{Status: 404, Body: ownNotFound, ContentType: "application/json"}, true},
+		"hangs":   {gitlabsim.Fault{Latency: time.Hour}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				world, _, o := scopedWorld(t)
+				c.fault.Match = of("mobile")
+				remove := world.AddFault(c.fault)
+				s := newScraper()
+				_, state := openState(t, "")
+				r := start(t, world, state, s, o)
+				time.Sleep(2 * time.Minute)
+				if g := s.scrape(); g.Up != c.up || tagsShown(g) != "all=2 infra=1 web=1 unknown mobile" {
+					t.Errorf("2 minutes after the start: up %t, tags %s", g.Up, tagsShown(g))
+				}
+				remove()
+				time.Sleep(15 * time.Minute)
+				if g := s.scrape(); !g.Up || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
+					t.Errorf("then: up %t, tags %s", g.Up, tagsShown(g))
+				}
+				r.end(t)
+			})
+		})
+	}
+}
+
+// GitLab's own 404 for a runner that is listed removes nobody; one for a runner
+// that is not listed any more makes it leave with the next listing.
+func TestNotFoundIsADoubt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world, ids, o := scopedWorld(t)
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, o)
+		time.Sleep(2 * time.Minute)
+		suffix := fmt.Sprintf("/runners/%d", ids[1])
+		for _, path := range []string{suffix, suffix + "/jobs", suffix + "/managers"} {
+			world.AddFault(gitlabsim.Fault{
+				Match: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, path) }, Status: 404,
+				Body: ownNotFound, ContentType: "application/json",
+			})
+		}
+		for range 60 {
+			time.Sleep(time.Minute)
+			if g := s.scrape(); !g.Up || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
+				t.Fatalf("up %t, tags %s", g.Up, tagsShown(g))
+			}
+		}
+		if n := world.Requests()["GET /runners/:id"]; n > 120 {
+			t.Errorf("%d details were asked for in an hour", n)
+		}
+		world.DeleteRunner(ids[1])
+		time.Sleep(75 * time.Second)
+		if r.m.inv.Has(ids[1]) {
+			t.Error("not gone with the first listing after its 404")
+		}
+		r.end(t)
+	})
+}
