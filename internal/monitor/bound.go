@@ -29,12 +29,13 @@ type bound struct {
 	own   int64
 	share int64 // what this one may hold whatever the others do
 	seen  map[int64]struct{}
+	route gitlab.Route // for the error
 	pages int
 }
 
 // newBound is for one listing of a scope that is read in so many parts at once.
-func (m *Monitor) newBound(parts int) *bound {
-	return &bound{held: &m.listing, share: maxListing / int64(max(len(m.scopes), 1)*parts), seen: map[int64]struct{}{}}
+func (m *Monitor) newBound(route gitlab.Route, parts int) *bound {
+	return &bound{route: route, held: &m.listing, share: maxListing / int64(max(len(m.scopes), 1)*parts), seen: map[int64]struct{}{}}
 }
 
 // end gives the memory back.
@@ -54,10 +55,10 @@ func (b *bound) page(ids []int64, size, skipped int, more bool) error {
 	switch all := b.held.Add(grown); {
 	case more && news == 0:
 		// The last page may: rows shift while pages are read.
-		return &gitlab.Error{Reason: gitlab.ReasonDecode, Message: fmt.Sprintf(
+		return &gitlab.Error{Reason: gitlab.ReasonDecode, Route: b.route, Message: fmt.Sprintf(
 			"the list of runners does not end: page %d brings no runner that was not on a page before, and names a next one", b.pages)}
 	case all > maxListing && b.own > b.share:
-		return &gitlab.Error{Reason: gitlab.ReasonTooLarge, Message: fmt.Sprintf(
+		return &gitlab.Error{Reason: gitlab.ReasonTooLarge, Route: b.route, Message: fmt.Sprintf(
 			"the list of runners does not end, or is too long: %d runners on %d pages were read, and a next page is named", len(b.seen), b.pages)}
 	default:
 		return nil

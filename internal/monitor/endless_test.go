@@ -35,7 +35,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 		t.Fatal(err)
 	}
 	m := &Monitor{deps: Deps{Client: client, Budget: budget.New(budget.Options{Concurrency: 1})}}
-	b := m.newBound(1)
+	b := m.newBound(gitlab.RouteAllRunners, 1)
 	pages, err := m.listPages(t.Context(), gitlab.Scope{Kind: gitlab.ScopeInstance}, b)
 	if b.end(); m.listing.Load() != 0 {
 		t.Errorf("%d bytes are held after the listing", m.listing.Load())

@@ -84,6 +84,7 @@ func (m *Monitor) listOnce(ctx context.Context, s *scope, began time.Time) {
 		m.listed(s, l, began, now)
 	}
 	m.judge(now)
+	m.settle(now)
 }
 
 // unlisted takes the failure of a scope's listing. The caller holds the mutex.
@@ -136,7 +137,7 @@ func (m *Monitor) listClient() *gitlab.Client {
 // listREST reads all pages of a scope, or nothing.
 func (m *Monitor) listREST(ctx context.Context, s *scope) (listing, error) {
 	l := listing{whole: true}
-	b := m.newBound(1)
+	b := m.newBound(s.Route(), 1)
 	defer b.end()
 	if err := m.addREST(ctx, s.Scope, &l, b); err != nil {
 		return listing{}, err
@@ -332,7 +333,6 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 		m.firstListed = now
 	}
 	s.started, s.took = began, now.Sub(began)
-	m.settle(now)
 	m.wake()
 }
 
