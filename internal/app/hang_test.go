@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/config"
 )
 
 // hang makes each open of a file block, as on a mount whose server is gone: the
@@ -77,6 +82,21 @@ func TestFilesThatHang(t *testing.T) {
 	}
 	freed()
 	again()
+}
+
+// TestReloadThatHangs holds up no stop.
+func TestReloadThatHangs(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hangs := make(chan struct{})
+	defer close(hangs)
+	s := &service{logger: log.NewNopLogger(), load: func() (*config.Validated, error) {
+		cancel()
+		<-hangs
+		return nil, errors.New("too late")
+	}}
+	if err := s.reload(ctx, "test"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
 }
 
 // TestStopHasAnEnd: whatever holds the stop up, here a client that does not end
