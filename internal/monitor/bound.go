@@ -25,11 +25,11 @@ const (
 // each page must bring a runner that no page before had, and all of them must
 // not exhaust the memory.
 type bound struct {
+	route gitlab.Route  // of the errors
 	held  *atomic.Int64 // by all listings of this GitLab
 	own   int64
 	share int64 // what this one may hold whatever the others do
 	seen  map[int64]struct{}
-	route gitlab.Route // for the error
 	pages int
 }
 

@@ -1,15 +1,20 @@
 package monitor
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
 // pager answers each page with the rows that ids gives, and always names a
@@ -58,5 +63,130 @@ func TestListThatRepeatsItself(t *testing.T) {
 	})
 	if err != nil || len(pages) < 20 {
 		t.Errorf("%d pages, %v", len(pages), err)
+	}
+}
+
+// endlessList answers for the list of runners, by REST or GraphQL, once it is
+// on, and always names a next page.
+type endlessList struct {
+	http.RoundTripper
+
+	graphql bool
+	pause   time.Duration
+	id      func(page, row int) int
+	on      *atomic.Bool
+	asked   *atomic.Int64
+}
+
+func (e endlessList) RoundTrip(r *http.Request) (*http.Response, error) {
+	rest := strings.HasSuffix(r.URL.Path, "/runners/all") && r.URL.Query().Get("per_page") == "100"
+	if !e.on.Load() || rest == e.graphql || !rest && r.Method != http.MethodPost {
+		return e.RoundTripper.RoundTrip(r)
+	}
+	e.asked.Add(1)
+	time.Sleep(e.pause)
+	h := http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}, "Content-Type": {"application/json"}}
+	page, _ := strconv.Atoi(r.URL.Query().Get("page"))
+	if e.graphql {
+		var in struct {
+			Variables struct {
+				After string `json:"after"`
+			} `json:"variables"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			return nil, err
+		}
+		page, _ = strconv.Atoi(in.Variables.After)
+		page++
+	}
+	var b strings.Builder
+	for row := range 100 {
+		if e.graphql {
+			fmt.Fprintf(&b, `,{"id":"gid://gitlab/Ci::Runner/%d","runnerType":"INSTANCE_TYPE","status":"ONLINE","paused":false,"jobExecutionStatus":"IDLE","executing":0,"tagList":["a"],"runUntagged":true,"accessLevel":"NOT_PROTECTED","contactedAt":null,"ownerProject":null,"groups":{"nodes":[]},"managers":{"pageInfo":{"hasNextPage":false},"nodes":[]}}`, e.id(page, row))
+		} else {
+			fmt.Fprintf(&b, `,{"id":%d,"runner_type":"instance_type","status":"online","online":true,"paused":false}`, e.id(page, row))
+		}
+	}
+	body := "[" + b.String()[1:] + "]"
+	if e.graphql {
+		body = fmt.Sprintf(`{"data":{"runners":{"pageInfo":{"hasNextPage":true,"endCursor":"%d"},"nodes":%s}}}`, page, body)
+	} else {
+		h.Set("X-Page", strconv.Itoa(page))
+		h.Set("X-Next-Page", strconv.Itoa(page+1))
+	}
+	return &http.Response{StatusCode: http.StatusOK, Request: r, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+// Every listing ends, with an error that says what was wrong: up is 0, nobody
+// leaves or joins by it, and with the first good one all is well.
+func TestEveryListingEnds(t *testing.T) {
+	t.Parallel()
+	fresh := func(page, row int) int { return 1000 + 100*page + row }
+	for name, c := range map[string]struct {
+		list   endlessList
+		says   string
+		reason string
+		most   int64 // requests a listing
+	}{
+		"REST, fresh ids":             {endlessList{id: fresh}, "the list of runners does not end, or is too long", "too_large", 4500},
+		"REST, fresh ids, slowly":     {endlessList{id: fresh, pause: time.Second}, "was not read to its end within 10m0s", "timeout", 620},
+		"REST, the same page":         {endlessList{id: func(_, row int) int { return row + 1 }}, "page 2 brings no runner", "decode", 2},
+		"REST, three pages in a ring": {endlessList{id: func(page, row int) int { return 1 + 100*(page%3) + row }}, "page 4 brings no runner", "decode", 4},
+		"GraphQL, fresh ids":          {endlessList{graphql: true, id: fresh}, "the list of runners does not end, or is too long", "too_large", 1500},
+		"GraphQL, the same rows under new cursors": {
+			endlessList{graphql: true, id: func(_, row int) int { return row + 1 }}, "page 2 brings no runner", "decode", 2,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 50, Tags: 10, Token: secret})
+				var on atomic.Bool
+				var asked atomic.Int64
+				o := setup{api: APIREST, wrap: func(t http.RoundTripper) http.RoundTripper {
+					c.list.RoundTripper, c.list.on, c.list.asked = t, &on, &asked
+					return c.list
+				}}
+				if c.list.graphql {
+					mount(t, world)
+					o.api = APIGraphQL
+				}
+				var out lines
+				o.logger = out.logger()
+				s := newScraper()
+				_, state := openState(t, "")
+				r := start(t, world, state, s, o)
+				time.Sleep(2*time.Minute + 30*time.Second)
+				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 {
+					t.Fatalf("at first: up %t", g.Up)
+				}
+				on.Store(true)
+				time.Sleep(3 * time.Minute)
+				if c.list.pause > 0 {
+					time.Sleep(10 * time.Minute)
+				}
+				g := s.scrape()
+				if g.Up {
+					t.Error("up is 1")
+				}
+				if c.list.pause == 0 && (g.Fleet == nil || len(g.Fleet.Rows) != 50) || r.m.inv.Len() != 50 {
+					t.Errorf("runners joined or left: %d", r.m.inv.Len())
+				}
+				told := out.with("level=error")
+				if len(told) != 1 || !strings.Contains(told[0], c.says) || !strings.Contains(told[0], "reason="+c.reason) {
+					t.Errorf("told: %s", strings.Join(told, ""))
+				}
+				failed := int64(s.counted("failure runners " + c.reason))
+				if n := asked.Load(); failed == 0 || n > (failed+1)*c.most {
+					t.Errorf("%d requests for %d listings that failed", n, failed)
+				}
+				on.Store(false)
+				time.Sleep(12 * time.Minute)
+				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 || r.m.listing.Load() != 0 {
+					t.Errorf("then: up %t, %d bytes held", g.Up, r.m.listing.Load())
+				}
+				r.end(t)
+			})
+		})
 	}
 }

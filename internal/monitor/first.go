@@ -97,6 +97,9 @@ func (m *Monitor) arrived(id int64, now time.Time) {
 // settle publishes if a part that was awaited became whole. It is done under
 // the mutex, so that no further reading begins before the picture is out.
 func (m *Monitor) settle(now time.Time) {
+	if !m.pictured && !m.listedAll {
+		return // there are scopes that were not tried yet
+	}
 	whole := false
 	for p := range m.parts {
 		part, kind := &m.parts[p], snapshot.Part(p)

@@ -196,6 +196,7 @@ type setup struct {
 	logger log.Logger
 	inv    inventory.Options
 	shard  [2]int
+	api    API
 	token  func() string // nil: secret
 	wall   func() time.Time
 	wrap   func(http.RoundTripper) http.RoundTripper
@@ -247,7 +248,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	}
 	disk := &crashing{State: state}
 	m, err = New(Options{
-		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, Poll: o.poll, Inventory: o.inv,
+		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Poll: o.poll, Inventory: o.inv,
 		ShardIndex: o.shard[0], ShardCount: o.shard[1],
 	}, Deps{
 		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger, Wall: o.wall,

@@ -355,10 +355,23 @@ func TestNotFoundIsADoubt(t *testing.T) {
 		if n := world.Requests()["GET /runners/:id"]; n > 120 {
 			t.Errorf("%d details were asked for in an hour", n)
 		}
+		r.end(t)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		world, ids, o := scopedWorld(t)
+		o.poll = defaultPoll()
+		o.poll.DetailsInterval = 10 * time.Second
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, o)
+		time.Sleep(2 * time.Minute)
 		world.DeleteRunner(ids[1])
-		time.Sleep(75 * time.Second)
+		time.Sleep(85 * time.Second) // a reading, and one listing of each group
 		if r.m.inv.Has(ids[1]) {
 			t.Error("not gone with the first listing after its 404")
+		}
+		if s.counted("failure details not_found") > 0 {
+			t.Error("a runner that was deleted was counted as a failure")
 		}
 		r.end(t)
 	})
