@@ -42,6 +42,8 @@ type Options struct {
 	// Shard is the value of the label shard on every fleet family; "" where
 	// there is one shard only, and then there is no such label.
 	Shard string
+	// Shards is how many processes share the runners (--shard.count); 0 is 1.
+	Shards int
 	// CreatedSamples adds _created lines to OpenMetrics text. Protobuf carries
 	// created timestamps always.
 	CreatedSamples bool
@@ -136,7 +138,7 @@ func New(o Options) (*Exporter, error) {
 		)
 	}
 	var err error
-	if e.self, err = newSelf(e.registry, table, disabled); err != nil {
+	if e.self, err = newSelf(e.registry, table, disabled, o.Shards); err != nil {
 		return nil, err
 	}
 	if !disabled[buildInfo] {

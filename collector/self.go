@@ -28,7 +28,7 @@ type Self struct {
 	reloadTime      *prometheus.GaugeVec
 }
 
-func newSelf(reg prometheus.Registerer, table []*family, disabled map[string]bool) (*Self, error) {
+func newSelf(reg prometheus.Registerer, table []*family, disabled map[string]bool, shards int) (*Self, error) {
 	var failed error
 	row := func(name string, c func(f *Family) prometheus.Collector) {
 		at := slices.IndexFunc(table, func(f *family) bool { return f.Name == selfPrefix+name })
@@ -77,6 +77,13 @@ func newSelf(reg prometheus.Registerer, table []*family, disabled map[string]boo
 		reloadOK:        gauge("config_last_reload_successful"),
 		reloadTime:      gauge("config_last_reload_success_timestamp_seconds"),
 	}
+	read := func(name string, value func() float64) {
+		row(name, func(f *Family) prometheus.Collector {
+			return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: f.Name, Help: f.Help, Unit: f.Unit}, value)
+		})
+	}
+	read("time_seconds", func() float64 { return float64(time.Now().UnixMicro()) / 1e6 })
+	read("shards", func() float64 { return float64(max(shards, 1)) })
 	// Those without labels exist from the start.
 	s.saveDuration.WithLabelValues()
 	s.saveErrors.WithLabelValues()

@@ -285,6 +285,14 @@ func selfTable() []*family {
 			Help:   "A metric with a constant '1' value labeled by version, revision, branch, goversion from which " + strings.TrimSuffix(buildInfo, "_build_info") + " was built, and the goos and goarch for the build.",
 		}},
 		{Family: Family{
+			Name: "time_seconds", Type: Gauge, Series: "1 in all",
+			Help: "The clock of this process at the scrape, in seconds since the epoch: less a timestamp it is an age, whatever clock Prometheus has.",
+		}},
+		{Family: Family{
+			Name: "shards", Type: Gauge, Series: "1 in all",
+			Help: "Number of processes that share the runners, as --shard.count has it; 1 without shards.",
+		}},
+		{Family: Family{
 			Name: "api_requests_total", Type: Counter, Labels: []string{"gitlab", "route", "code"}, Series: "routes × codes seen",
 			Help: "Requests to GitLab's API by route and HTTP status code; code is error for a request without an answer.",
 		}},

@@ -74,6 +74,8 @@ series gauge gitlab
 series_dropped gauge gitlab family
 token_expiry_timestamp_seconds gauge gitlab
 clock_offset_seconds gauge gitlab
+time_seconds gauge
+shards gauge
 config_last_reload_successful gauge
 config_last_reload_success_timestamp_seconds gauge
 `

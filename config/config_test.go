@@ -732,3 +732,88 @@ func shared(t *testing.T, at string, a, b reflect.Value) {
 	default:
 	}
 }
+
+// TestSecretsAreAll: a secret that prometheus/common adds to its configuration
+// is not forgotten here: every field of its type Secret is filled in.
+func TestSecretsAreAll(t *testing.T) {
+	n := 0
+	var want []string
+	next := func() string {
+		n++
+		want = append(want, fmt.Sprintf("value-%02d", n))
+		return want[n-1]
+	}
+	var fill func(v reflect.Value)
+	fill = func(v reflect.Value) {
+		switch {
+		case v.Type() == reflect.TypeFor[commoncfg.Secret]():
+			v.SetString(next())
+		case v.Type() == reflect.TypeFor[commoncfg.URL]():
+			v.Set(reflect.ValueOf(commoncfg.URL{URL: &url.URL{Scheme: "http", Host: "h", User: url.UserPassword("user", next())}}))
+		case v.Kind() == reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem())
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				if v.Type().Field(i).IsExported() {
+					fill(v.Field(i))
+				}
+			}
+		case v.Kind() == reflect.Slice && v.Type().Elem() == reflect.TypeFor[commoncfg.Secret]():
+			v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+			fill(v.Index(0))
+			fill(v.Index(1))
+		case v.Kind() == reflect.Map && v.Type().Elem().Kind() != reflect.Interface && v.Type().Elem().Kind() != reflect.String:
+			e := reflect.New(v.Type().Elem()).Elem()
+			fill(e)
+			v.Set(reflect.MakeMap(v.Type()))
+			v.SetMapIndex(reflect.ValueOf("x").Convert(v.Type().Key()), e)
+		}
+	}
+	var c commoncfg.HTTPClientConfig
+	fill(reflect.ValueOf(&c).Elem())
+	var s secrets
+	s.client(c)
+	if n < 14 {
+		t.Fatalf("only %d secrets were found in the type", n)
+	}
+	for _, v := range want {
+		if !s[v] {
+			t.Errorf("%s is forgotten", v)
+		}
+	}
+}
+
+// TestSecretsByOtherNames: those that are not of the type Secret.
+func TestSecretsByOtherNames(t *testing.T) {
+	v := mustParse(t, `gitlabs:
+- url: https://a.example
+  authorization: {credentials: bearer-1}
+  http_headers: {X-Api-Key: {values: [key-2]}, Cookie: {values: ["session=three; id=four"]}, X-Env: {values: [production]}}
+  proxy_url: http://five-token@proxy:1
+  proxy_connect_header: {Proxy-Authorization: [Basic six-six]}
+- url: https://b.example
+  basic_auth: {username: seven, password: eight}
+  http_headers: {PRIVATE-TOKEN: {secrets: [nine-nine]}}
+`)
+	got := v.Secrets()
+	for _, want := range []string{"bearer-1", "key-2", "three", "four", "five-token", "six-six", "eight", "c2V2ZW46ZWlnaHQ=", "nine-nine"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is forgotten", want)
+		}
+	}
+	for _, not := range []string{"production", "seven", "proxy", ""} {
+		if slices.Contains(got, not) {
+			t.Errorf("%q is no secret", not)
+		}
+	}
+	t.Setenv("GITLAB_TOKEN", "env-token")
+	t.Setenv("HTTPS_PROXY", "http://u:of-the-proxy@p:1")
+	t.Setenv("HTTP_PROXY", "u:of-a-broken%zz@p")
+	got = EnvironmentSecrets()
+	for _, want := range []string{"env-token", "of-the-proxy", "of-a-broken%zz"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s of the environment is forgotten", want)
+		}
+	}
+}

@@ -59,9 +59,14 @@ func (s *secrets) add(v string) {
 }
 
 // header adds what a header carries; "Basic cGFzcw==" is a secret without its
-// first word too.
+// first word too, and each value of "session=abc; id=def".
 func (s *secrets) header(v string) {
 	s.add(v)
+	for pair := range strings.SplitSeq(v, ";") {
+		if _, value, ok := strings.Cut(pair, "="); ok {
+			s.add(strings.TrimSpace(value))
+		}
+	}
 	if _, credentials, ok := strings.Cut(strings.TrimSpace(v), " "); ok {
 		s.add(strings.TrimSpace(credentials))
 	}

@@ -347,7 +347,10 @@ func (s *service) loop(ctx context.Context, hangups <-chan os.Signal) error {
 
 // reload loads the configuration and moves to it, or stays.
 func (s *service) reload(ctx context.Context, by string) error {
-	v, err := s.load()
+	v, err := s.loadUntil(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err() // asked to stop while files were being read
+	}
 	if err != nil {
 		logConfig(s.logger, err)
 	} else {
@@ -361,6 +364,26 @@ func (s *service) reload(ctx context.Context, by string) error {
 	}
 	_ = level.Info(s.logger).Log("msg", "the configuration was reloaded", "by", by)
 	return nil
+}
+
+// loadUntil loads the configuration; the end of ctx ends the wait for it. Each
+// file has its own deadline, but there may be many on a mount that hangs.
+func (s *service) loadUntil(ctx context.Context) (*config.Validated, error) {
+	type loaded struct {
+		v   *config.Validated
+		err error
+	}
+	done := make(chan loaded, 1)
+	go func() {
+		v, err := s.load()
+		done <- loaded{v, err}
+	}()
+	select {
+	case l := <-done:
+		return l.v, l.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // askReload has the loop reload and waits for the outcome.

@@ -130,7 +130,7 @@ func (s *supervisor) newExporter(m config.Metrics) (*collector.Exporter, error) 
 		shard = strconv.Itoa(s.opts.shardIndex)
 	}
 	return collector.New(collector.Options{
-		Disable: m.Disable, SeriesLimit: m.SeriesLimit, Shard: shard, CreatedSamples: s.opts.createdSamples, Logger: s.logger,
+		Disable: m.Disable, SeriesLimit: m.SeriesLimit, Shard: shard, Shards: s.opts.shardCount, CreatedSamples: s.opts.createdSamples, Logger: s.logger,
 	})
 }
 

@@ -176,7 +176,7 @@ func TestTwoProcessesOnOneFolder(t *testing.T) {
 }
 
 // TestFullDisk puts the state where it cannot grow (RLIMIT_FSIZE): counters
-// stay, gauges go on, and after a kill with room again what was not saved is
+// stay, gauges go on, and after a stop with room again what was not saved is
 // read again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
@@ -210,7 +210,10 @@ func TestFullDisk(t *testing.T) {
 	if more := len(world.Truth().Finished); more < ran+5 {
 		t.Fatalf("only %d jobs finished meanwhile: the test proves nothing", more-ran)
 	}
-	p.kill()
+	// What was not saved at the end is not called saved.
+	if code := p.stop(t); code != 1 || !strings.Contains(p.log.String(), "stopped, but the state could not be saved") {
+		t.Errorf("exit status %d:\n%s", code, p.log)
+	}
 
 	world.Quiesce()
 	p = launch(t, args...)

@@ -864,6 +864,22 @@ func TestOwnWordsAreScrubbed(t *testing.T) {
 	}
 }
 
+// TestErrorsNameTheirPlace, also those about more than one request.
+func TestErrorsNameTheirPlace(t *testing.T) {
+	for want, e := range map[string]*Error{
+		"read: decode: words":                           {Reason: ReasonDecode, Message: "words"},
+		"query /graphql: decode":                        {Reason: ReasonDecode, Route: RouteGraphQL},
+		"get /groups/:id/runners: not_found (HTTP 404)": {Reason: ReasonNotFound, Route: Scope{Kind: ScopeGroup}.Route(), Status: 404},
+		"get /projects/:id/runners: timeout":            {Reason: ReasonTimeout, Route: Scope{Kind: ScopeProject}.Route()},
+		"get /runners: timeout":                         {Reason: ReasonTimeout, Route: Scope{Kind: ScopeOwned}.Route()},
+		"get /runners/all: timeout":                     {Reason: ReasonTimeout, Route: Scope{Kind: ScopeInstance}.Route()},
+	} {
+		if got := e.Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestScrubLooks(t *testing.T) {
 	for in, want := range map[string]string{ //nolint:gosec // nobody's password
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",

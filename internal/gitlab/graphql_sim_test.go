@@ -489,7 +489,7 @@ func TestWhoMay(t *testing.T) {
 	s.world.AddToken(gitlabsim.TokenSpec{Token: "auditor", Scopes: []string{"read_api"}, Auditor: true})
 	s.world.AddToken(gitlabsim.TokenSpec{Token: "narrow", Scopes: []string{"manage_runner"}, Admin: true})
 	for token, want := range map[string]gitlab.Reason{
-		simToken: "", "auditor": "", "user": gitlab.ReasonForbidden, "narrow": gitlab.ReasonUnauthorized, "wrong": gitlab.ReasonUnauthorized,
+		simToken: "", "auditor": gitlab.ReasonForbidden, "user": gitlab.ReasonForbidden, "narrow": gitlab.ReasonUnauthorized, "wrong": gitlab.ReasonUnauthorized,
 	} {
 		_, err := s.as(t, token).RunnersGraphQL(t.Context(), gitlab.GraphQLQuery{})
 		if gitlab.ReasonOf(err) != want || gitlab.GraphQLRefused(err) != (want == gitlab.ReasonForbidden) {

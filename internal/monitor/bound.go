@@ -23,17 +23,11 @@ const (
 	tagBytes     = 16
 )
 
-// listRoutes are the endpoints of the lists.
-var listRoutes = [...]gitlab.Route{
-	gitlab.ScopeInstance: gitlab.RouteAllRunners, gitlab.ScopeOwned: gitlab.RouteRunners,
-	gitlab.ScopeGroup: gitlab.RouteGroupRunners, gitlab.ScopeProject: gitlab.RouteProjectRunners,
-}
-
 // bound ends a listing that a confused server, or a proxy, would never end:
 // each page must bring a runner that no page before had, and all of them must
 // not exhaust the memory.
 type bound struct {
-	route gitlab.Route
+	route gitlab.Route  // of the errors
 	held  *atomic.Int64 // by all listings of this GitLab
 	own   int64
 	most  int64 // of all

@@ -5,6 +5,7 @@ import (
 
 	"github.com/go-kit/log/level"
 
+	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
@@ -46,8 +47,12 @@ func (m *Monitor) awaits(p snapshot.Part, id int64) bool {
 	return m.inv.Awaits(p, id, j)
 }
 
+// jobsFailed reports whether the sums of jobs shall not wait for a runner's:
+// its jobs failed to be read several times, or GitLab itself refuses them,
+// which asking again does not change.
 func (m *Monitor) jobsFailed(id int64) bool {
-	return m.fails[readingKey{snapshot.StageJobs, id}] >= partTries
+	return m.fails[readingKey{snapshot.StageJobs, id}] >= partTries || m.noJobs[id] ||
+		m.unread[snapshot.StageJobs][id] == string(gitlab.ReasonForbidden)
 }
 
 // recount takes stock of what the parts wait for: after a listing, and at the

@@ -207,7 +207,7 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 	if partial {
 		// The ancestors' and the instance's runners, which this release does
 		// not give with the group's.
-		rest := m.newBound(listRoutes[scope.Kind], parts) // it may show the same runners
+		rest := m.newBound(scope.Route(), parts) // it may show the same runners
 		defer rest.end()
 		if err := m.addREST(ctx, scope, &l, rest); err != nil {
 			return listing{}, err
@@ -246,9 +246,13 @@ func (m *Monitor) graphqlDialect() *gitlab.GraphQLDialect {
 // mutex.
 func (m *Monitor) detailed(runners []gitlab.FleetRunner, began, at, now time.Time) {
 	noMachines := m.dialect.NoMachines()
-	if !noMachines {
+	switch {
+	case !noMachines:
 		m.noManagers = managersTold
+	case m.noManagers >= 0: // REST has shown none either
+		m.noManagers = noManagersAfter
 	}
+	m.inv.SetMachines(m.noManagers < noManagersAfter)
 	for _, r := range runners {
 		if r.ManagersCut || !m.inv.Has(r.ID) {
 			continue // more machines than a page tells: REST has them all

@@ -153,13 +153,13 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 // The line about the way round by REST says what it was: neither an outage nor
 // a proxy is blamed on the token.
 func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
-	const token = "GitLab does not let this token"
+	const refused = "GitLab does not let this token"
 	for name, c := range map[string]struct {
 		version string
 		fault   gitlabsim.Fault
 		want    string
 	}{
-		"refused":     {"", gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, token},
+		"refused":     {"", gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, refused},
 		"unavailable": {"", gitlabsim.Fault{Status: 503}, "GitLab did not answer the GraphQL query"},
 		"no answer":   {"", gitlabsim.Fault{Latency: 50 * time.Second}, "GitLab did not answer the GraphQL query"},
 		"blocked":     {"", gitlabsim.Fault{Status: 405}, "something in between"},
@@ -180,7 +180,7 @@ func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
 				time.Sleep(10 * time.Minute)
 				check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(world.Truth()))
 				text := strings.Join(logs.with("msg="), "")
-				if !strings.Contains(text, c.want) || !strings.Contains(text, "REST is used") || c.want != token && strings.Contains(text, token) {
+				if !strings.Contains(text, c.want) || !strings.Contains(text, "REST is used") || c.want != refused && strings.Contains(text, refused) {
 					t.Errorf("logged: %s", text)
 				}
 				r.end(t)

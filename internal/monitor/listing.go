@@ -137,7 +137,7 @@ func (m *Monitor) listClient() *gitlab.Client {
 // listREST reads all pages of a scope, or nothing.
 func (m *Monitor) listREST(ctx context.Context, s *scope) (listing, error) {
 	l := listing{whole: true}
-	b := m.newBound(listRoutes[s.Kind], 1)
+	b := m.newBound(s.Route(), 1)
 	defer b.end()
 	if err := m.addREST(ctx, s.Scope, &l, b); err != nil {
 		return listing{}, err

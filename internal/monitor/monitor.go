@@ -121,6 +121,7 @@ type Monitor struct {
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
 	walking  map[int64]time.Time                  // start of an unfinished walk, local clock
 	deep     map[int64]time.Time                  // start of the last whole walk of this process, local clock
+	noJobs   map[int64]bool                       // runners whose list of jobs answered 404
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
 	lastGood [snapshot.NumStages]time.Time
 
@@ -182,6 +183,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		good:    map[readingKey]time.Time{},
 		walking: map[int64]time.Time{},
 		deep:    map[int64]time.Time{},
+		noJobs:  map[int64]bool{},
 		visible: -1,
 		keyset:  true,
 		// Generations go on over a reload, which makes a new Monitor.
@@ -486,6 +488,7 @@ func (m *Monitor) forget(id int64) {
 	}
 	delete(m.walking, id)
 	delete(m.deep, id)
+	delete(m.noJobs, id)
 }
 
 // spread varies a due time by up to a tenth of its interval, so that readings

@@ -173,6 +173,8 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		// All sums by tag wait for a runner whose details were never read, those
 		// of machines for one whose machines were not.
 		return began.Add(retryWait(fails))
+	} else if fails > 0 && stage == snapshot.StageJobs && m.awaits(snapshot.PartJobs, id) {
+		return began.Add(retryWait(fails))
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
 	}
@@ -456,11 +458,13 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	defer m.mu.Unlock()
 	now := time.Now()
 	if gone {
+		m.noJobs[item.ID] = true
 		m.doubt(item.ID, now)
 		return failure
 	}
 	deep := m.led.Deep(item.ID)
 	poll.Done(true)
+	delete(m.noJobs, item.ID)
 	if m.led.Deep(item.ID).After(deep) {
 		// It read as deep as a walk does: most runners need no other.
 		m.deep[item.ID] = began

@@ -74,17 +74,12 @@ func (s *said) listed(sc *scope) bool {
 	return told
 }
 
-// well forgets what was told: the next failure is news again. It reports
-// whether anything had been told.
-func (s *said) well(stage snapshot.Stage) bool {
-	told := len(s.reason[stage]) > 0
-	clear(s.reason[stage])
-	return told
-}
+// well forgets what was logged: the next failure is news again.
+func (s *said) well(stage snapshot.Stage) { clear(s.reason[stage]) }
 
 var trouble = [snapshot.NumStages]string{
 	snapshot.StageRunners:   "", // see unlisted
-	snapshot.StageDetails:   "details of a runner cannot be read; told once until all can be read again",
-	snapshot.StageJobs:      "jobs of a runner cannot be read; told once until all can be read again",
-	snapshot.StageReconcile: "the deeper walk through a runner's jobs failed and will go on at its place; told once until all can be read again",
+	snapshot.StageDetails:   "details of a runner cannot be read; logged once until all can be read again",
+	snapshot.StageJobs:      "jobs of a runner cannot be read; logged once until all can be read again",
+	snapshot.StageReconcile: "the deeper walk through a runner's jobs failed and will go on at its place; logged once until all can be read again",
 }

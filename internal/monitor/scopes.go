@@ -114,7 +114,7 @@ func (m *Monitor) within(ctx context.Context, s *scope, read func(context.Contex
 	switch gitlab.ReasonOf(err) {
 	case gitlab.ReasonTimeout, gitlab.ReasonCanceled:
 		return listing{}, &gitlab.Error{
-			Reason: gitlab.ReasonTimeout, Route: listRoutes[s.Kind], Err: err,
+			Reason: gitlab.ReasonTimeout, Route: s.Route(), Err: err,
 			Message: fmt.Sprintf("the list of runners was not read to its end within %v, the larger of poll.staleness and poll.runners_interval", most),
 		}
 	default:
