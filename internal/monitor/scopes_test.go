@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -470,7 +471,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 		_, state := openState(t, "")
 		var out lines
 		r := start(t, world, state, s, setup{
-			logger: out.logger(), scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: fmt.Sprint(group)}},
+			logger: out.logger(), scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: strconv.FormatInt(group, 10)}},
 			wrap: func(t http.RoundTripper) http.RoundTripper { return renaming{t, &name, &asks} },
 		})
 		time.Sleep(30 * time.Minute)
