@@ -20,7 +20,7 @@ func remedyOf(t *testing.T, url string, c *http.Client) string {
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	// Enough for one attempt: a connection that fails is tried again for seconds.
 	client := newClient(t, Options{BaseURL: url, HTTPClient: c})
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := client.Version(ctx)
 	if err == nil {

@@ -18,6 +18,7 @@ import (
 // wholeAt is when, and after which requests, each part of a picture was first
 // published whole.
 type wholeAt struct {
+	of       *scraper // its mutex guards the rest
 	at       [snapshot.NumParts]time.Duration
 	requests [snapshot.NumParts]map[string]int
 	picture  [snapshot.NumParts]*snapshot.GitLab
@@ -28,7 +29,7 @@ func isWhole(f *snapshot.Fleet, p snapshot.Part) bool {
 }
 
 func watchParts(s *scraper, world *gitlabsim.World) *wholeAt {
-	w := &wholeAt{}
+	w := &wholeAt{of: s}
 	began := time.Now()
 	s.look = func(g *snapshot.GitLab) {
 		for p := range w.at {
@@ -38,6 +39,13 @@ func watchParts(s *scraper, world *gitlabsim.World) *wholeAt {
 		}
 	}
 	return w
+}
+
+// now is what was seen until now.
+func (w *wholeAt) now() wholeAt {
+	w.of.mu.Lock()
+	defer w.of.mu.Unlock()
+	return *w
 }
 
 // The first picture takes a request for each page and each runner, whatever
@@ -71,7 +79,7 @@ func TestFirstPictureComesFirst(t *testing.T) {
 				defer r.end(t)
 				time.Sleep(20 * time.Minute)
 
-				g, n := w.picture[snapshot.PartDetails], w.requests[snapshot.PartDetails]
+				g, n := w.now().picture[snapshot.PartDetails], w.now().requests[snapshot.PartDetails]
 				if g == nil {
 					t.Fatal("no first picture")
 				}
@@ -80,11 +88,11 @@ func TestFirstPictureComesFirst(t *testing.T) {
 				if most := pages + c.runners + 10; total(n)-again > most || n["GET /runners/:id"] != c.runners {
 					t.Errorf("%d requests, want at most %d: %v", total(n)-again, most, n)
 				}
-				if took := w.at[snapshot.PartDetails]; took > c.least*11/10+time.Second/2 {
+				if took := w.now().at[snapshot.PartDetails]; took > c.least*11/10+time.Second/2 {
 					t.Errorf("it took %v, the least is %v", took, c.least)
 				} else {
 					t.Logf("the first picture after %v, %d requests and %d for further listings; machines after %v, jobs after %v",
-						took, total(n)-again, again, w.at[snapshot.PartMachines], w.at[snapshot.PartJobs])
+						took, total(n)-again, again, w.now().at[snapshot.PartMachines], w.now().at[snapshot.PartJobs])
 				}
 				if g.RowsGeneration != g.Generation || len(g.Fleet.Rows) != c.runners || g.Fleet.MachinesWhole {
 					t.Errorf("generation %d, rows of %d, machines whole %t", g.Generation, g.RowsGeneration, g.Fleet.MachinesWhole)
@@ -95,7 +103,7 @@ func TestFirstPictureComesFirst(t *testing.T) {
 					}
 				}
 				for _, p := range []snapshot.Part{snapshot.PartMachines, snapshot.PartJobs} {
-					g := w.picture[p]
+					g := w.now().picture[p]
 					if g == nil {
 						t.Fatalf("the %s are not whole after 20 minutes", p)
 					}
@@ -103,11 +111,11 @@ func TestFirstPictureComesFirst(t *testing.T) {
 						t.Errorf("with the %s the runner_ families are not built anew", p)
 					}
 				}
-				if m := w.requests[snapshot.PartMachines]["GET /runners/:id/managers"]; m < c.runners {
+				if m := w.now().requests[snapshot.PartMachines]["GET /runners/:id/managers"]; m < c.runners {
 					t.Errorf("machines are whole after %d readings", m)
 				}
 				// Whole: the very first sums of jobs are the truth, or nearly so.
-				f, executing := w.picture[snapshot.PartJobs].Fleet, 0
+				f, executing := w.now().picture[snapshot.PartJobs].Fleet, 0
 				for _, kind := range f.JobsExecuting {
 					executing += kind[0] + kind[1]
 				}
@@ -134,11 +142,11 @@ func TestJobsAreWholeOrAbsent(t *testing.T) {
 				_, state := openState(t, "")
 				r := start(t, world, state, s, setup{rate: 20})
 				time.Sleep(10 * time.Minute)
-				if w.picture[snapshot.PartJobs] == nil {
+				if w.now().picture[snapshot.PartJobs] == nil {
 					t.Fatal("the jobs are never whole")
 				}
 				executing := map[int64]bool{}
-				for _, row := range w.picture[snapshot.PartJobs].Fleet.Rows {
+				for _, row := range w.now().picture[snapshot.PartJobs].Fleet.Rows {
 					if row.JobsExecuting < 0 && row.Status != snapshot.Stale && !flagged {
 						t.Errorf("runner %d was not read", row.ID)
 					}
@@ -146,8 +154,8 @@ func TestJobsAreWholeOrAbsent(t *testing.T) {
 						executing[row.ID] = true
 					}
 				}
-				n := w.requests[snapshot.PartJobs]["GET /runners/:id/jobs"]
-				t.Logf("%d runners execute; whole after %d requests for jobs, %v", len(executing), n, w.at[snapshot.PartJobs])
+				n := w.now().requests[snapshot.PartJobs]["GET /runners/:id/jobs"]
+				t.Logf("%d runners execute; whole after %d requests for jobs, %v", len(executing), n, w.now().at[snapshot.PartJobs])
 				if len(executing) < 10 {
 					t.Error("too few runners execute to prove anything")
 				}
@@ -163,19 +171,34 @@ func TestJobsAreWholeOrAbsent(t *testing.T) {
 // Jobs that cannot be read hold the sums back for three tries, and a restart
 // holds nothing back: that they were shown stands in the saved state.
 func TestUnreadableJobsHoldBackForAWhile(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault       gitlabsim.Fault
+		least, most time.Duration
+	}{
+		"an outage is asked for three times": {gitlabsim.Fault{Status: 502}, 20 * time.Second, 5 * time.Minute},
+		"GitLab's own refusal once": {gitlabsim.Fault{
+			Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json",
+		}, time.Second, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) { unreadableJobs(t, c.fault, c.least, c.most) })
+	}
+}
+
+func unreadableJobs(t *testing.T, fault gitlabsim.Fault, least, most time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Version: "17.11.0", Runners: 30, Healthy: true, Tags: 8, Token: secret})
 		broken := world.Truth().Runners[3].ID
-		world.AddFault(gitlabsim.Fault{
-			Match: matchPath(fmt.Sprintf("/runners/%d/jobs", broken)), Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json",
-		})
+		fault.Match = matchPath(fmt.Sprintf("/runners/%d/jobs", broken))
+		world.AddFault(fault)
 		dir := memoryDir(t)
 		folder, state := openState(t, dir)
 		s := newScraper()
 		w := watchParts(s, world)
 		r := start(t, world, state, s, setup{})
 		time.Sleep(10 * time.Minute)
-		if took := w.at[snapshot.PartJobs]; took < 2*time.Minute || took > 5*time.Minute {
+		took := w.now().at[snapshot.PartJobs]
+		if took < least || took > most {
 			t.Errorf("the sums of jobs are shown after %v", took)
 		}
 		if f := s.scrape().Fleet; !f.Detailed || !f.MachinesWhole || !f.JobsWhole {
@@ -226,7 +249,7 @@ func TestBrokenDetailsHoldBackNoJobs(t *testing.T) {
 					t.Error("the picture is whole before the third failure")
 				}
 				time.Sleep(10 * time.Minute)
-				if w.picture[snapshot.PartDetails] == nil || w.picture[snapshot.PartMachines] == nil {
+				if w.now().picture[snapshot.PartDetails] == nil || w.now().picture[snapshot.PartMachines] == nil {
 					t.Error("the picture never becomes whole")
 				}
 				r.end(t)
@@ -261,7 +284,7 @@ func TestAnInterruptedFirstPictureLosesNoJobs(t *testing.T) {
 		if n := requests(world, "/runners/:id/jobs"); n < 20 {
 			t.Errorf("%d readings of jobs in the minute after the stop", n)
 		}
-		for w.picture[snapshot.PartDetails] == nil {
+		for w.now().picture[snapshot.PartDetails] == nil {
 			time.Sleep(time.Minute)
 			if time.Since(r.began) > 3*time.Hour {
 				t.Fatal("no complete picture")
@@ -296,7 +319,7 @@ func TestNoEndpointForMachines(t *testing.T) {
 		r := start(t, world, state, s, setup{})
 		defer r.end(t)
 		time.Sleep(10 * time.Minute)
-		g := w.picture[snapshot.PartMachines]
+		g := w.now().picture[snapshot.PartMachines]
 		if g == nil || g.Fleet.ManagersRead || len(g.Fleet.Versions) < 2 {
 			t.Fatalf("versions %+v", g)
 		}
@@ -389,7 +412,7 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 		w := watchParts(s, world)
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{rate: 2, logger: out.logger()})
-		for w.picture[snapshot.PartDetails] == nil {
+		for w.now().picture[snapshot.PartDetails] == nil {
 			time.Sleep(30 * time.Second)
 			if time.Since(r.began) > time.Hour {
 				t.Fatal("no first picture")
@@ -400,7 +423,7 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 				}
 			}
 		}
-		took := w.at[snapshot.PartDetails]
+		took := w.now().at[snapshot.PartDetails]
 		told := out.with("first reading is under way", "reading=details")
 		if minutes := int(took / time.Minute); len(told) < minutes-1 || len(told) > minutes+1 {
 			t.Errorf("told %d times in %v", len(told), took)
@@ -422,7 +445,7 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 		if len(out.with("the first picture is whole", "runners=900", "unreadable=0")) != 1 {
 			t.Error("its end is not told")
 		}
-		for w.picture[snapshot.PartMachines] == nil || w.picture[snapshot.PartJobs] == nil {
+		for w.now().picture[snapshot.PartMachines] == nil || w.now().picture[snapshot.PartJobs] == nil {
 			time.Sleep(time.Minute)
 			if time.Since(r.began) > 3*time.Hour {
 				t.Fatal("machines and jobs are never whole")
