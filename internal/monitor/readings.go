@@ -161,9 +161,7 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && m.awaits(snapshot.PartMachines, id) {
-		// All sums by tag wait for a runner whose details were never read, those
-		// of machines for one whose machines were not.
+	if fails := m.fails[key]; fails > 0 && m.held(stage, id) {
 		return began.Add(retryWait(fails))
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
@@ -181,6 +179,19 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		return now
 	}
 	return began.Add(interval + spread(interval))
+}
+
+// held tells whether sums are held back by a reading that failed: those by tag
+// by details that were never read, those of machines and jobs by theirs.
+func (m *Monitor) held(stage snapshot.Stage, id int64) bool {
+	switch stage {
+	case snapshot.StageDetails:
+		return m.awaits(snapshot.PartMachines, id)
+	case snapshot.StageJobs:
+		return m.awaits(snapshot.PartJobs, id)
+	default:
+		return false
+	}
 }
 
 // local turns GitLab's time into ours, which the schedule runs on.
