@@ -105,7 +105,7 @@ func (p *plan) parse(args []string, stderr io.Writer) error {
 	fs.Float64Var(&p.jobs, "jobs", 6, "jobs an hour and runner that gets any")
 	fs.DurationVar(&p.history, "history", 20*time.Hour, "jobs that GitLab already knows at the start: enough to fill a page of each runner")
 	fs.IntVar(&p.tags, "tags", 200, "tags in the fleet")
-	fs.BoolVar(&p.onlyFirst, "first", false, "measure the first picture alone, by REST beside the least that it takes; then a case lasts until machines and jobs are whole too, or -picture")
+	fs.BoolVar(&p.onlyFirst, "first", false, "measure the first picture alone, by REST beside the least that it takes, -limits being max_requests_per_second alone; then a case lasts until machines and jobs are whole too, or -picture")
 	fs.DurationVar(&p.picture, "picture", 5*time.Minute, "how long to wait for the first picture of a case")
 	fs.DurationVar(&p.settle, "settle", 5*time.Minute, "how long to wait until every reading is on time")
 	fs.DurationVar(&p.steady, "steady", 2*time.Minute, "length of the steady state that is measured. Readings come in waves after the first picture: only over 5m are idle runners' jobs in it at their rate, over 15m (details_interval) details by REST, over some of -runners-interval the list")

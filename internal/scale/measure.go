@@ -177,10 +177,14 @@ func (c *oneCase) measure(ctx context.Context) (r *result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	throttle := c.limit
+	if c.onlyFirst {
+		throttle = 0 // the configured limit alone: what GitLab tells of its own is spread over its window
+	}
 	c.tell("simulating %v of history", c.history)
 	sim, err := startSimulation(ctx, world{
 		Token: token, Runners: c.runners, Active: active, Tags: c.tags, Jobs: c.jobs,
-		History: c.history, Latency: c.latency, RateLimit: c.limit,
+		History: c.history, Latency: c.latency, RateLimit: throttle,
 	}, c.say)
 	if err != nil {
 		return nil, err
