@@ -127,10 +127,8 @@ func scopedWorld(t *testing.T) (w *gitlabsim.World, ids []int64, o setup) {
 	return w, ids, o
 }
 
-// of matches the listing of one group.
-func of(group string) func(*http.Request) bool {
-	return func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/groups/"+group+"/runners") }
-}
+// ofMobile matches the listing of the group mobile.
+func ofMobile(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/groups/mobile/runners") }
 
 func tagsShown(g *snapshot.GitLab) string {
 	if g.Fleet == nil {
@@ -173,7 +171,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/mobile=true groups/web=true" || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
 					t.Fatalf("at first: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
 				}
-				fault.Match = of("mobile")
+				fault.Match = ofMobile
 				remove := world.AddFault(fault)
 				look := func(when, tags string, rows int) {
 					t.Helper()
@@ -216,7 +214,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 					t.Errorf("its return was told %d times", len(again))
 				}
 				// Refused once more and taken out of the configuration: it leaves.
-				fault.Match = of("mobile")
+				fault.Match = ofMobile
 				world.AddFault(fault)
 				time.Sleep(12 * time.Minute)
 				r.end(t)
@@ -264,7 +262,7 @@ func TestOneScopeFails(t *testing.T) {
 				_, state := openState(t, "")
 				r := start(t, world, state, s, o)
 				time.Sleep(2 * time.Minute)
-				fault.Match = of("mobile")
+				fault.Match = ofMobile
 				remove := world.AddFault(fault)
 				time.Sleep(5 * time.Minute)
 				lists := requests(world, "/groups/:id/runners")
@@ -312,7 +310,7 @@ func TestFirstStartWithAScopeThatFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				world, _, o := scopedWorld(t)
-				c.fault.Match = of("mobile")
+				c.fault.Match = ofMobile
 				remove := world.AddFault(c.fault)
 				s := newScraper()
 				_, state := openState(t, "")
@@ -370,7 +368,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		var listings atomic.Int64
 		world.AddFault(gitlabsim.Fault{Match: func(r *http.Request) bool {
-			if of("mobile")(r) {
+			if ofMobile(r) {
 				listings.Add(1)
 			}
 			return false
