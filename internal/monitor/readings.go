@@ -169,11 +169,7 @@ func (m *Monitor) planWalk(id int64, now time.Time) {
 func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, now time.Time) time.Time {
 	key := readingKey{stage, id}
 	began, tried := m.began[key]
-	if fails := m.fails[key]; fails > 0 && stage == snapshot.StageDetails && m.awaits(snapshot.PartMachines, id) {
-		// All sums by tag wait for a runner whose details were never read, those
-		// of machines for one whose machines were not.
-		return began.Add(retryWait(fails))
-	} else if fails > 0 && stage == snapshot.StageJobs && m.awaits(snapshot.PartJobs, id) {
+	if fails := m.fails[key]; fails > 0 && m.holdsBack(stage, id) {
 		return began.Add(retryWait(fails))
 	} else if fails > 0 {
 		return began.Add(max(retryWait(fails), min(interval, retryMost)))
@@ -188,6 +184,19 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		return now
 	}
 	return began.Add(interval + spread(interval))
+}
+
+// holdsBack reports whether sums wait for a stage's first reading of a runner:
+// those by tag for its details, those of machines and of jobs for theirs.
+func (m *Monitor) holdsBack(stage snapshot.Stage, id int64) bool {
+	switch stage {
+	case snapshot.StageDetails:
+		return m.awaits(snapshot.PartMachines, id)
+	case snapshot.StageJobs:
+		return m.awaits(snapshot.PartJobs, id)
+	default:
+		return false
+	}
 }
 
 // deepened notes a whole walk. The caller holds the mutex.
