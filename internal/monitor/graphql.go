@@ -217,17 +217,9 @@ func (m *Monitor) graphqlPages(ctx context.Context, scope gitlab.Scope, kind str
 }
 
 // takeGraphQL bounds a page and leaves the rows of this shard in it.
-func (m *Monitor) takeGraphQL(p *gitlab.GraphQLPage, b *bound, more bool) error {
-	ids := make([]int64, len(p.Runners))
-	for i := range p.Runners {
-		ids[i] = p.Runners[i].ID
-	}
-	p.Runners = slices.Clone(slices.DeleteFunc(p.Runners, func(r gitlab.FleetRunner) bool { return !m.owns(r.ID) })) // without room for more
-	size := 0
-	for i := range p.Runners {
-		size += detailsSize(&p.Runners[i])
-	}
-	return b.page(ids, size, p.Skipped, more)
+func (m *Monitor) takeGraphQL(p *gitlab.GraphQLPage, b *bound, more bool) (err error) {
+	p.Runners, err = take(m, p.Runners, func(r *gitlab.FleetRunner) int64 { return r.ID }, detailsSize, b, p.Skipped, more)
+	return err
 }
 
 // graphqlDialect is what was learned of this GitLab's GraphQL, by all scopes.

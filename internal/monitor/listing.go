@@ -203,17 +203,23 @@ func (m *Monitor) listPages(ctx context.Context, scope gitlab.Scope, b *bound) (
 }
 
 // takePage bounds a page and leaves the rows of this shard in it.
-func (m *Monitor) takePage(p *gitlab.RunnersPage, b *bound, more bool) error {
-	ids := make([]int64, len(p.Runners))
-	for i := range p.Runners {
-		ids[i] = p.Runners[i].ID
+func (m *Monitor) takePage(p *gitlab.RunnersPage, b *bound, more bool) (err error) {
+	p.Runners, err = take(m, p.Runners, func(r *gitlab.Runner) int64 { return r.ID }, rowSize, b, p.Skipped, more)
+	return err
+}
+
+// take bounds the rows of a page, by whatever API, and returns those of this shard.
+func take[T any](m *Monitor, rows []T, id func(*T) int64, size func(*T) int, b *bound, skipped int, more bool) ([]T, error) {
+	ids := make([]int64, len(rows))
+	for i := range rows {
+		ids[i] = id(&rows[i])
 	}
-	p.Runners = slices.Clone(slices.DeleteFunc(p.Runners, func(r gitlab.Runner) bool { return !m.owns(r.ID) })) // without room for more
-	size := 0
-	for i := range p.Runners {
-		size += rowSize(&p.Runners[i])
+	own := slices.Clone(slices.DeleteFunc(rows, func(r T) bool { return !m.owns(id(&r)) })) // without room for more
+	grown := 0
+	for i := range own {
+		grown += size(&own[i])
 	}
-	return b.page(ids, size, p.Skipped, more)
+	return own, b.page(ids, grown, skipped, more)
 }
 
 // owns tells whether a runner is of this process's shard. The id is hashed:
