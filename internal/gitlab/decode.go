@@ -99,26 +99,37 @@ func (d *reader) details() RunnerDetails {
 		}
 	}
 	out.Runner = row.runner()
-	switch out.Type {
-	case "group_type":
-		out.Owner = group
-	case "project_type":
-		out.Owner = project
-	}
+	out.Owner = owner(out.Type, group, project)
 	return out
+}
+
+// owner is whom a runner of a type belongs to; "" for instance runners.
+func owner(kind, group, project string) string {
+	switch kind {
+	case "group_type":
+		return group
+	case "project_type":
+		return project
+	}
+	return ""
 }
 
 // first is a text of the first object of an array. A runner may be in
 // thousands of projects.
 func (d *reader) first(member string) (text string) {
 	for i := range d.elements() {
-		if i > 0 {
-			continue
+		if i == 0 {
+			text = d.textOf(member)
 		}
-		for name := range d.members() {
-			if string(name) == member {
-				text = d.text(maxPath)
-			}
+	}
+	return text
+}
+
+// textOf is a text of the object that comes next.
+func (d *reader) textOf(member string) (text string) {
+	for name := range d.members() {
+		if string(name) == member {
+			text = d.text(maxPath)
 		}
 	}
 	return text

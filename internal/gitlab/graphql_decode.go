@@ -92,12 +92,7 @@ func (r *FleetRunner) settle(project, group string) {
 	default: // offline, stale, and words of the future: not known to be up
 		r.Online = new(false)
 	}
-	switch r.Type {
-	case "group_type":
-		r.Owner = group
-	case "project_type":
-		r.Owner = project
-	}
+	r.Owner = owner(r.Type, group, project)
 	// As REST does: of the machine that contacted GitLab last.
 	var last *Manager
 	for i := range r.Managers {
@@ -121,16 +116,6 @@ func (d *reader) jobCount() int {
 		return -1
 	}
 	return int(min(n, MaxJobCount+1))
-}
-
-// textOf is a text of the object that comes next.
-func (d *reader) textOf(member string) (text string) {
-	for name := range d.members() {
-		if string(name) == member {
-			text = d.text(maxPath)
-		}
-	}
-	return text
 }
 
 // fleetManagers reads the machines that a runner's row has, in the order of
