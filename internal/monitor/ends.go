@@ -65,22 +65,33 @@ func endless(message string) error {
 type walking struct {
 	descent
 
-	began   time.Time // tells one walk of a runner from the next
+	began   time.Time // by GitLab's clock; tells one walk of a runner from the next
+	start   time.Time // by the local one; zero: an earlier process began it
 	endless bool      // the one before did not end
 }
 
-// walked notes a page of a walk that began at began; whole says that it was the
-// last one. restart asks to begin the walk anew. The caller holds the mutex.
-func (m *Monitor) walked(id int64, began time.Time, jobs []gitlab.Job, whole bool) (restart bool, err error) {
+// walk is the walk of a runner that began at began. resumed says that its pages
+// go on, so that it did not begin now. The caller holds the mutex.
+func (m *Monitor) walk(id int64, began time.Time, resumed bool) *walking {
+	w := m.walks[id]
+	if w != nil && w.began.Equal(began) {
+		return w
+	}
+	days := max(1, int(m.opts.Poll.Lookback/(24*time.Hour)))
+	w = &walking{descent: descent{what: "the deeper walk", most: walkPages * days, idle: idleWalkPages}, began: began, endless: w != nil && w.endless}
+	if !resumed {
+		w.start = time.Now()
+	}
+	m.walks[id] = w
+	return w
+}
+
+// walked notes a page of a runner's walk; whole says that it was the last one.
+// restart asks to begin the walk anew. The caller holds the mutex.
+func (m *Monitor) walked(id int64, w *walking, jobs []gitlab.Job, whole bool) (restart bool, err error) {
 	if whole {
 		delete(m.walks, id)
 		return false, nil
-	}
-	w := m.walks[id]
-	if w == nil || !w.began.Equal(began) {
-		days := max(1, int(m.opts.Poll.Lookback/(24*time.Hour)))
-		w = &walking{descent: descent{what: "the deeper walk", most: walkPages * days, idle: idleWalkPages}, began: began, endless: w != nil && w.endless}
-		m.walks[id] = w
 	}
 	if err = w.page(jobs); err != nil && w.pages >= w.most {
 		w.endless = true

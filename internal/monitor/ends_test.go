@@ -131,16 +131,18 @@ func TestAWalkHasABound(t *testing.T) {
 	page := func(id int64) []gitlab.Job { return []gitlab.Job{{ID: id}} }
 	var err error
 	restart, n := false, 0
+	first := m.walk(1, began, false)
 	for ; err == nil && n < 2*walkPages; n++ {
-		restart, err = m.walked(1, began, page(int64(3*walkPages-n)), false)
+		restart, err = m.walked(1, first, page(int64(3*walkPages-n)), false)
 	}
 	if n != walkPages || !restart || gitlab.ReasonOf(err) != gitlab.ReasonDecode || !strings.Contains(err.Error(), "does not end after 20000 pages") {
 		t.Errorf("after %d pages: restart %t, %v", n, restart, err)
 	}
-	if restart, err = m.walked(1, began.Add(time.Minute), page(3*walkPages), false); restart || err != nil || !m.walks[1].endless {
+	second := m.walk(1, began.Add(time.Minute), false)
+	if restart, err = m.walked(1, second, page(3*walkPages), false); restart || err != nil || !m.walks[1].endless {
 		t.Errorf("begun anew: restart %t, %v, endless %t", restart, err, m.walks[1].endless)
 	}
-	if restart, err = m.walked(1, began.Add(time.Minute), nil, true); restart || err != nil || len(m.walks) > 0 {
+	if restart, err = m.walked(1, second, nil, true); restart || err != nil || len(m.walks) > 0 {
 		t.Errorf("whole: restart %t, %v, %d walks", restart, err, len(m.walks))
 	}
 }

@@ -119,7 +119,6 @@ type Monitor struct {
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
-	walking  map[int64]time.Time                  // start of an unfinished walk, local clock
 	deep     map[int64]time.Time                  // start of the last whole walk of this process, local clock
 	noJobs   map[int64]bool                       // runners whose list of jobs answered 404
 	unread   [snapshot.NumStages]map[int64]string // runner -> reason of its last failure
@@ -181,7 +180,6 @@ func New(o Options, d Deps) (*Monitor, error) {
 		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		good:    map[readingKey]time.Time{},
-		walking: map[int64]time.Time{},
 		deep:    map[int64]time.Time{},
 		noJobs:  map[int64]bool{},
 		visible: -1,
@@ -486,7 +484,6 @@ func (m *Monitor) forget(id int64) {
 		delete(m.began, readingKey{snapshot.Stage(s), id})
 		delete(m.good, readingKey{snapshot.Stage(s), id})
 	}
-	delete(m.walking, id)
 	delete(m.deep, id)
 	delete(m.noJobs, id)
 }

@@ -8,6 +8,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
+	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
@@ -197,16 +198,6 @@ func (m *Monitor) holdsBack(stage snapshot.Stage, id int64) bool {
 	default:
 		return false
 	}
-}
-
-// deepened notes a whole walk. The caller holds the mutex.
-func (m *Monitor) deepened(id int64) {
-	at, ok := m.walking[id]
-	if !ok {
-		at = m.local(m.led.Deep(id)) // begun by an earlier process
-	}
-	m.deep[id] = at
-	delete(m.walking, id)
 }
 
 // readAt is the local time of the last reading of a stage. Only what was read by
@@ -477,7 +468,6 @@ func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
 	if m.led.Deep(item.ID).After(deep) {
 		// It read as deep as a walk does: most runners need no other.
 		m.deep[item.ID] = began
-		delete(m.walking, item.ID)
 		m.lastGood[snapshot.StageReconcile] = now
 	}
 	if running, canceling, _, read := m.led.Executing(item.ID); read {
@@ -512,6 +502,12 @@ func next(q gitlab.JobsQuery, p gitlab.JobsPage) gitlab.JobsQuery {
 	return gitlab.JobsQuery{RunnerID: q.RunnerID, Page: p.Next}
 }
 
+// rewalk begins a walk anew. The caller holds the mutex.
+func (m *Monitor) rewalk(id int64, walk *ledger.Walk) {
+	walk.Restart()
+	m.walk(id, walk.Began(), false)
+}
+
 // walkJobs reads one page of a walk; the next one is a reading of its own, so
 // that a long walk never holds up what is more urgent.
 func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
@@ -523,10 +519,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		m.mu.Unlock()
 		return nil
 	}
-	if !resumed {
-		m.walking[item.ID] = time.Now()
-	}
-	q, began := walk.Query(m.keyset), walk.Began()
+	q, w := walk.Query(m.keyset), m.walk(item.ID, walk.Began(), resumed)
 	m.mu.Unlock()
 	p, err := client.RunnerJobs(ctx, q)
 	m.mu.Lock()
@@ -536,12 +529,14 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		m.heardKeyset(q, p)
 		whole := walk.Page(p)
 		if whole {
-			m.deepened(item.ID)
+			m.deep[item.ID] = w.start
+			if w.start.IsZero() {
+				m.deep[item.ID] = m.local(m.led.Deep(item.ID))
+			}
 		}
-		restart, err := m.walked(item.ID, began, p.Jobs, whole)
+		restart, err := m.walked(item.ID, w, p.Jobs, whole)
 		if restart {
-			walk.Restart()
-			m.walking[item.ID] = time.Now()
+			m.rewalk(item.ID, walk)
 		}
 		return err
 	case gitlab.ReasonNotFound:
@@ -550,8 +545,7 @@ func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 		if q.Keyset {
 			m.keyset = false // not offered here, or the cursor is of another release
 		}
-		walk.Restart()
-		m.walking[item.ID] = time.Now()
+		m.rewalk(item.ID, walk)
 	default:
 	}
 	return err
