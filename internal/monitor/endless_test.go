@@ -174,8 +174,8 @@ func TestEveryListingEnds(t *testing.T) {
 				if g.Up {
 					t.Error("up is 1")
 				}
-				if c.list.pause == 0 && (g.Fleet == nil || len(g.Fleet.Rows) != 50) || r.m.inv.Len() != 50 {
-					t.Errorf("runners joined or left: %d", r.m.inv.Len())
+				if c.list.pause == 0 && (g.Fleet == nil || len(g.Fleet.Rows) != 50) || r.known() != 50 {
+					t.Errorf("runners joined or left: %d", r.known())
 				}
 				told := out.with("level=error")
 				if len(told) != 1 || !strings.Contains(told[0], c.says) || !strings.Contains(told[0], "reason="+c.reason) {

@@ -271,6 +271,18 @@ func (r *running) end(t *testing.T) {
 	}
 }
 
+// locked is what look returns of the Monitor at a moment: reading it without
+// its mutex would be a race of the test's own.
+func locked[T any](r *running, look func(m *Monitor) T) T {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	return look(r.m)
+}
+
+// has reports whether a runner is in the fleet, known how many there are.
+func (r *running) has(id int64) bool { return locked(r, func(m *Monitor) bool { return m.inv.Has(id) }) }
+func (r *running) known() int        { return locked(r, func(m *Monitor) int { return m.inv.Len() }) }
+
 // kill drops everything that was not committed.
 func (r *running) kill(t *testing.T) {
 	t.Helper()

@@ -76,13 +76,13 @@ func anHourOf(t *testing.T, fault gitlabsim.Fault, reason string) {
 			t.Fatalf("%v after its begin jobs are given up: %v", down, g.Self.JobsUnresolved)
 		}
 	}
-	if n := r.m.inv.Len(); n != len(before.Fleet.Rows) {
+	if n := r.known(); n != len(before.Fleet.Rows) {
 		t.Errorf("%d runners are known, %d were", n, len(before.Fleet.Rows))
 	}
 	if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "reason="+reason) {
 		t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
 	}
-	if r.m.blocked {
+	if locked(r, func(m *Monitor) bool { return m.blocked }) {
 		t.Error("taken for a refused token")
 	}
 	remove()
@@ -228,7 +228,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/web=true" || tagsShown(g) != "all=1 infra=1 mobile=0 web=0 unknown " {
 					t.Errorf("taken out: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
 				}
-				if r.m.inv.Has(ids[1]) {
+				if r.has(ids[1]) {
 					t.Error("its runner is still there")
 				}
 				if len(s.back) > 0 {
@@ -381,7 +381,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		time.Sleep(5 * time.Second)
-		if r.m.inv.Has(ids[1]) {
+		if r.has(ids[1]) {
 			t.Error("not gone with the first listing after its 404")
 		}
 		if s.counted("failure details not_found") > 0 {
