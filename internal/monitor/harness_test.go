@@ -280,8 +280,11 @@ func locked[T any](r *running, look func(m *Monitor) T) T {
 }
 
 // has reports whether a runner is in the fleet, known how many there are.
-func (r *running) has(id int64) bool { return locked(r, func(m *Monitor) bool { return m.inv.Has(id) }) }
-func (r *running) known() int        { return locked(r, func(m *Monitor) int { return m.inv.Len() }) }
+func (r *running) has(id int64) bool {
+	return locked(r, func(m *Monitor) bool { return m.inv.Has(id) })
+}
+
+func (r *running) known() int { return locked(r, func(m *Monitor) int { return m.inv.Len() }) }
 
 // kill drops everything that was not committed.
 func (r *running) kill(t *testing.T) {
