@@ -66,11 +66,11 @@ lint:
 	@echo "== golangci-lint"
 	@$(TOOLS)/golangci-lint run
 
-# `promtool test rules` runs as a Go test in alerts/. internal/promcheck is a
+# `promtool test rules` runs as a Go test in alerts/. test/promcheck is a
 # module of its own, so that Prometheus' tree stays out of ours.
 rules:
 	@echo "== promcheck: metrics and labels of rules and dashboards"
-	@cd internal/promcheck && go vet ./... && go test ./...
+	@cd test/promcheck && go vet ./... && go test ./...
 	@echo "== promtool: rules"
 	@$(TOOLS)/promtool check rules --lint=all --lint-fatal alerts/rules.yml
 
@@ -99,7 +99,7 @@ fuzz: ## look for inputs that break a parser or a codec, each target FUZZTIME lo
 unit:
 	@echo "== go test"
 	@touch $(EXTRA_SKIPS)
-	@go build -o $(TOOLS)/summary ./internal/ci/summary
+	@go build -o $(TOOLS)/summary ./test/summary
 	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(EXTRA_SKIPS)
 
 # Packages of the system that the ship tests drive.
@@ -107,16 +107,16 @@ SHIP_PACKAGES := python3-gitlab ruby ruby-graphql prometheus prometheus-alertman
 
 # By itself: it is about when something arrives, and what builds images beside
 # it would be in the way.
-BREAKAGES := go test -json -tags ship -run ShipBreakages -count=1 -timeout 30m ./internal/e2e/breakages | $(TOOLS)/summary
+BREAKAGES := go test -json -tags ship -run ShipBreakages -count=1 -timeout 30m ./test/breakages | $(TOOLS)/summary
 
 test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, eight breakages up to the letter that arrives
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ship needs root: it installs packages and builds an image"; exit 1; }
 	@echo "== packages"
 	@dpkg -s $(SHIP_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SHIP_PACKAGES) </dev/null >/dev/null; }
 	@mkdir -p $(TOOLS)
-	@go build -o $(TOOLS)/summary ./internal/ci/summary
+	@go build -o $(TOOLS)/summary ./test/summary
 	@echo "== go test -tags ship"
-	@go test -json -tags ship -run Ship -count=1 -timeout 30m $$(go list ./... | grep -v /e2e/breakages) | $(TOOLS)/summary
+	@go test -json -tags ship -run Ship -count=1 -timeout 30m $$(go list ./... | grep -v test/breakages) | $(TOOLS)/summary
 	@echo "== eight breakages, in real time (nine minutes)"
 	@$(BREAKAGES) || { echo "once more: forty times as fast as life, a machine that stalls for a second stalls for 40 s"; $(BREAKAGES); }
 
@@ -147,8 +147,8 @@ bench-compare: ## decode, fold, build and encode beside another commit, by bench
 
 # SCALE passes flags, such as SCALE='-runners=100000 -limits=0': docs/performance.md.
 bench-scale: ## measure the program against large simulated fleets (more than an hour)
-	go run ./internal/scale -ldflags '$(LDFLAGS)' $(SCALE)
-	go test ./internal/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
+	go run ./test/scale -ldflags '$(LDFLAGS)' $(SCALE)
+	go test ./test/scale -run '^$$' -bench Scale -benchtime 300x -timeout 60m
 
 bench-queries: tools ## rules and panels over 10,000 runners in a real Prometheus (25 minutes)
 	go test ./dashboards -run '^$$' -bench AtScale -benchtime 1x -timeout 60m -args -scale.runners=10000 -scale.for=20m

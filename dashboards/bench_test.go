@@ -80,12 +80,12 @@ scrape_configs:
 	b.ReportMetric(0, "ns/op") // the time it takes is chosen
 }
 
-// simulatedGitLab is the one of internal/scale. It ends with its standard
+// simulatedGitLab is the one of test/scale. It ends with its standard
 // input, so also when this process is killed.
 func simulatedGitLab(b *testing.B) (address, token string) {
 	b.Helper()
 	program := filepath.Join(b.TempDir(), "scale")
-	if text, err := exec.CommandContext(b.Context(), "go", "build", "-o", program, "../internal/scale").CombinedOutput(); err != nil { //nolint:gosec // our own program
+	if text, err := exec.CommandContext(b.Context(), "go", "build", "-o", program, "../test/scale").CombinedOutput(); err != nil { //nolint:gosec // our own program
 		b.Fatalf("%v\n%s", err, text)
 	}
 	cmd := exec.CommandContext(b.Context(), program, "simulate") //nolint:gosec // our own program

@@ -1,7 +1,7 @@
 // Package dashboards holds the Grafana dashboards beside it to what they
 // promise: they import into Grafana 10 to 12 as they are, say what they show,
 // link to each other, and every panel is answered by a real Prometheus.
-// Metrics and labels of their expressions are held by internal/promcheck.
+// Metrics and labels of their expressions are held by test/promcheck.
 package dashboards
 
 import (

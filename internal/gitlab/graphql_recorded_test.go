@@ -40,7 +40,7 @@ func (r *recorded) RoundTrip(req *http.Request) (*http.Response, error) {
 		return x.Query == in.Query && x.Token == r.token && x.Limit == r.limit && bytes.Equal(x.Variables, variables)
 	})
 	if i < 0 {
-		r.t.Fatalf("not recorded for %s: %s %s: go test -tags ship ./internal/e2e -run ShipGraphQLRecordings -update", r.release, in.Query, variables)
+		r.t.Fatalf("not recorded for %s: %s %s: go test -tags ship ./test/e2e -run ShipGraphQLRecordings -update", r.release, in.Query, variables)
 	}
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(r.exchanges[i].Answer)), Request: req}, nil
 }

@@ -3,7 +3,7 @@
 // several releases. It confirms the client's and the simulator's belief about
 // the library's words. The recordings are written by
 //
-//	go test -tags ship ./internal/e2e -run ShipGraphQLRecordings -update
+//	go test -tags ship ./test/e2e -run ShipGraphQLRecordings -update
 //
 // which needs Debian's ruby-graphql; `make test-ship` checks them.
 package recording

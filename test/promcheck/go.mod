@@ -1,4 +1,4 @@
-module gitlab-runner-fleet-exporter/internal/promcheck
+module gitlab-runner-fleet-exporter/test/promcheck
 
 go 1.26.7
 

@@ -2,7 +2,7 @@
 // program, built as for a release, against a simulated GitLab in a process of
 // its own, over real HTTP on loopback.
 //
-//	go run ./internal/scale -runners=1000,10000 -limits=0,600 -api=rest,graphql
+//	go run ./test/scale -runners=1000,10000 -limits=0,600 -api=rest,graphql
 //
 // It prints one column for each case: how long the first complete picture
 // takes beside the time its requests need by themselves, whether its sums are

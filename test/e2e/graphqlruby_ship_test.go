@@ -320,7 +320,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(kept, text) {
-				t.Errorf("%s is not what graphql-ruby answers now: go test -tags ship ./internal/e2e -run ShipGraphQLRecordings -update", path)
+				t.Errorf("%s is not what graphql-ruby answers now: go test -tags ship ./test/e2e -run ShipGraphQLRecordings -update", path)
 			}
 		})
 	}

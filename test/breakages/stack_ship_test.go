@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	root        = "../../.."
+	root        = "../.."
 	job         = "gitlab_runner_fleet_exporter"
 	rulesFile   = root + "/alerts/rules.yml"
 	routingFile = root + "/alerts/alertmanager.example.yml"
