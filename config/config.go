@@ -55,7 +55,9 @@ type GitLabConfig struct {
 
 // UnmarshalYAML starts from our defaults of the HTTP client: redirects are not
 // followed, because the transport sends the token with every request it makes,
-// also to the place a redirect names.
+// also to the place a redirect names. HTTP/2 is off, because net/http reads up
+// to 10 MiB of header of each of its answers, and HTTP/1.1 serves a few
+// requests at once as well.
 func (g *GitLabConfig) UnmarshalYAML(unmarshal func(any) error) error {
 	type plain GitLabConfig
 	*g = GitLabConfig{HTTPClientConfig: defaultHTTPClientConfig()}
@@ -64,7 +66,7 @@ func (g *GitLabConfig) UnmarshalYAML(unmarshal func(any) error) error {
 
 func defaultHTTPClientConfig() commoncfg.HTTPClientConfig {
 	c := commoncfg.DefaultHTTPClientConfig
-	c.FollowRedirects = false
+	c.FollowRedirects, c.EnableHTTP2 = false, false
 	return c
 }
 

@@ -72,7 +72,7 @@ func TestDefaults(t *testing.T) {
 	if g.Poll != wantPoll {
 		t.Errorf("%+v", g.Poll)
 	}
-	if c := g.HTTPClientConfig; c.FollowRedirects || !c.EnableHTTP2 || c.Authorization.Type != "Bearer" {
+	if c := g.HTTPClientConfig; c.FollowRedirects || c.EnableHTTP2 || c.Authorization.Type != "Bearer" {
 		t.Error("defaults of the HTTP client")
 	}
 	checkDefaultMetrics(t, v.Metrics())
@@ -122,7 +122,7 @@ func TestFull(t *testing.T) {
 		t.Error(gs[0].Expected)
 	}
 	c := gs[0].HTTPClientConfig
-	if c.Authorization.CredentialsFile != "testdata/files/token" || !c.FollowRedirects || c.EnableHTTP2 ||
+	if c.Authorization.CredentialsFile != "testdata/files/token" || !c.FollowRedirects || !c.EnableHTTP2 ||
 		c.ProxyURL.Host != "proxy.example.com:3128" || c.TLSConfig.ServerName != "gitlab.internal" ||
 		c.HTTPHeaders.Headers["X-Front"].Files[0] != "testdata/files/token" {
 		t.Error("HTTP client of gitlabs[0]")
@@ -417,7 +417,7 @@ func TestForURL(t *testing.T) {
 	if a := g.HTTPClientConfig.Authorization; a.Credentials != "CANARY-token" || a.Type != "Bearer" {
 		t.Error("authorization")
 	}
-	if c := g.HTTPClientConfig; c.FollowRedirects || !c.EnableHTTP2 {
+	if c := g.HTTPClientConfig; c.FollowRedirects || c.EnableHTTP2 {
 		t.Error("not our defaults of the HTTP client")
 	}
 	if g.Poll != wantPoll || g.Name != "gitlab.example.com" {

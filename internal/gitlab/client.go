@@ -51,7 +51,7 @@ type Attempt struct {
 	Route      Route
 	Code       int           // 0: no HTTP answer
 	Duration   time.Duration // until the body was read, or the failure
-	Date       time.Time     // GitLab's clock; zero if absent or unparsable
+	Date       time.Time     // GitLab's clock; zero if absent, unparsable or not GitLab's
 	ReceivedAt time.Time     // our clock when the answer's header came, or the failure
 }
 
@@ -284,6 +284,9 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 		return c.readBody(ctx, resp, r, decode)
 	}()
 	result.Duration = time.Since(start)
+	if e != nil && e.Reason == ReasonNotGitLab {
+		result.Date = time.Time{} // the clock of whoever answered in GitLab's place
+	}
 
 	if c.hooks.Attempt != nil {
 		c.hooks.Attempt(result)

@@ -927,3 +927,26 @@ func TestTransportSecrets(t *testing.T) {
 		}
 	}
 }
+
+// The clock of a proxy that answers in GitLab's place is not GitLab's.
+func TestDateOfAForeignAnswer(t *testing.T) {
+	for body, known := range map[string]bool{`{"message":"404 Not found"}`: true, `default backend - 404`: false} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, body)
+		}))
+		t.Cleanup(srv.Close)
+		var got []Attempt
+		c := newClient(t, Options{BaseURL: srv.URL, HTTPClient: srv.Client(), Hooks: Hooks{Attempt: func(a Attempt) { got = append(got, a) }}})
+		_, err := c.Runner(t.Context(), 1, false)
+		if len(got) == 0 {
+			t.Fatalf("%s: no attempt, %v", body, err)
+		}
+		for _, a := range got {
+			if a.Date.IsZero() == known {
+				t.Errorf("%s: Date %v, want one: %t", body, a.Date, known)
+			}
+		}
+	}
+}

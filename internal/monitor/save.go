@@ -141,7 +141,7 @@ func (m *Monitor) publishNow(now time.Time) {
 	// A first picture is whole: each scope is tried before it is shown, but it
 	// does not wait for one that hangs.
 	m.pictured = m.pictured || m.listedAll || !m.firstListed.IsZero() && now.Sub(m.firstListed) > m.opts.Poll.RunnersInterval
-	if fresh := m.inv.Withdraw(at, m.opts.Poll.Staleness); fresh && m.pictured {
+	if fresh := m.inv.Withdraw(at, now, m.opts.Poll.Staleness); fresh && m.pictured {
 		before := m.inv.WholeParts()
 		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
 		if m.inv.WholeParts() != before && !rows {
