@@ -24,8 +24,12 @@ const (
 	APIGraphQL
 )
 
-// graphqlRetry is how long a refused GraphQL is left alone.
-const graphqlRetry = time.Hour
+// How long GraphQL is left alone: where GitLab refuses it, and where it failed
+// alone, which an outage of minutes explains.
+const (
+	graphqlRetry       = time.Hour
+	graphqlRetryOutage = 5 * time.Minute
+)
 
 // pathRefresh is how long the path of a group that is configured by its id is
 // remembered.
@@ -33,9 +37,10 @@ const pathRefresh = time.Hour
 
 // graphql is what is known of GraphQL for one scope.
 type graphql struct {
-	version string    // of GitLab, when it was last tried
-	refused time.Time // when it was last refused; zero: it was not
-	byType  bool      // pages are slow: the three types are read side by side
+	version string        // of GitLab, when it was last tried
+	refused time.Time     // when it was last refused or failed; zero: it was not
+	again   time.Duration // after how long it is tried again
+	byType  bool          // pages are slow: the three types are read side by side
 
 	path   string // of a group that is configured by its id
 	pathAt time.Time
@@ -61,10 +66,14 @@ func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
 	if rerr != nil {
 		return listing{}, rerr // GitLab is down altogether, or refuses the scope: that says nothing of GraphQL
 	}
-	if s.gql.refused.IsZero() {
-		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err}, s.named()...)...)
+	again := graphqlRetryOutage
+	if gitlab.GraphQLRefused(err) {
+		again = graphqlRetry
 	}
-	s.gql.refused = time.Now()
+	if s.gql.refused.IsZero() || s.gql.again != again {
+		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details", "retry_after", again, "err", err}, s.named()...)...)
+	}
+	s.gql.refused, s.gql.again = time.Now(), again
 	return l, nil
 }
 
@@ -86,7 +95,7 @@ func (m *Monitor) wantsGraphQL(s *scope) bool {
 	case m.opts.API == APIGraphQL || m.onlyGraphQL(s):
 		return true
 	default:
-		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > graphqlRetry || s.gql.version != m.gitlabVersion()
+		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > s.gql.again || s.gql.version != m.gitlabVersion()
 	}
 }
 

@@ -60,11 +60,26 @@ func TestGraphQLFollowsChanges(t *testing.T) {
 }
 
 // Where GraphQL is refused REST is used, and GraphQL tried again later.
+// One that GitLab refuses stays refused for long; an outage of minutes must not
+// cost two requests a runner for an hour.
 func TestGraphQLRefusedFallsBack(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
+		graphqlComesBack(t, gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, 3, 70*time.Minute)
+	})
+	t.Run("unavailable", func(t *testing.T) {
+		graphqlComesBack(t, gitlabsim.Fault{Status: 503}, 8, 8*time.Minute)
+	})
+}
+
+// graphqlComesBack takes a fault of GraphQL away after five minutes, in which it
+// may be asked so many times, and expects it to be used after another time.
+func graphqlComesBack(t *testing.T, fault gitlabsim.Fault, most int, after time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 250, Tags: 10, Token: secret})
 		mount(t, world)
-		remove := world.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"})
+		fault.Route = "POST /graphql"
+		remove := world.AddFault(fault)
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
@@ -72,11 +87,11 @@ func TestGraphQLRefusedFallsBack(t *testing.T) {
 		g := s.scrape()
 		check(t, "tags by REST", tagCounts(g.Fleet), truthTags(world.Truth()))
 		tried := world.Requests()["POST /graphql"]
-		if tried == 0 || tried > 3 {
+		if tried == 0 || tried > most {
 			t.Errorf("GraphQL was asked %d times in five minutes while it is refused", tried)
 		}
 		remove()
-		time.Sleep(70 * time.Minute)
+		time.Sleep(after)
 		lists := world.Requests()["GET /runners/all"]
 		time.Sleep(10 * time.Minute)
 		if n := world.Requests()["GET /runners/all"]; n != lists {
