@@ -78,7 +78,7 @@ func pathNames(path []any) (names []string) {
 	return names
 }
 
-// The codes by which graphql-ruby says what it objects to in a document.
+// graphql-ruby's codes of errors in a document.
 const (
 	undefinedField      = "undefinedField"
 	argumentNotAccepted = "argumentNotAccepted"

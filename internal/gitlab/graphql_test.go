@@ -116,8 +116,8 @@ func TestErrorsInside200(t *testing.T) {
 		refused    bool
 	}{
 		{"not for this user", `{"data":{"runners":null},"errors":[{"message":"` + denied + `","path":["runners"]}]}`, ReasonForbidden, denied, "-", true},
-		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
-		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
+		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
+		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
 		{"a field that must be", `{"errors":[{"message":"Field 'status' doesn't exist on type 'CiRunner'","path":["query fleet","runners","nodes","status"]}]}`, ReasonBadRequest, "Field 'status' doesn't exist on type 'CiRunner'", "status", true},
 		{"no runners at all", `{"errors":[{"message":"Field 'runners' doesn't exist on type 'Query'"},{"message":"Field 'managers' doesn't exist on type 'CiRunner'"}]}`, ReasonBadRequest, "Field 'runners' doesn't exist on type 'Query'; Field 'managers' doesn't exist on type 'CiRunner'", "runners", true},
 		{"a field that was not asked for", `{"errors":[{"message":"Field 'c4n4ry' doesn't exist on type 'Query'"}]}`, ReasonBadRequest, "Field 'c4n4ry' doesn't exist on type 'Query'", "", true},
@@ -279,7 +279,7 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	}
 }
 
-// TestGraphQLFailure: what is said of a failure is what it was.
+// TestGraphQLFailure: the text for users names the failure that happened.
 func TestGraphQLFailure(t *testing.T) {
 	for _, c := range []struct {
 		status int
@@ -368,7 +368,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			t.Errorf("%d: %v", c.status, err)
 		}
 		if _, text, _ := strings.Cut(c.body, `"message":"`); text != "" && !strings.Contains(err.Error(), strings.TrimSuffix(text, `"}]}`)) {
-			t.Errorf("%d: %v does not say %s", c.status, err, text)
+			t.Errorf("%d: %v lacks %s", c.status, err, text)
 		}
 		if c.status == 302 && !strings.Contains(err.Error(), "set url to https://other") {
 			t.Error(err)

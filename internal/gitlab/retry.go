@@ -28,8 +28,8 @@ func backoff(n int) time.Duration {
 	return min(d, maxBackoff)
 }
 
-// retry tells whether a request that failed at its nth attempt is worth
-// another, and after which wait.
+// retry reports whether a request that failed at its nth attempt is repeated,
+// and after which wait.
 func (c *Client) retry(e *Error, n int) (wait time.Duration, again bool) {
 	if !e.retryable {
 		return 0, false
@@ -74,7 +74,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 }
 
 // wait returns false where the context ends first, at once if it will: no
-// request can follow then, and the caller should hear of the failure now.
+// request can follow then, and the caller should get the failure now.
 func wait(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false
