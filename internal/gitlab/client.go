@@ -26,6 +26,7 @@ import (
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 
+	"gitlab-runner-fleet-exporter/internal/ratelimit"
 	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
@@ -370,7 +371,7 @@ func (c *Client) cause(err error) error {
 
 // statusError is an answer other than 200.
 func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error {
-	e := &Error{Status: resp.StatusCode, retryAfter: retryAfter(resp.Header, time.Now())}
+	e := &Error{Status: resp.StatusCode, retryAfter: ratelimit.RetryAfter(resp.Header, time.Now())}
 	e.Reason, e.retryable = statusReason(resp.StatusCode)
 	if r.document != "" && tooSlow(resp.StatusCode, body) {
 		e.slow, e.retryable = true, false

@@ -405,31 +405,6 @@ func TestBodyTimeout(t *testing.T) {
 	})
 }
 
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, c := range []struct {
-		after, date string
-		want        time.Duration
-	}{
-		{"", "", 0},
-		{"30", "", 30 * time.Second},
-		{" 30 ", "", 30 * time.Second},
-		{"-5", "", 0},
-		{"99999999999999999999", "", 0},
-		{"soon", "", 0},
-		{"Fri, 02 Jan 2026 03:04:35 GMT", "", 30 * time.Second},
-		{"Fri, 02 Jan 2026 03:04:35 GMT", "Fri, 02 Jan 2026 03:04:25 GMT", 10 * time.Second},
-		{"Fri, 02 Jan 2026 03:00:00 GMT", "", 0},
-	} {
-		h := http.Header{}
-		h.Set("Retry-After", c.after)
-		h.Set("Date", c.date)
-		if got := retryAfter(h, now); got != c.want {
-			t.Errorf("%+v: %v", c, got)
-		}
-	}
-}
-
 // TestAttemptTimes: the clock difference needs both clocks at the same moment,
 // the answer's header; the duration goes on until the body was read.
 func TestAttemptTimes(t *testing.T) {
