@@ -62,7 +62,7 @@ const (
 // graphqlTries bounds the forms of the query that are tried for one page. Each
 // leaves out a field, or half the rows, so no GitLab needs more: an answer names
 // at most five objections (6.1).
-var graphqlTries = len(optional) + 5
+var graphqlTries = len(runnerFields) + 5
 
 // GraphQLDialect is what was learned about one GitLab's GraphQL with one token:
 // the fields it lacks, and the largest page it accepts. The zero value knows
@@ -416,26 +416,11 @@ func document(kind ScopeKind, f FieldSet, typed bool) string {
 			b.WriteString(", membership: DESCENDANTS")
 		}
 	}
-	b.WriteString(") { pageInfo { hasNextPage endCursor } nodes { id description runnerType status")
-	if f&(fieldStatus|fieldLegacyMode) == fieldLegacyMode {
-		b.WriteString("(legacyMode: null)")
-	}
-	for _, o := range optional {
-		if f&o.field != 0 && o.text != "" {
-			b.WriteString(" " + o.text)
+	b.WriteString(") { pageInfo { hasNextPage endCursor } nodes {")
+	for i := range runnerFields {
+		if text := runnerFields[i].write(f); text != "" {
+			b.WriteString(" " + text)
 		}
-	}
-	if f&FieldPaused != 0 {
-		b.WriteString(" paused")
-	} else {
-		b.WriteString(" active")
-	}
-	if f&FieldExecuting != 0 {
-		b.WriteString(" executing: jobCount(statuses: [RUNNING")
-		if f&fieldCanceling != 0 {
-			b.WriteString(", CANCELING")
-		}
-		b.WriteString("])")
 	}
 	b.WriteString(" } }")
 	if group {

@@ -30,57 +30,24 @@ func globalID(gid, model string) int64 {
 	return id
 }
 
+// fleetRow is a row while it is read.
+type fleetRow struct {
+	FleetRunner
+
+	project, group string // full paths
+}
+
 // fleetRunner reads a row and translates it to REST's words, so that its users
 // need not know where it came from.
 func (d *reader) fleetRunner() FleetRunner {
-	out := FleetRunner{Executing: -1}
-	var project, group string
+	row := fleetRow{FleetRunner: FleetRunner{Executing: -1}}
 	for name := range d.members() {
-		switch string(name) {
-		case "id":
-			out.ID = globalID(string(d.cut(maxName)), "Ci::Runner")
-		case "description":
-			out.Description = d.text(maxDescription)
-		case "runnerType":
-			out.Type = strings.ToLower(d.name())
-		case "status":
-			out.Status = strings.ToLower(d.name())
-		case "jobExecutionStatus":
-			out.Execution = strings.ToLower(d.name())
-		case "paused":
-			out.Paused = d.answer()
-		case "active":
-			out.Active = d.answer()
-		case "executing":
-			out.Executing = d.jobCount()
-		case "tagList":
-			out.Tags, out.TagsOmitted = d.tags()
-		case "runUntagged":
-			out.RunUntagged = d.yes()
-		case "accessLevel":
-			out.Protected = d.name() == "REF_PROTECTED"
-		case "contactedAt":
-			out.ContactedAt = d.time()
-		case "version":
-			out.Version = d.name()
-		case "platformName":
-			out.Platform = d.name()
-		case "architectureName":
-			out.Arch = d.name()
-		case "ownerProject":
-			project = d.textOf("fullPath")
-		case "groups":
-			for name := range d.members() {
-				if string(name) == "nodes" {
-					group = d.first("fullPath")
-				}
-			}
-		case "managers":
-			d.fleetManagers(&out)
+		if o, ok := runnerMembers[string(name)]; ok {
+			o.read(d, &row)
 		}
 	}
-	out.settle(project, group)
-	return out
+	row.settle(row.project, row.group)
+	return row.FleetRunner
 }
 
 // settle sets the fields that depend on several members.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -238,8 +239,8 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	for most, want := range map[int]int{1: 13, 5: 4} {
 		c, asked := asking(t, func(document string) string {
 			var objections []string
-			for _, o := range optional {
-				if o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
+			for _, o := range runnerFields {
+				if o.field == 0 || o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
 					continue
 				}
 				if key := o.keys[0]; strings.Contains(strings.Split(document, "managers(first")[0], " "+key) || key == "managers" && strings.Contains(document, key) {
@@ -683,15 +684,38 @@ func TestGroupAsksNoMore(t *testing.T) {
 
 func TestFieldSetString(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 16 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 16 || names[0] != "jobExecutionStatus" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
-	for _, name := range names[:10] { // each stands for the field of that name
+	for _, name := range names[:11] { // each stands for the field of that name
 		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
+	}
+}
+
+// TestFieldsOnce: what a query requests of a runner is read from the answer, in
+// any form, and what is read is requested: one table makes both.
+func TestFieldsOnce(t *testing.T) {
+	first := regexp.MustCompile(`^[A-Za-z]+`)
+	members := map[string]bool{}
+	for _, f := range []FieldSet{FieldsAll, 0, FieldMachine, fieldEnd - 1, fieldLegacyMode} {
+		for i := range runnerFields {
+			o := &runnerFields[i]
+			text := o.write(f)
+			if text == "" {
+				continue
+			}
+			members[o.member] = true
+			if first.FindString(text) != o.member || o.read == nil || runnerMembers[o.member] != o {
+				t.Errorf("%q is requested and read as %q", text, o.member)
+			}
+		}
+	}
+	if len(members) != len(runnerMembers) {
+		t.Errorf("requested %v, read %d members", members, len(runnerMembers))
 	}
 }
