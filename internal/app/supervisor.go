@@ -380,7 +380,7 @@ func (s *supervisor) start(ctx context.Context, w *watch) {
 }
 
 // halt stops a monitor; when it returns everything folded is saved, or the log
-// says that it could not be.
+// reports that it could not be.
 func (s *supervisor) halt(w *watch) {
 	w.cancel()
 	<-w.done
