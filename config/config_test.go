@@ -43,7 +43,7 @@ func mustLoad(t *testing.T, path string) *Validated {
 	return v
 }
 
-// wantPoll and wantMetrics repeat the contract's defaults by hand: they are a promise.
+// wantPoll and wantMetrics repeat the defaults of docs/configuration.md by hand: they are a promise.
 var wantPoll = Poll{
 	RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute,
 	ReconcileInterval: time.Hour, Lookback: 24 * time.Hour, MaxRequestsPerSecond: 10,
@@ -167,7 +167,7 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestExample holds docs/config.example.yml to the code: it loads, says the
+// TestExample holds docs/config.example.yml to the code: it loads, has the
 // defaults, and has every key.
 func TestExample(t *testing.T) {
 	data, err := os.ReadFile("../docs/config.example.yml")
@@ -188,7 +188,7 @@ func TestExample(t *testing.T) {
 	}
 	checkDefaultMetrics(t, v.Metrics())
 
-	// Written out, so that a key of the contract cannot be lost here unseen.
+	// Written out, so that a key of docs/configuration.md cannot be lost here unseen.
 	keys := map[string]bool{
 		"gitlabs": true, "lookback": true, "retention": true, "credentials_file": true, "series_limit": true, "proxy_url": true,
 	}

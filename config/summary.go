@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Summary tells in words what was found, for --config.check: no secret, and no
+// Summary describes what was found, for --config.check: no secret, and no
 // proxy's URL, which may hold one.
 func (v Validated) Summary() string {
 	var b strings.Builder

@@ -12,7 +12,7 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 )
 
-// Scope says which runner list of a GitLab is read (API notes 1.1).
+// Scope is the runner list of a GitLab that is read (docs/gitlab-api.md 1.1).
 type Scope string
 
 // The scopes.
@@ -23,7 +23,7 @@ const (
 	ScopeProjects Scope = "projects" // GET /projects/:id/runners
 )
 
-// API says which of GitLab's APIs is read.
+// API is which of GitLab's APIs is read.
 type API string
 
 // The APIs.
@@ -40,7 +40,7 @@ type Validated struct {
 	gitlabs  []GitLab
 	metrics  Metrics
 	warnings []string
-	// disableAt says where each entry of metrics.disable stands, for CheckFamilies.
+	// disableAt is the place of each entry of metrics.disable, for CheckFamilies.
 	disableAt []Error
 }
 
@@ -86,7 +86,7 @@ type Metrics struct {
 	SeriesLimit    int
 }
 
-// Matcher tells which names are let through. The zero Matcher lets all through.
+// Matcher selects names. The zero Matcher selects all.
 type Matcher struct {
 	Include string // as written; "": everything
 	Exclude string // as written; "": nothing
@@ -94,7 +94,7 @@ type Matcher struct {
 	include, exclude *regexp.Regexp
 }
 
-// Match tells whether s as a whole is included and not excluded.
+// Match reports whether s as a whole is included and not excluded.
 func (m Matcher) Match(s string) bool {
 	return (m.include == nil || m.include.MatchString(s)) && (m.exclude == nil || !m.exclude.MatchString(s))
 }
@@ -114,7 +114,7 @@ func (v *Validated) GitLabs() []GitLab {
 	return out
 }
 
-// Metrics says which series are exported.
+// Metrics selects the series that are exported.
 func (v *Validated) Metrics() Metrics {
 	m := v.metrics
 	m.Disable = slices.Clone(m.Disable)
@@ -173,12 +173,12 @@ func wholeFamilyName(name string) string {
 	return familyPrefix + name
 }
 
-// Equal tells whether a reload has nothing to change on this GitLab. Secrets
+// Equal reports whether a reload has nothing to change on this GitLab. Secrets
 // written in the file count; those in files do not, they are read at each
 // request.
 func (g GitLab) Equal(o GitLab) bool { return reflect.DeepEqual(g.clone(), o.clone()) }
 
-// Equal tells whether both export the same series.
+// Equal reports whether both export the same series.
 func (m Metrics) Equal(o Metrics) bool {
 	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.equal(o.Tags) &&
 		m.TagsLimit == o.TagsLimit && m.TagsRetention == o.TagsRetention &&
