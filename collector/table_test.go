@@ -211,7 +211,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 	for name := range whole {
 		if promised()[name] == "" {
-			t.Errorf("%s is shown and not in the contract", name)
+			t.Errorf("%s is shown and not among the promised families", name)
 		}
 	}
 

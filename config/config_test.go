@@ -44,7 +44,7 @@ func mustLoad(t *testing.T, path string) *Validated {
 	return v
 }
 
-// wantPoll and wantMetrics repeat the contract's defaults by hand: they are a promise.
+// wantPoll and wantMetrics repeat the defaults of docs/configuration.md by hand: they are a promise.
 var wantPoll = Poll{
 	RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute,
 	ReconcileInterval: time.Hour, Lookback: 24 * time.Hour, MaxRequestsPerSecond: 10,
@@ -189,7 +189,7 @@ func TestExample(t *testing.T) {
 	}
 	checkDefaultMetrics(t, v.Metrics())
 
-	// Written out, so that a key of the contract cannot be lost here unseen.
+	// Written out, so that a documented key cannot be lost here unseen.
 	keys := map[string]bool{
 		"gitlabs": true, "lookback": true, "retention": true, "credentials_file": true, "series_limit": true, "proxy_url": true,
 	}
@@ -225,8 +225,9 @@ func allKeys(t reflect.Type, into map[string]bool) {
 	}
 }
 
-// TestContract loads the contract's own example, its token file aside.
-func TestContract(t *testing.T) {
+// TestEveryDocumentedKeyLoads loads one configuration with each key of
+// docs/configuration.md.
+func TestEveryDocumentedKeyLoads(t *testing.T) {
 	mustParse(t, `poll: {}
 gitlabs:
   - name: corp

@@ -12,7 +12,7 @@ import (
 	commoncfg "github.com/prometheus/common/config"
 )
 
-// Scope says which runner list of a GitLab is read (API notes 1.1).
+// Scope says which runner list of a GitLab is read (docs/gitlab-api.md 1.1).
 type Scope string
 
 // The scopes.

@@ -285,7 +285,7 @@ func (c *check) token(ctx context.Context) bool {
 }
 
 // visibility tells whether the job counts will be whole: GitLab leaves out,
-// without a word, jobs of projects that the token may not see (API notes 4.3).
+// without a word, jobs of projects that the token may not see (docs/gitlab-api.md 4.3).
 // Only who may list all runners by REST sees all.
 func (c *check) visibility(ctx context.Context) bool {
 	c.visible = -1
@@ -329,7 +329,7 @@ func (c *check) adminRemedy() string {
 type statedLimit struct{ perMinute atomic.Int64 }
 
 // listener reads GitLab's limit off the answers. RateLimit-Limit is normalised
-// to a minute (API notes 5.1); what has no RateLimit-Observed is not GitLab's.
+// to a minute (docs/gitlab-api.md 5.1); what has no RateLimit-Observed is not GitLab's.
 type listener struct {
 	*budget.Gate
 

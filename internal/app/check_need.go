@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// rowsPerPage is what GitLab gives at most (API notes 2).
+	// rowsPerPage is what GitLab gives at most (docs/gitlab-api.md 2).
 	rowsPerPage = 100
 
 	// The monitor's own habits that the need for requests follows from:

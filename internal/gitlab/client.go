@@ -4,8 +4,8 @@
 // Its duty ends at facts: it asks a Gate before each request, repeats what is
 // worth repeating, decodes leniently what GitLab's releases write differently,
 // and names each failure by a Reason from a closed set. What a row means is
-// decided elsewhere (internal/inventory, internal/ledger). Section numbers in
-// comments are those of the notes on GitLab's API.
+// decided elsewhere (internal/inventory, internal/ledger). How the API behaves
+// stands in docs/gitlab-api.md, whose sections the comments name.
 //
 // A request is built in one place: its method is GET, or POST with a GraphQL
 // query, never a mutation. Secrets live in the http.Client that is handed in and

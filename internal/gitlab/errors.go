@@ -179,7 +179,7 @@ func withoutURL(err error) error {
 // body texts ----------------------------------------------------------------
 
 // bodyMessage finds GitLab's own words in an error body: one of its two JSON
-// shapes, a plain text, or the title of a proxy's HTML page (API notes, 5.3).
+// shapes, a plain text, or the title of a proxy's HTML page (docs/gitlab-api.md 5.3).
 func bodyMessage(body []byte) string {
 	body = bytes.TrimSpace(body)
 	if len(body) == 0 {

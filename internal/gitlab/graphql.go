@@ -200,9 +200,9 @@ func GraphQLFailure(err error) string {
 }
 
 // RunnersGraphQL reads one page of runners with their details, machines and
-// number of executing jobs in one request (section 6), where REST takes one for
-// the list and two for each runner. It asks again without what this release
-// does not know, and with fewer rows where the page is too much for GitLab, and
+// number of executing jobs in one request (docs/gitlab-api.md 6), where REST
+// takes one for the list and two for each runner. It asks again without what
+// this release does not know, and with fewer rows where the page is too much for GitLab, and
 // keeps in q.Dialect what it learned. An error inside HTTP 200 is an *Error as
 // any other; one about the query itself has a *FieldError in it.
 func (c *Client) RunnersGraphQL(ctx context.Context, q GraphQLQuery) (GraphQLPage, error) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// perPage is the most rows GitLab gives in one answer (API notes, section 2).
+// perPage is the most rows GitLab gives in one answer (docs/gitlab-api.md 2).
 const perPage = 100
 
 // linkTarget returns the target of the first link with the given relation, or
@@ -144,7 +144,7 @@ func nextPage(h http.Header, current, rows, asked int) (next int, problem string
 }
 
 // nextCursor is the cursor of the next page of a keyset answer. Newer releases
-// give it in a header too (section 2).
+// give it in a header too (docs/gitlab-api.md 2).
 func nextCursor(h http.Header, current string, rows int) (cursor, problem string) {
 	if rows == 0 {
 		return "", ""

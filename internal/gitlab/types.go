@@ -2,7 +2,7 @@ package gitlab
 
 import "time"
 
-// Runner is one row of a runner list (API notes 1.2). It is lean on purpose:
+// Runner is one row of a runner list (docs/gitlab-api.md 1.2). It is lean on purpose:
 // what the exporter does not use is skipped while streaming.
 type Runner struct {
 	ID          int64
@@ -58,7 +58,7 @@ type Job struct {
 	ProjectID     int64
 }
 
-// RunnersPage is one page of a runner list, read by number (section 2).
+// RunnersPage is one page of a runner list, read by number (docs/gitlab-api.md 2).
 type RunnersPage struct {
 	Runners []Runner
 	Next    int // number of the next page; 0: this was the last

@@ -76,7 +76,7 @@ func (c *call) attributes() (a attributes, err *failure) {
 	return a, nil
 }
 
-// invalid is a model's validation: message is an object (notes 5.3).
+// invalid is a model's validation: message is an object (docs/gitlab-api.md 5.3).
 func invalid(field, text string) *failure {
 	b := append([]byte(`{"message":{`), '"')
 	b = append(b, field...)

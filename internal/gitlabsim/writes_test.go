@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// curl sends a request as the seed page's examples do: --form is multipart.
+// curl sends a request as the examples of GitLab's Runner API page do: --form is multipart.
 func curl(t *testing.T, w *World, method, token, path string, form ...string) reply {
 	t.Helper()
 	var buf bytes.Buffer
@@ -57,7 +57,7 @@ func (r reply) want(t *testing.T, status int) reply {
 	return r
 }
 
-// TestSeedWrites goes through the write examples of the seed's API page.
+// TestSeedWrites goes through the write examples of GitLab's Runner API page.
 func TestSeedWrites(t *testing.T) {
 	for _, version := range []string{"15.11.0", "19.1.0-ee"} {
 		t.Run(version, func(t *testing.T) {

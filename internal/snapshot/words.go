@@ -202,7 +202,7 @@ func ParseFailureReason(s string) FailureReason {
 }
 
 // Bucket bounds in seconds. They are part of the layout of the state on disk:
-// a changed bucket is a changed metric name (the contract) and another layout
+// a changed bucket is a changed metric name (docs/metrics.md) and another layout
 // version (internal/ledger).
 var (
 	jobDurationBounds = []float64{10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800}
