@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -224,8 +225,9 @@ func allKeys(t reflect.Type, into map[string]bool) {
 	}
 }
 
-// TestContract loads the contract's own example, its token file aside.
-func TestContract(t *testing.T) {
+// TestEveryDocumentedKeyLoads loads one configuration with each key of
+// docs/configuration.md.
+func TestEveryDocumentedKeyLoads(t *testing.T) {
 	mustParse(t, `poll: {}
 gitlabs:
   - name: corp
@@ -449,26 +451,36 @@ func TestLoadErrors(t *testing.T) {
 	if _, err := Load("testdata"); err == nil {
 		t.Error("a folder was loaded")
 	}
-	_, err := Load("testdata/bad/url_port.yml")
-	if want := "configuration file testdata/bad/url_port.yml: line 2: gitlabs[0].url: has a port that is not from 1 to 65535"; err == nil || err.Error() != want {
+	files, err := filepath.Abs("testdata/files")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		data = bytes.ReplaceAll(data, []byte("../files"), []byte(files))
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("url_port.yml", refusedConfig(t, "url_port"))
+	_, err = Load(file)
+	if want := "configuration file " + file + ": line 2: gitlabs[0].url: has a port that is not from 1 to 65535"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
-	_, err = Load("testdata/bad/duration_short.yml")
-	if want := "configuration file testdata/bad/duration_short.yml has 2 mistakes:\nline 2: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+	file = write("duration_short.yml", refusedConfig(t, "duration_short"))
+	_, err = Load(file)
+	if want := "configuration file " + file + " has 2 mistakes:\nline 2: "; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Error(err)
 	}
 	if errs, ok := errors.AsType[Errors](err); !ok || len(errs) != 2 || errs[1].Path != "poll.details_interval" || errs[1].Line != 3 {
 		t.Errorf("%#v", errs)
 	}
-	_, err = Load("testdata/bad/token_file_missing.yml")
+	_, err = Load(write("token_file_missing.yml", refusedConfig(t, "token_file_missing")))
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v hides its cause", err)
 	}
-	huge := filepath.Join(t.TempDir(), "huge.yml")
-	if err := os.WriteFile(huge, []byte(minimal+strings.Repeat("#", maxFileBytes)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Load(huge); err == nil || !strings.HasSuffix(err.Error(), "larger than 4194304 bytes") {
+	if _, err := Load(write("huge.yml", []byte(minimal+strings.Repeat("#", maxFileBytes)))); err == nil || !strings.HasSuffix(err.Error(), "larger than 4194304 bytes") {
 		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/tools/txtar"
 )
 
 // runOnce runs the program to its end.
@@ -121,15 +124,29 @@ func TestTokenFromEnvironment(t *testing.T) {
 
 var wantLine = regexp.MustCompile(`^line (\d+): (?:([^ ]+): )?(.*)$`)
 
-// TestBadConfigurations starts the program with each bad file of config: it
-// must end with 1, at once, and name each mistake.
+// TestBadConfigurations starts the program with each configuration that config
+// refuses: it must end with 1, at once, and name each mistake.
 func TestBadConfigurations(t *testing.T) {
-	t.Chdir("../../config") // the expected texts name files from there
-	files, err := filepath.Glob("testdata/bad/*.yml")
-	if err != nil || len(files) < 20 {
-		t.Fatalf("%d files, error %v", len(files), err)
+	archive, err := txtar.ParseFile("../../config/testdata/refused.txtar")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, file := range files {
+	files, err := txtar.FS(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for folder, from := range map[string]fs.FS{"refused": files, "files": os.DirFS("../../config/testdata/files")} {
+		if err := os.CopyFS(filepath.Join(dir, "testdata", folder), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir) // the expected texts name files from there
+	inputs, err := filepath.Glob("testdata/refused/*.yml")
+	if err != nil || len(inputs) < 100 {
+		t.Fatalf("%d files, error %v", len(inputs), err)
+	}
+	for _, file := range inputs {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yml"), func(t *testing.T) {
 			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".want")
 			if err != nil {

@@ -495,7 +495,7 @@ func TestDemo(t *testing.T) {
 	if strings.Contains(r.stderr.String(), token) {
 		t.Error("the token is in the log")
 	}
-	checkMetrics(t, r)
+	t.Run("promtool", func(t *testing.T) { checkMetrics(t, r) })
 	if code := r.stop(); code != exitOK {
 		t.Errorf("exit status %d", code)
 	}

@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // canary is part of every secret of these tests.
@@ -192,15 +194,12 @@ func certificate(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-// checkMetrics has promtool judge a live scrape. `make tools` installs it.
+// checkMetrics has promtool judge a live scrape.
 func checkMetrics(t *testing.T, r *running) {
 	t.Helper()
-	const promtool = "../../.tools/promtool"
-	if _, err := os.Stat(promtool); err != nil {
-		t.Fatalf("promtool is missing: run `make tools` (%v)", err)
-	}
+	promtool := rig.Tool(t, "promtool")
 	_, body := r.get("/metrics")
-	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics") //nolint:gosec // of make tools
 	cmd.Stdin = strings.NewReader(body)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

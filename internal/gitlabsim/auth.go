@@ -9,7 +9,7 @@ import (
 )
 
 // TokenSpec describes an access token and its user. Tokens of one Username
-// belong to one user and share its rate limit (notes 5.1).
+// belong to one user and share its rate limit (docs/gitlab-api.md 5.1).
 type TokenSpec struct {
 	Token     string
 	Name      string
@@ -85,7 +85,7 @@ func (w *World) RevokeToken(text string) bool {
 	return t != nil
 }
 
-// authenticate finds the caller (notes 5.3). No token at all is a failure
+// authenticate finds the caller (docs/gitlab-api.md 5.3). No token at all is a failure
 // too: nothing here is public.
 func (w *World) authenticate(r *http.Request) (*token, *failure) {
 	text := r.Header.Get("PRIVATE-TOKEN")
@@ -118,7 +118,7 @@ func (w *World) effectiveAdmin(t *token) bool {
 	return t.user.admin && (!w.opt.AdminMode || slices.Contains(t.scopes, "admin_mode"))
 }
 
-// checkScope is API guard's list for a route (notes 5.2).
+// checkScope is API guard's list for a route (docs/gitlab-api.md 5.2).
 func (c *call) checkScope() *failure {
 	need := []string{"api", "read_api"}
 	switch {
@@ -141,7 +141,7 @@ func (c *call) checkScope() *failure {
 }
 
 // throttle counts a request in its user's fixed window, as Rack::Attack does,
-// writes the headers, and tells whether it is one too many (notes 5.1).
+// writes the headers, and tells whether it is one too many (docs/gitlab-api.md 5.1).
 func (w *World) throttle(u *user, out http.Header) bool {
 	limit := w.opt.RateLimit
 	if limit <= 0 {
@@ -180,7 +180,7 @@ func (u *user) maintains(p *project) bool {
 }
 
 // available is GET /runners: group and project runners of the user's own,
-// never instance runners, for administrators too (notes 1.1).
+// never instance runners, for administrators too (docs/gitlab-api.md 1.1).
 func (u *user) available(r *runner) bool {
 	switch r.typ {
 	case instanceType:
@@ -212,6 +212,6 @@ func (w *World) caller(t *token) Caller {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// Without Admin Mode: GraphQL does not ask tokens for it (notes 12).
+	// Without Admin Mode: GraphQL does not ask tokens for it (docs/gitlab-api.md 5.2).
 	return Caller{Known: true, Admin: t.user.admin, UserID: t.user.id, Username: t.user.username}
 }

@@ -120,7 +120,7 @@ func TestAdminMode(t *testing.T) {
 }
 
 // TestPartialJobs: who is no administrator sees the jobs of some projects,
-// and nothing says so (notes 4.3).
+// and nothing says so (docs/gitlab-api.md 4.3).
 func TestPartialJobs(t *testing.T) {
 	w, _ := newWorld(Options{})
 	g := w.AddGroup("team", 0)
@@ -154,7 +154,7 @@ func TestTokenSelf(t *testing.T) {
 	}
 }
 
-// TestRateLimit: a fixed window for each user, all tokens together (notes 5.1).
+// TestRateLimit: a fixed window for each user, all tokens together (docs/gitlab-api.md 5.1).
 func TestRateLimit(t *testing.T) {
 	for _, version := range []string{"19.1.0", "15.11.0"} {
 		w, c := newWorld(Options{Version: version, RateLimit: 5, RateWindow: 2 * time.Minute})
@@ -199,7 +199,7 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// TestReleases holds what older releases lack or word otherwise (notes 1.7).
+// TestReleases holds what older releases lack or word otherwise (docs/gitlab-api.md 1.7).
 func TestReleases(t *testing.T) {
 	type world struct {
 		version                            string

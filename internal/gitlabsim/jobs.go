@@ -23,7 +23,7 @@ const (
 
 var jobStates = [numJobStates]string{"created", "pending", "running", "canceling", "success", "failed", "canceled"}
 
-// allJobStatuses is GitLab's whole enumeration (notes 4.1).
+// allJobStatuses is GitLab's whole enumeration (docs/gitlab-api.md 4.1).
 var allJobStatuses = []string{
 	"created", "waiting_for_resource", "preparing", "waiting_for_callback", "pending", "running", "success",
 	"failed", "canceling", "canceled", "skipped", "manual", "scheduled",
@@ -144,7 +144,7 @@ func (w *World) tagset(tags []string) uint16 {
 }
 
 // reason numbers a failure reason, translated into what this release knows
-// (notes 11, 4.5).
+// (docs/gitlab-api.md 4.5).
 func (w *World) reason(s string) uint8 {
 	if !w.f.newReasons {
 		switch {
@@ -167,7 +167,7 @@ func (w *World) reason(s string) uint8 {
 	return id
 }
 
-// assignmentReasons fail a job before it starts, but on its runner (notes 11).
+// assignmentReasons fail a job before it starts, but on its runner (docs/gitlab-api.md 4.1).
 var assignmentReasons = []string{"runner_unsupported", "missing_dependency_failure", "archived_failure", "ip_restriction_failure"}
 
 func (w *World) shapeReasons() {
@@ -214,7 +214,7 @@ func (w *World) randomLength() int32 {
 }
 
 // generate creates a pipeline with all its jobs, as GitLab does: ids are given
-// now, starts may be hours away (notes 4.2).
+// now, starts may be hours away (docs/gitlab-api.md 4.2).
 func (w *World) generate(t int64) {
 	if w.quiet {
 		return
@@ -441,7 +441,7 @@ func (w *World) pick(i int32, r *runner, t int64) {
 		}
 	}
 	j.runner, j.picked = r.idx+1, t
-	// A job queued for a runner lets all its machines through to Rails (notes 3.3).
+	// A job queued for a runner lets all its machines through to Rails (docs/gitlab-api.md 3.3).
 	for _, c := range r.managers {
 		c.touch(t)
 	}
@@ -561,7 +561,7 @@ func (w *World) orphan(r *runner, m *manager) {
 	}
 }
 
-// retry adds a new row for a job that ran: the old one stays (notes 4.2).
+// retry adds a new row for a job that ran: the old one stays (docs/gitlab-api.md 4.2).
 func (w *World) retry(i int32, t int64) int32 {
 	old := w.jobs.at(i)
 	if old.deleted != 0 || old.next != 0 {

@@ -37,7 +37,7 @@ func instant(t *testing.T, v any) time.Time {
 	return at
 }
 
-// TestGeneratedJobs holds the generated life to its own truth and to notes 4:
+// TestGeneratedJobs holds the generated life to its own truth and to docs/gitlab-api.md 4:
 // the API shows each picked job once, in the state that truth has.
 func TestGeneratedJobs(t *testing.T) {
 	w, c := newWorld(Options{Seed: 11, Runners: 40, Tags: 15, JobsPerHour: 300, History: 12 * time.Hour, Shape: JobShape{DeletedShare: 0.1, DeletedAfter: 3 * time.Hour}})

@@ -103,7 +103,7 @@ func appendUTC(b []byte, ms int64) []byte {
 	return append(b, hexDigits[f/100], hexDigits[f/10%10], hexDigits[f%10], 'Z')
 }
 
-// appendRunner is API::Entities::Ci::Runner, open at its end (notes 1.2).
+// appendRunner is API::Entities::Ci::Runner, open at its end (docs/gitlab-api.md 1.2).
 func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	paused := r.pausedAt(c.at)
 	contact := w.runnerContact(r, c.now)
@@ -124,7 +124,7 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 		b = kBool(b, "online", c.now-contact < w.f.onlineFor)
 	}
 	if w.f.created {
-		// Only users that the caller may read are shown (notes 1.2).
+		// Only users that the caller may read are shown (docs/gitlab-api.md 1.2).
 		if c.admin {
 			b = kNull(b, "created_by")
 		}
@@ -132,7 +132,7 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	}
 	status := w.statusAt(r.created, contact, c.now)
 	if paused && (status == "online" || status == "offline") {
-		status = "paused" // the deprecated REST status (notes 3.1)
+		status = "paused" // the deprecated REST status (docs/gitlab-api.md 3.1)
 	}
 	b = kStr(b, "status", status)
 	if w.f.created {
@@ -177,7 +177,7 @@ func (w *World) activeAt(r *runner, m *manager, c *call) bool {
 	return false
 }
 
-// appendDetails is API::Entities::Ci::RunnerDetails (notes 1.3).
+// appendDetails is API::Entities::Ci::RunnerDetails (docs/gitlab-api.md 1.3).
 func (w *World) appendDetails(b []byte, r *runner, c *call) []byte {
 	b = w.appendRunner(b, r, c)
 	b = kStrings(b, "tag_list", r.tagsAt(c.at))
@@ -236,7 +236,7 @@ func accessLevel(protected bool) string {
 	return "not_protected"
 }
 
-// appendManager is API::Entities::Ci::RunnerManager (notes 1.4).
+// appendManager is API::Entities::Ci::RunnerManager (docs/gitlab-api.md 1.4).
 func (w *World) appendManager(b []byte, r *runner, m *manager, c *call) []byte {
 	contact := w.cached(m.contactAt(c.now), m.dbAt(c.now), c.now)
 	b = append(b, '{')
@@ -276,7 +276,7 @@ func appendSHA(b []byte, seed uint64) []byte {
 func sha(seed uint64) string { return string(appendSHA(make([]byte, 0, 40), seed)) }
 
 // appendJob is API::Entities::Ci::JobBasicWithProject, open at its end and
-// without the project (notes 1.5).
+// without the project (docs/gitlab-api.md 1.5).
 func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	j := w.jobs.at(i)
 	state := j.state
@@ -430,7 +430,7 @@ func (w *World) appendJobWithProject(b []byte, i int32, c *call) []byte {
 }
 
 // appendFullJob is API::Entities::Ci::Job, of GET /projects/:id/jobs/:job_id
-// (notes 11): it alone names the runner and its machine.
+// (docs/gitlab-api.md 1.1): it alone names the runner and its machine.
 func (w *World) appendFullJob(b []byte, i int32, c *call) []byte {
 	j := w.jobs.at(i)
 	b = w.appendJob(b, i, c)

@@ -167,7 +167,7 @@ type manager struct {
 
 // Contacts of an idle machine lie on a grid of 55 minutes with up to 5 minutes
 // of jitter, so that no two are more than an hour apart: Workhorse answers the
-// polls between them itself (notes 3.3). A function of time alone costs no
+// polls between them itself (docs/gitlab-api.md 3.3). A function of time alone costs no
 // event for 100,000 machines.
 const contactGrid = 55 * minute
 
@@ -258,7 +258,7 @@ func (w *World) never() string {
 	return "not_connected"
 }
 
-// cacheLife is how long Redis keeps a contact (notes 3.2).
+// cacheLife is how long Redis keeps a contact (docs/gitlab-api.md 3.2).
 const cacheLife = day
 
 // cached is a contact as the API tells it at t: Redis first, the column once
@@ -574,7 +574,7 @@ func (w *World) removeManager(r *runner, m *manager, t int64) {
 }
 
 // cleanManagers is GitLab's StaleManagersCleanupService: stale machines go,
-// stale runners stay (notes 3.2).
+// stale runners stay (docs/gitlab-api.md 3.2).
 func (w *World) cleanManagers(t int64) {
 	for _, r := range w.order {
 		for _, m := range slices.Clone(r.managers) {

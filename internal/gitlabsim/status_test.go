@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestStatusRules holds the rules of notes 3.1 and 3.2: what a silent
+// TestStatusRules holds the rules of docs/gitlab-api.md 3.1 and 3.2: what a silent
 // runner's row, its machine's row and the status filters say as time passes.
 func TestStatusRules(t *testing.T) {
 	for _, tc := range []struct {
@@ -104,7 +104,7 @@ func contacted(t *testing.T, w *World, id int64) time.Time {
 }
 
 // TestContacts: a healthy idle runner's contact is up to an hour old, and now
-// and then really old; one that works is fresh (notes 3.3).
+// and then really old; one that works is fresh (docs/gitlab-api.md 3.3).
 func TestContacts(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		w, c := newWorld(Options{Seed: 7})

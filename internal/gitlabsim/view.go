@@ -12,7 +12,7 @@ import (
 // package of its own answers it and must see neither the lock nor the rows.
 
 // RunnerView is a runner as GraphQL's CiRunner tells it: its status is never
-// "paused" (notes 3.1).
+// "paused" (docs/gitlab-api.md 3.1).
 type RunnerView struct {
 	ID           int64
 	Type         string // as REST writes it: instance_type
@@ -153,7 +153,7 @@ func (w *World) viewed(c Caller, q ViewQuery) (in func(*runner) bool, err error)
 		return func(r *runner) bool {
 			return r.typ == instanceType || r.typ == groupType && p.group.under(r.group) || slices.Contains(r.projects, p)
 		}, nil
-	case !c.Admin: // an auditor's REST list has no counterpart here (notes 12)
+	case !c.Admin: // an auditor's REST list has no counterpart here (docs/gitlab-api.md 5.2)
 		return nil, ErrNotReadable
 	}
 	return func(*runner) bool { return true }, nil

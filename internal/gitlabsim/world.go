@@ -3,8 +3,7 @@
 // top of it (an http.Handler and an in-process RoundTripper), an
 // administrator's hand to change it, scripted faults, and the truth that a
 // monitor of that GitLab has to find out through the API. Tests of every other
-// room and --demo stand on it. Numbers such as "notes 3.3" are sections of the
-// project's notes on GitLab's Runner API.
+// room and --demo stand on it. docs/gitlab-api.md has GitLab's rules, by section.
 //
 // Everything the API shows is a function of the world and of a time; the world
 // moves by events (a pipeline is created, a job is picked, a machine dies),
@@ -260,7 +259,7 @@ func (w *World) SetGraphQL(h GraphQLHandler) {
 }
 
 // FlushRedis loses GitLab's cache: contact times jump back to the database
-// column, up to 55 minutes, until the next contact (notes 3.3).
+// column, up to 55 minutes, until the next contact (docs/gitlab-api.md 3.3).
 func (w *World) FlushRedis() {
 	w.lock()
 	defer w.mu.Unlock()

@@ -151,9 +151,9 @@ func (inv *Inventory) take(r *runner, row *gitlab.Runner) {
 	r.active, r.idle = active, row.Execution == "idle"
 }
 
-// statusOf is the contract's promise 1: GitLab's REST status hides under
-// "paused" whether the runner is up, so only stale and never_contacted are
-// taken from it, and the rest from online.
+// statusOf is the status of docs/metrics.md. GitLab's REST status hides under
+// "paused" whether the runner is up (docs/gitlab-api.md 3.1), so only stale and
+// never_contacted are taken from it, and the rest from online.
 func statusOf(row *gitlab.Runner) snapshot.Status {
 	switch row.Status {
 	case "stale":
@@ -230,7 +230,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		}
 	default:
 		// It came after the last reading and says that it did not, because clocks
-		// differ, or it fell back with a lost cache (API notes 3.3): anything may
+		// differ, or it fell back with a lost cache (docs/gitlab-api.md 3.3): anything may
 		// have been until now.
 		r.touchedAt = at
 	}
@@ -368,14 +368,14 @@ func (inv *Inventory) SettledAt(id int64) time.Time {
 // UntouchedUntil is until when a runner is known to have taken no job since
 // since; zero: nothing is known. A runner contacts GitLab when it asks for a
 // job and while it executes one, so a contact that was told later and lies
-// before says that there was none (API notes 3.3).
+// before says that there was none (docs/gitlab-api.md 3.3).
 func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
 	r := inv.runners[id]
 	switch {
 	case r == nil || r.active || since.IsZero() || !r.detailsAt.After(since):
 		return time.Time{}
 	case r.contactedAt.IsZero() && (r.status != snapshot.NeverContacted || r.machines.byStatus[snapshot.Online] > 0):
-		return time.Time{} // not told, or not yet (API notes 3.4)
+		return time.Time{} // not told, or not yet (docs/gitlab-api.md 3.4)
 	case !r.touchedAt.Before(since.Add(-contactSlack)):
 		return time.Time{}
 	default:

@@ -16,7 +16,7 @@ import (
 func TestSeedPageAnswers(t *testing.T) {
 	t.Parallel()
 	sample := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("..", "gitlab", "testdata", name)) //nolint:gosec // our own samples
+		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "gitlab", "testdata", name)) //nolint:gosec // our own samples
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,5 +84,5 @@ func TestSeedPageAnswers(t *testing.T) {
 	if n := sum(got, finishedJobs); n != 0 {
 		t.Errorf("%v finished jobs: the page's ended long before the first start", n)
 	}
-	p.kill()
+	p.Kill()
 }

@@ -81,7 +81,7 @@ type pageInfo struct {
 	endCursor string
 }
 
-// newSchema is GitLab's schema of the world's release (notes 6.1). Releases
+// newSchema is GitLab's schema of the world's release (docs/gitlab-api.md 6.1). Releases
 // without an exact number there take the nearest documented one.
 func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 	optional := func(fields gql.Fields, major, minor int, name string, f *gql.Field) {

@@ -2,8 +2,7 @@
 // schema that concerns runners, of the release that the world simulates,
 // answered by a GraphQL library that nobody here wrote. It parses, validates
 // and executes; this package adds what GitLab adds: the words of its errors,
-// the complexity of a query and its limits, cursors, who may see what. Numbers
-// such as "notes 6.2" are sections of the project's notes on GitLab's API.
+// the complexity of a query and its limits, cursors, who may see what.
 //
 // It is a package of its own so that a world without GraphQL does not carry
 // the library.
@@ -25,7 +24,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// GitLab's limits (notes 6.2).
+// GitLab's limits (docs/gitlab-api.md 6.2).
 const (
 	maxPage            = 100
 	maxQuerySize       = 10_000 // characters
