@@ -432,7 +432,8 @@ func (m *Monitor) inform(ctx context.Context) {
 		level.Info(m.log).Log("msg", "GitLab told its version", "version", version)
 		m.version = version
 		m.inv.SetVersion(version)
-		m.keyset, m.noManagers = true, 0 // ask the newer release again
+		m.led.Upgraded()
+		m.noManagers = 0 // ask the newer release again
 	}
 	switch {
 	case terr == nil:

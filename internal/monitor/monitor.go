@@ -115,7 +115,6 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
-	walks    map[int64]*walking                   // by runner, of walks under way
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
@@ -141,9 +140,8 @@ type Monitor struct {
 	listing      atomic.Int64 // bytes held by the listings under way
 	parts        [snapshot.NumParts]part
 	reported     time.Time // when the log was last told of a first reading
-	keyset       bool
-	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
-	published    uint64 // generation of the last picture
+	noManagers   int       // 404s of the machines endpoint in a row, none answered yet
+	published    uint64    // generation of the last picture
 	rowsAt       time.Time
 	rowsGen      uint64
 	fresh        bool            // publish as soon as may be
@@ -177,13 +175,11 @@ func New(o Options, d Deps) (*Monitor, error) {
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
-		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		good:    map[readingKey]time.Time{},
 		deep:    map[int64]time.Time{},
 		noJobs:  map[int64]bool{},
 		visible: -1,
-		keyset:  true,
 		// Generations go on over a reload, which makes a new Monitor.
 		published: uint64(time.Now().UnixMilli()),
 	}
@@ -439,7 +435,7 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 // outcome keeps the books of a reading. The caller holds the mutex.
 func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
 	key := readingKey{stage, id}
-	if w := m.walks[id]; err == nil && stage == snapshot.StageReconcile && w != nil && w.endless {
+	if err == nil && stage == snapshot.StageReconcile && m.led.WalkEndless(id) {
 		return // a page more of a walk that never ended is no success yet
 	}
 	if err == nil {
@@ -477,7 +473,6 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
 	delete(m.fast, id)
-	delete(m.walks, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})

@@ -62,9 +62,9 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 	work := func() {
 		for id := range int64(3) {
 			job++
-			p := m.led.Poll(id+1, m.led.Advance(now, now))
-			p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{{ID: job, Status: "success", CreatedAt: now, StartedAt: now, FinishedAt: now}}})
-			p.Done(true)
+			p := m.led.Poll(id+1, m.led.Advance(now, now), now, ledger.Listed{Idle: true}, time.Hour)
+			p.Take(ledger.Answer{Page: gitlab.JobsPage{Jobs: []gitlab.Job{{ID: job, Status: "success", CreatedAt: now, StartedAt: now, FinishedAt: now}}}}, nil)
+			p.End()
 		}
 	}
 	save := func() {
