@@ -51,7 +51,7 @@ type Options struct {
 	Name      string
 	URL       string
 	Scopes    []gitlab.Scope
-	API       API
+	API       snapshot.API // auto: one page of GraphQL replaces a page of the list and 200 readings of details and machines
 	Expected  []snapshot.Expected
 	Poll      Poll
 	Inventory inventory.Options
@@ -350,7 +350,7 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 			continue
 		}
 		m.reading[key] = true
-		m.began[readingKey{snapshot.Stage(item.Class.Stage()), item.ID}] = now
+		m.began[readingKey{item.Class.Stage(), item.ID}] = now
 		return item, true, 0
 	}
 	wait := time.Minute
@@ -376,7 +376,7 @@ func (m *Monitor) pick(now time.Time) (item budget.Item, ok bool, wait time.Dura
 }
 
 func readingOf(item budget.Item) readingKey {
-	if item.Class.Stage() == budget.StageDetails {
+	if item.Class.Stage() == snapshot.StageDetails {
 		return readingKey{snapshot.StageDetails, item.ID}
 	}
 	return readingKey{snapshot.StageJobs, item.ID}
@@ -405,9 +405,9 @@ func (m *Monitor) worker(ctx context.Context, work <-chan budget.Item) error {
 func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	stage, run, plan := snapshot.StageJobs, m.pollJobs, m.planJobs
 	switch item.Class.Stage() {
-	case budget.StageDetails:
+	case snapshot.StageDetails:
 		stage, run, plan = snapshot.StageDetails, m.readDetails, m.planDetails
-	case budget.StageReconcile:
+	case snapshot.StageReconcile:
 		stage, run, plan = snapshot.StageReconcile, m.walkJobs, m.planWalk
 	default:
 	}

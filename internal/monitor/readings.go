@@ -97,7 +97,7 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		at = later(at, m.readAt(snapshot.StageDetails, id, until)) // as good as a reading that found nothing
 	}
 	due := m.due(snapshot.StageJobs, id, at, interval, now)
-	if old, ok := m.sched.Due(budget.StageJobs, id); ok && class == budget.IdleJobs {
+	if old, ok := m.sched.Due(snapshot.StageJobs, id); ok && class == budget.IdleJobs {
 		// It contacted GitLab, so that its reading is due at once: a little later
 		// it shows all that this may have been about. Once only, or a runner that
 		// contacts GitLab again and again would never be read.
@@ -178,7 +178,7 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		began, tried = at, true // by GraphQL the details are read with the list
 	}
 	if !tried {
-		if old, ok := m.sched.Due(budget.Stage(stage), id); ok && old.Before(now) {
+		if old, ok := m.sched.Due(stage, id); ok && old.Before(now) {
 			return old // planned anew it would lose its place, time and again
 		}
 		return now
