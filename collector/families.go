@@ -19,7 +19,7 @@ func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
 
 func collectScopeUp(v *view, s *sink) {
 	for _, sc := range v.Scopes {
-		s.gauge(bit(sc.Up), sc.Kind, sc.Path)
+		s.gauge(bit(sc.Up), string(sc.Kind), sc.Path)
 	}
 }
 

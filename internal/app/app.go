@@ -31,6 +31,7 @@ import (
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
@@ -420,7 +421,7 @@ func logWarnings(l log.Logger, v *config.Validated) {
 		_ = level.Warn(l).Log("msg", w)
 	}
 	for _, g := range v.GitLabs() {
-		if g.API == config.APIGraphQL && g.Scope != config.ScopeInstance && g.Scope != config.ScopeGroups {
+		if g.API == snapshot.APIGraphQL && g.Scope != snapshot.ScopeInstance && g.Scope != snapshot.ScopeGroups {
 			_ = level.Warn(l).Log("msg", "api: graphql has no list for this scope; REST is read", "gitlab", g.Name, "scope", g.Scope)
 		}
 	}

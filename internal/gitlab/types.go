@@ -1,6 +1,11 @@
 package gitlab
 
-import "time"
+import (
+	"cmp"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
 
 // Runner is one row of a runner list (docs/gitlab-api.md 1.2). Members that the
 // exporter does not use are skipped while streaming.
@@ -89,22 +94,13 @@ type JobsQuery struct {
 	Cursor   string
 }
 
-// Scope is where a runner list is read from.
+// Scope is where a runner list is read from. The zero Scope is the instance.
 type Scope struct {
-	Kind ScopeKind
+	Kind snapshot.ScopeKind
 	ID   string // group or project: id or full path
 }
 
-// ScopeKind is one of the list endpoints (1.1).
-type ScopeKind uint8
-
-// The list endpoints.
-const (
-	ScopeInstance ScopeKind = iota // GET /runners/all
-	ScopeOwned                     // GET /runners
-	ScopeGroup                     // GET /groups/:id/runners
-	ScopeProject                   // GET /projects/:id/runners
-)
+func (s Scope) kind() snapshot.ScopeKind { return cmp.Or(s.Kind, snapshot.ScopeInstance) }
 
 // Token is what GET /personal_access_tokens/self returns.
 type Token struct {

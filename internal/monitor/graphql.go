@@ -13,17 +13,6 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// API says how runners are read.
-type API uint8
-
-// The ways. APIAuto takes GraphQL where GitLab offers it: one page of it
-// replaces a page of the list and 200 readings of details and machines.
-const (
-	APIAuto API = iota
-	APIREST
-	APIGraphQL
-)
-
 // How long GraphQL is left alone: where GitLab refuses it, and where it failed
 // alone, which an outage of minutes explains.
 const (
@@ -59,7 +48,7 @@ func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
 		s.gql.refused = time.Time{}
 		return l, nil
 	}
-	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == APIGraphQL || m.onlyGraphQL(s) {
+	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == snapshot.APIGraphQL || m.onlyGraphQL(s) {
 		return listing{}, err
 	}
 	l, rerr := m.within(ctx, s, m.listREST)
@@ -90,9 +79,9 @@ func mayHelp(err error) bool {
 
 func (m *Monitor) wantsGraphQL(s *scope) bool {
 	switch {
-	case m.opts.API == APIREST || !graphqlReaches(s):
+	case m.opts.API == snapshot.APIREST || !graphqlReaches(s):
 		return false
-	case m.opts.API == APIGraphQL || m.onlyGraphQL(s):
+	case m.opts.API == snapshot.APIGraphQL || m.onlyGraphQL(s):
 		return true
 	default:
 		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > s.gql.again || s.gql.version != m.gitlabVersion()
@@ -101,13 +90,13 @@ func (m *Monitor) wantsGraphQL(s *scope) bool {
 
 // graphqlReaches tells whether GraphQL has the list that is configured.
 func graphqlReaches(s *scope) bool {
-	return s.Kind == gitlab.ScopeInstance || s.Kind == gitlab.ScopeGroup
+	return s.Kind == snapshot.ScopeInstance || s.Kind == snapshot.ScopeGroups
 }
 
 // onlyGraphQL: a group's runners below it are not to be had by REST. Once they
 // were shown, REST would make them leave; so the listing fails instead.
 func (m *Monitor) onlyGraphQL(s *scope) bool {
-	if s.Kind != gitlab.ScopeGroup {
+	if s.Kind != snapshot.ScopeGroups {
 		return false
 	}
 	m.mu.Lock()
@@ -145,7 +134,7 @@ func (m *Monitor) listGraphQL(ctx context.Context, s *scope) (listing, error) {
 // graphqlScope turns a group's id into its path, which is all GraphQL knows. It
 // tells whether the path is one that was remembered.
 func (m *Monitor) graphqlScope(ctx context.Context, s *scope, now time.Time) (target gitlab.Scope, remembered bool, err error) {
-	if s.Kind != gitlab.ScopeGroup || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {
+	if s.Kind != snapshot.ScopeGroups || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {
 		return s.Scope, false, nil
 	}
 	remembered = s.gql.path != "" && now.Sub(s.gql.pathAt) < pathRefresh
@@ -156,13 +145,13 @@ func (m *Monitor) graphqlScope(ctx context.Context, s *scope, now time.Time) (ta
 		}
 		s.gql.path, s.gql.pathAt = path, now
 	}
-	return gitlab.Scope{Kind: gitlab.ScopeGroup, ID: s.gql.path}, remembered, nil
+	return gitlab.Scope{Kind: snapshot.ScopeGroups, ID: s.gql.path}, remembered, nil
 }
 
 // graphqlOne reads one scope, its types side by side where pages are slow.
 func (m *Monitor) graphqlOne(ctx context.Context, scope gitlab.Scope, byType bool) (listing, error) {
 	types := []string{""}
-	if byType && scope.Kind == gitlab.ScopeInstance {
+	if byType && scope.Kind == snapshot.ScopeInstance {
 		types = []string{"instance_type", "group_type", "project_type"}
 	}
 	parts := make([]listing, len(types))

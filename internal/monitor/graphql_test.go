@@ -9,6 +9,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func mount(t *testing.T, w *gitlabsim.World) {
@@ -120,7 +121,7 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 		dir := memoryDir(t)
 		s := newScraper()
 		folder, state := openState(t, dir)
-		o := setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "acme"}}}
+		o := setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: "acme"}}}
 		r := start(t, world, state, s, o)
 		time.Sleep(2 * time.Minute)
 		has := func() map[int64]bool {

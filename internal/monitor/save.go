@@ -6,7 +6,6 @@ import (
 
 	"github.com/go-kit/log/level"
 
-	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
@@ -208,7 +207,7 @@ func (m *Monitor) self(now time.Time) snapshot.Self {
 		listInterval, m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}
 	lags := [snapshot.NumStages]time.Duration{
-		listLag, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
+		listLag, m.sched.Lag(snapshot.StageDetails, now), m.sched.Lag(snapshot.StageJobs, now), m.sched.Lag(snapshot.StageReconcile, now),
 	}
 	for stage := range s.Stages {
 		st := &s.Stages[stage]

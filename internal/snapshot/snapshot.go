@@ -20,7 +20,7 @@ type GitLab struct {
 	// GitLab itself refuses. It is false whenever Fleet is nil.
 	Up bool
 	// Scopes are the configured scopes, in the order of the configuration.
-	Scopes []Scope
+	Scopes []ScopeState
 
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
@@ -32,9 +32,9 @@ type GitLab struct {
 	Self     Self
 }
 
-// Scope is one list of runners that is configured.
-type Scope struct {
-	Kind string // instance, owned, groups or projects
+// ScopeState is how one configured list of runners stands.
+type ScopeState struct {
+	Kind ScopeKind
 	Path string // of the group or project as configured; "" for the others
 	Up   bool   // its last listing was complete
 }

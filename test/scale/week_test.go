@@ -71,9 +71,9 @@ func week(b *testing.B, lookback time.Duration) {
 			if id%8 == 0 {
 				job.Status, job.FailureReason = "failed", "script_failure"
 			}
-			p := l.Poll(1+id%runners, now)
-			p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{job}, Total: -1})
-			p.Done(true)
+			p := l.Poll(1+id%runners, now, now, ledger.Listed{Idle: true}, time.Hour)
+			p.Take(ledger.Answer{Page: gitlab.JobsPage{Jobs: []gitlab.Job{job}, Total: -1}}, nil)
+			p.End()
 		}
 		if n%60 == 0 {
 			l.Forget(now)
