@@ -61,6 +61,9 @@ func (p process) run(ctx context.Context, args []string) int {
 		tell(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
 		return exitUsage
 	}
+	if o.rulesPrint {
+		return p.printRules(o)
+	}
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
