@@ -1,6 +1,6 @@
-// The tests of this package hold the rules to what they promise: each alert has what an on-call
-// engineer needs, a runbook, a case in which it fires and one in which it nearly
-// does; the real promtool, amtool and Alertmanager accept all of it.
+// The tests of this package hold the rules to what they promise: each alert has
+// what an on-call engineer needs, a runbook, a case in which it fires and one in
+// which it nearly does; the real promtool, amtool and Alertmanager accept all of it.
 //
 //	go test ./alerts -update
 //
@@ -522,18 +522,6 @@ func promtool(t *testing.T, path string) {
 func TestPromtool(t *testing.T) {
 	promtool(t, tool(t, tools+"/promtool", "make tools"))
 }
-
-// TestOldPromtool tries the rules with the oldest Prometheus that knows
-// keep_firing_for, 2.42 as Debian 12 ships it. Where it is not installed, the ship
-// tests install it.
-func TestOldPromtool(t *testing.T) {
-	if _, err := os.Stat(oldPromtool); err != nil {
-		t.Skip("Prometheus 2.42 is not installed; make test-ship tries the rules with it")
-	}
-	promtool(t, oldPromtool)
-}
-
-const oldPromtool = "/usr/bin/promtool"
 
 func TestRoutingIsAccepted(t *testing.T) {
 	run(t, tool(t, tools+"/amtool", "make tools"), "check-config", routingFile)
