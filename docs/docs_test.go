@@ -190,10 +190,6 @@ func TestNamesExist(t *testing.T) {
 		known[f.name] = true
 	}
 	families := map[string]bool{"gitlab_runner_fleet_exporter": true}
-	// Families that the rules rest on and the table does not have yet.
-	for _, name := range []string{"time_seconds", "shards", "clock_offset_seconds"} {
-		families["gitlab_runner_fleet_exporter_"+name] = true
-	}
 	for _, f := range collector.Families() {
 		families[f.Name] = true
 		if f.Type == collector.Histogram {

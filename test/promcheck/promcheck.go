@@ -66,17 +66,6 @@ var values = map[string][]string{
 	"stage":         {"runners", "details", "jobs", "reconcile"},
 }
 
-// coming are families that the rules rest on and the collector's table does not
-// have yet.
-var coming = map[string]Labels{
-	"gitlab_runner_fleet_scope_up":                              Of("gitlab", "shard", "instance", "job", "scope", "path"),
-	"gitlab_runner_fleet_runner_status_since_timestamp_seconds": Of("gitlab", "shard", "instance", "job", "runner_id"),
-	"gitlab_runner_fleet_runner_paused_since_timestamp_seconds": Of("gitlab", "shard", "instance", "job", "runner_id"),
-	"gitlab_runner_fleet_exporter_time_seconds":                 Of("instance", "job"),
-	"gitlab_runner_fleet_exporter_shards":                       Of("instance", "job"),
-	"gitlab_runner_fleet_exporter_clock_offset_seconds":         Of("gitlab", "instance", "job"),
-}
-
 // New knows the exporter's families and Prometheus's own series of a target.
 func New() *Vocabulary {
 	v := &Vocabulary{metrics: map[string]Labels{}, parser: parser.NewParser(parser.Options{})}
@@ -91,11 +80,6 @@ func New() *Vocabulary {
 		}
 		v.metrics[f.Name+"_bucket"] = l.plus("le")
 		v.metrics[f.Name+"_sum"], v.metrics[f.Name+"_count"] = l, l
-	}
-	for name, l := range coming {
-		if v.metrics[name] == nil {
-			v.metrics[name] = l
-		}
 	}
 	v.Add("up", Of("instance", "job"))
 	v.Add("process_start_time_seconds", Of("instance", "job"))
