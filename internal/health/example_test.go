@@ -54,7 +54,7 @@ func Example() {
 			fmt.Println(err)
 		}
 	}
-	ev, _ := f.Evidence(2, start.Add(11*time.Minute))
+	ev, _ := f.Evidence(2)
 	fmt.Println("restarted: runner 2", ev.Health, ev.Reason, "since", ev.Since.Format("15:04"))
 	// Output:
 	// 09:01 runner 1: unknown to alive, reason ""

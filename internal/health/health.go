@@ -16,9 +16,9 @@ type Fleet struct {
 	runners map[int64]*runner
 	order   []*runner // by id; nil: to be sorted anew
 	groups  map[uint64]*group
-	// processes are the machines that runners were last heard from, by system_id.
-	processes map[uint64]*process
-	projects  map[int64]*project
+	// users are the runners that were last heard from a machine, by its system_id.
+	users    map[uint64][]*runner
+	projects map[int64]*project
 
 	dense   bool // every contact is read each minute
 	listing bool // the last listing worked
@@ -38,16 +38,6 @@ type Fleet struct {
 	asks      map[int64]*runner
 }
 
-type process struct {
-	users []use
-}
-
-// use is a runner that was heard from a machine, and when it last executed there.
-type use struct {
-	r      *runner
-	busyAt int64
-}
-
 type runner struct {
 	id    int64
 	kind  snapshot.RunnerType
@@ -55,13 +45,13 @@ type runner struct {
 
 	paused, executing, wasExecuting bool // as of the last listing
 	gone                            bool
+	jobsRead                        bool // since the start
 	dirty                           dirtiness
 	verdict                         Health
 	reason, downReason              Reason
 	fails                           uint8
 	announced                       uint8  // the suspicions that a change was returned for
 	streak                          uint16 // failed jobs since its last success
-	silentMachines                  uint16
 	missed, missedBefore            uint16 // moments since its last sign, and those of them before a restart
 
 	since, first, readAt     int64
@@ -69,11 +59,12 @@ type runner struct {
 	sign                     int64 // the last sign as of readAt; it never goes back
 	lastStart, lastOwn       int64
 	pausedAt, downAt         int64
+	busySince                int64 // the listing that first showed it executing
 	confirm                  int64 // the reading that first said down
 	wrong                    [2]int64
 	momentsFrom              int64 // after a restart: moments before it stand in missedBefore
 	hitCheck, dueMark, askAt int64
-	sharedAt                 int64 // when another runner last named its machine
+	sharedAt, neighborAt     int64 // when another runner last named its machine, and last executed there
 	hits, misses             float32
 	gaps                     gaps
 
@@ -92,9 +83,9 @@ type runner struct {
 }
 
 type machine struct {
-	id        int64
-	contact   int64 // never falls
-	executing bool
+	id      int64
+	contact int64 // never falls
+	silent  bool  // it executed without a sign when it was last read
 }
 
 type running struct{ id, start int64 }
@@ -110,7 +101,7 @@ const (
 // New starts with nothing known. Records of the state are given to Load.
 func New() *Fleet {
 	return &Fleet{
-		runners: map[int64]*runner{}, groups: map[uint64]*group{}, processes: map[uint64]*process{},
+		runners: map[int64]*runner{}, groups: map[uint64]*group{}, users: map[uint64][]*runner{},
 		projects: map[int64]*project{}, changed: map[int64]struct{}{}, asks: map[int64]*runner{}, listing: true,
 	}
 }
@@ -168,11 +159,13 @@ func (f *Fleet) Listed(row Row, at time.Time) {
 	if r.paused != row.Paused || r.executing != row.Executing {
 		r.soon()
 	}
+	if row.Executing && !r.executing {
+		r.busySince = now
+	}
 	r.wasExecuting, r.executing = r.executing, row.Executing
 	r.paused = row.Paused
 	if row.Paused {
 		r.pausedAt = now
-		r.soon()
 	}
 }
 
@@ -263,7 +256,11 @@ func (f *Fleet) Read(id int64, rd Reading) {
 	f.miss(r, now)
 	f.use(r, now)
 	f.ask(r, now)
-	r.soon()
+	// An older reading on disk only makes a silence shorter, so that an idle
+	// runner is written when it is heard, not when it is read.
+	if first || r.verdict == Overdue {
+		r.soon()
+	}
 }
 
 // signed learns from a sign, and from the silence that it ended.
@@ -283,6 +280,7 @@ func (f *Fleet) signed(r *runner, sign, now int64, first bool) {
 		}
 	}
 	r.sign, r.missed, r.missedBefore, r.momentsFrom = sign, 0, 0, 0
+	r.soon()
 }
 
 // isDue tells whether a sign of an idle runner should have come by now.
@@ -307,36 +305,44 @@ func (f *Fleet) miss(r *runner, now int64) {
 	r.missed = r.missedBefore + uint16(n) //nolint:gosec // at most missedWindow/momentApart
 }
 
-// readMachines takes the machines of a runner; it returns the last sign of any.
+// readMachines takes the machines of a runner, nil where they were not read;
+// it returns the last sign of any.
 func (f *Fleet) readMachines(r *runner, list []Machine, now int64) int64 {
 	if list != nil {
-		old := r.machines
-		r.machines = make([]machine, 0, len(list))
-		newest, system := int64(-1), ""
-		for _, m := range list {
-			c := min(unix(m.ContactedAt), now)
-			for _, o := range old {
-				if o.id == m.ID {
-					c = max(c, o.contact)
-					break
-				}
-			}
-			r.machines = append(r.machines, machine{id: m.ID, contact: c, executing: m.Executing})
-			if c > newest {
-				newest, system = c, m.SystemID
-			}
-		}
-		r.system = systemKey(system)
+		r.takeMachines(list, now)
 	}
-	r.silentMachines = 0
 	last := int64(0)
-	for _, m := range r.machines {
-		last = max(last, m.contact)
-		if m.executing && now-m.contact >= jobSilence {
-			r.silentMachines++
-		}
+	for i := range r.machines {
+		last = max(last, r.machines[i].contact)
 	}
 	return last
+}
+
+func (r *runner) takeMachines(list []Machine, now int64) {
+	old := r.machines
+	if !slices.EqualFunc(old, list, func(o machine, m Machine) bool { return o.id == m.ID }) {
+		r.machines = make([]machine, len(list))
+	}
+	newest, system := int64(-1), ""
+	for i, m := range list {
+		c := min(unix(m.ContactedAt), now)
+		if k := place(old, m.ID, i); k >= 0 {
+			c = max(c, old[k].contact) // it never falls
+		}
+		if c > newest {
+			newest, system = c, m.SystemID
+		}
+		r.machines[i] = machine{id: m.ID, contact: c, silent: m.Executing && now-c >= jobSilence}
+	}
+	r.system = systemKey(system)
+}
+
+// place is where a machine stands in a list, most likely at the place guessed; -1: nowhere.
+func place(list []machine, id int64, guess int) int {
+	if guess < len(list) && list[guess].id == id {
+		return guess
+	}
+	return slices.IndexFunc(list, func(m machine) bool { return m.id == id })
 }
 
 // systemKey is a short form of a system_id; 0 for none, and for the word that
@@ -355,41 +361,28 @@ func (f *Fleet) use(r *runner, now int64) {
 	if r.system == 0 {
 		return
 	}
-	p := f.processes[r.system]
-	if p == nil {
-		p = &process{}
-		f.processes[r.system] = p
+	users := slices.DeleteFunc(f.users[r.system], func(u *runner) bool { return u.gone || u.system != r.system })
+	if !slices.Contains(users, r) {
+		users = append(users, r)
 	}
-	mine := -1
-	p.users = slices.DeleteFunc(p.users, func(u use) bool { return u.r.gone || u.r.system != r.system })
-	for i, u := range p.users {
-		if u.r == r {
-			mine = i
-		} else {
-			u.r.sharedAt, r.sharedAt = now, now
+	f.users[r.system] = users
+	if len(users) < 2 {
+		return
+	}
+	// A job that nobody reports on keeps no machine busy.
+	busy := r.executing && now-r.sign < jobSilence
+	for _, u := range users {
+		u.sharedAt = now
+		if busy && u != r {
+			u.neighborAt = now
 		}
-	}
-	if mine < 0 {
-		mine = len(p.users)
-		p.users = append(p.users, use{r: r})
-	}
-	if r.executing && now-r.sign < jobSilence { // a job that nobody reports on keeps no machine busy
-		p.users[mine].busyAt = now
+		u.soon()
 	}
 }
 
 // machineBusy tells whether a runner's machine worked for another one just now.
-func (f *Fleet) machineBusy(r *runner) bool {
-	p := f.processes[r.system]
-	if p == nil || r.system == 0 {
-		return false
-	}
-	for _, u := range p.users {
-		if u.r != r && u.busyAt > 0 && r.readAt-u.busyAt < machineActive {
-			return true
-		}
-	}
-	return false
+func (r *runner) machineBusy() bool {
+	return r.neighborAt > 0 && r.readAt-r.neighborAt < machineActive
 }
 
 // Jobs notes a reading of a runner's jobs: all that are executing, and those
@@ -400,6 +393,7 @@ func (f *Fleet) Jobs(id int64, at time.Time, executing, ended []gitlab.Job) {
 		return
 	}
 	before := r.running
+	r.jobsRead = true
 	known := func(id int64) bool {
 		_, ok := slices.BinarySearchFunc(before, id, func(a running, id int64) int { return cmp.Compare(a.id, id) })
 		return ok

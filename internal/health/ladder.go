@@ -112,7 +112,8 @@ func (f *Fleet) evidence(r *runner, now int64) evidence {
 		sinceJob: math.MaxInt64,
 		unread:   r.fails >= unreadFails && f.listing && (r.readAt == 0 || now-r.readAt > unreadAfter),
 		// A paused runner may stop after its last job: that job's silence says nothing.
-		executing:   r.executing && !r.paused,
+		// Nor does a reading from before the job.
+		executing:   r.executing && !r.paused && r.readAt >= r.busySince,
 		wasDown:     r.downAt > 0 && sign <= r.downAt,
 		missed:      int(r.missed),
 		chance:      r.chance(),
@@ -125,8 +126,8 @@ func (f *Fleet) evidence(r *runner, now int64) evidence {
 	if e.silence < freshSilence {
 		return e // what follows is for the silent ones
 	}
-	e.machineBusy = f.machineBusy(r)
-	e.limit, e.habit = r.limit(now, sign, f.lostAt)
+	e.machineBusy = r.machineBusy()
+	e.limit, e.habit = r.limit(r.readAt, sign, f.lostAt)
 	return e
 }
 

@@ -98,7 +98,7 @@ func (f *Fleet) Judge(now time.Time) ([]Change, *Picture) {
 	}
 	if at/hour != f.judgedAt/hour {
 		f.forgetJobs(at)
-		f.forgetProcesses()
+		f.forgetMachines()
 	}
 	f.judgedAt = at
 	f.dirtyMeta = true
@@ -140,11 +140,11 @@ func (f *Fleet) gather(now int64) {
 	}
 }
 
-func (f *Fleet) forgetProcesses() {
-	for key, p := range f.processes {
-		p.users = slices.DeleteFunc(p.users, func(u use) bool { return u.r.gone || u.r.system != key })
-		if len(p.users) == 0 {
-			delete(f.processes, key)
+func (f *Fleet) forgetMachines() {
+	for key, users := range f.users {
+		users = slices.DeleteFunc(users, func(u *runner) bool { return u.gone || u.system != key })
+		if f.users[key] = users; len(users) == 0 {
+			delete(f.users, key)
 		}
 	}
 }
@@ -157,11 +157,11 @@ func (f *Fleet) orphaned(r *runner, now int64) (jobs int, machines []int64) {
 	if r.reason == JobSilent {
 		jobs = max(1, len(r.running))
 	}
-	if r.silentMachines == 0 || len(r.machines) < 2 && jobs == 0 {
-		return jobs, nil
+	if len(r.machines) < 2 && jobs == 0 {
+		return 0, nil
 	}
 	for _, m := range r.machines {
-		if m.executing && r.readAt-m.contact >= jobSilence {
+		if m.silent {
 			machines = append(machines, m.id)
 		}
 	}
@@ -225,18 +225,18 @@ type Evidence struct {
 }
 
 // Evidence returns what is known of a runner; ok is false where it is not known.
-func (f *Fleet) Evidence(id int64, now time.Time) (ev Evidence, ok bool) {
+func (f *Fleet) Evidence(id int64) (ev Evidence, ok bool) {
 	r := f.runners[id]
 	if r == nil {
 		return ev, false
 	}
 	sign := max(r.sign, r.lastStart, r.lastOwn)
-	limit, habit := r.limit(unix(now), sign, f.lostAt)
+	limit, habit := r.limit(r.readAt, sign, f.lostAt)
 	ev = Evidence{
 		Health: r.verdict, Reason: r.reason, Since: timeOf(r.since), FirstSeen: timeOf(r.first), ReadAt: timeOf(r.readAt),
 		FailedReadings: int(r.fails), LastSeen: timeOf(sign), ContactedAt: timeOf(r.contact), LastStart: timeOf(r.lastStart),
 		LastEnd: timeOf(r.lastOwn), PausedAt: timeOf(r.pausedAt), Limit: seconds(limit), Habit: seconds(habit),
-		Missed: int(r.missed), Chance: r.chance(), Hits: float64(r.hits), Misses: float64(r.misses), SharesMachine: r.shared(unix(now)),
+		Missed: int(r.missed), Chance: r.chance(), Hits: float64(r.hits), Misses: float64(r.misses), SharesMachine: r.shared(r.readAt),
 		OwedJobs: r.take.owed, ConsecutiveFailed: int(r.streak),
 	}
 	if sign > 0 && r.readAt > sign {

@@ -377,6 +377,9 @@ func (g *group) startedSince(r *runner) int {
 
 // overTimeout looks for jobs beyond the runner's own maximum.
 func (f *Fleet) overTimeout(r *runner, now int64) {
+	if !r.jobsRead { // after a restart
+		return
+	}
 	oldest := int64(0)
 	for _, j := range r.running {
 		if j.start > 0 && (oldest == 0 || j.start < oldest) {
