@@ -26,8 +26,8 @@ func (f *Fleet) ask(r *runner, now int64) {
 	switch {
 	case f.dense || r.paused || r.sign == 0:
 	case r.executing:
-		if silence >= askJobFrom && silence < askJobTo {
-			r.askAt = now + askJobEach
+		if silence >= askJobFrom && silence < askJobTo { // nothing is decided before jobSilence
+			r.askAt = max(now+askJobEach, r.sign+jobSilence)
 		}
 	case silence > askDueTill:
 	case r.missed >= 1 && silence > freshSilence && silence < askPeersTo && r.hits > askPeersRatio*r.misses:

@@ -31,6 +31,7 @@ type Fleet struct {
 	silentFrom  int64
 	silentUntil int64 // after a restart, which forgets who was due
 	judgedAt    int64
+	ill         int // in the last picture
 
 	changed   map[int64]struct{} // runners whose record must be written or deleted
 	dirtyMeta bool
@@ -434,7 +435,7 @@ func (f *Fleet) started(r *runner, j *gitlab.Job, now int64) {
 	}
 	if start > r.restored {
 		r.take.starts++
-		if r.group != nil {
+		if r.group != nil && now-start <= takesRecent {
 			r.group.starts++
 		}
 	}

@@ -65,7 +65,7 @@ func (f *Fleet) Judge(now time.Time) ([]Change, *Picture) {
 	f.sort()
 	f.gather(at)
 	f.guard(at)
-	p := &Picture{Time: timeOf(at), AfterOutage: f.afterOutage(at), FleetSilent: f.silent, CacheLostAt: timeOf(f.lostAt)}
+	p := &Picture{Time: timeOf(at), AfterOutage: f.afterOutage(at), FleetSilent: f.silent, CacheLostAt: timeOf(f.lostAt), Ill: make([]Ill, 0, f.ill+f.ill/8)}
 	if p.AfterOutage {
 		p.Until = timeOf(f.trouble + heldAfter)
 	}
@@ -100,7 +100,7 @@ func (f *Fleet) Judge(now time.Time) ([]Change, *Picture) {
 		f.forgetJobs(at)
 		f.forgetMachines()
 	}
-	f.judgedAt = at
+	f.judgedAt, f.ill = at, len(p.Ill)
 	f.dirtyMeta = true
 	return changes, p
 }

@@ -23,7 +23,7 @@ type walker struct {
 
 type life struct {
 	id      int64
-	group   int
+	group   uint8
 	contact time.Time
 	dead    bool
 	paused  bool
@@ -42,7 +42,7 @@ func newWalker(seed uint64) *walker {
 
 func (w *walker) join() {
 	w.nextID++
-	w.lives[w.nextID] = &life{id: w.nextID, group: int(w.nextID % 3), contact: w.now}
+	w.lives[w.nextID] = &life{id: w.nextID, group: uint8(w.nextID % 3), contact: w.now}
 }
 
 func (w *walker) p(p float64) bool { return w.rnd.Float64() < p }
@@ -209,7 +209,7 @@ func TestFailedReadingIsNoEvidence(t *testing.T) {
 	}
 	for h, n := range seen {
 		if n == 0 {
-			t.Errorf("no runner was ever %s", Health(h)) //nolint:gosec // an index
+			t.Errorf("no runner was ever %s", Health(h))
 		}
 	}
 }

@@ -37,6 +37,7 @@ const (
 	takesTimes      = 1.5 // its most in the week
 	takesHeard      = 65 * minute
 	takesGap        = 20 * minute // what was queued in a longer silence, it need not have heard of
+	takesRecent     = 20 * minute // starts that are found later, after a stop of the exporter, were not offered now
 	shareMean       = 3 * day     // half-life 2 days
 	timeoutRoom     = 10 * minute
 	outcomeRoomLess = minute // clocks of jobs are in whole seconds
@@ -116,8 +117,11 @@ func (f *Fleet) outcome(r *runner, j *gitlab.Job, start, end int64) {
 		p.outs = append(p.outs[:0], p.outs[keptElsewhere/2:]...)
 	}
 	p.outs = append(p.outs, projectOutcome{r.id, when, t})
-	if len(r.outcomes) >= keptOutcomes {
+	switch n := len(r.outcomes); {
+	case n >= keptOutcomes:
 		r.outcomes = append(r.outcomes[:0], r.outcomes[1:]...)
+	case n == cap(r.outcomes): // append would take room for more than are kept
+		r.outcomes = append(make([]outcome, 0, min(keptOutcomes, max(4, 2*n))), r.outcomes...)
 	}
 	r.outcomes = append(r.outcomes, outcome{p, when, t})
 	if !t.ok() || r.suspectSince[Infrastructure] > 0 {
