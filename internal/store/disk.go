@@ -123,7 +123,7 @@ func (d *diskState) replace(each func(fn func(key, value []byte) error) error) (
 	if err := removeIfThere(path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // within --storage.path
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func writeAll(f *os.File, id identity, each func(fn func(key, value []byte) erro
 }
 
 func removeIfThere(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // within --storage.path
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

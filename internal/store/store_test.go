@@ -713,7 +713,7 @@ func copyFile(tb testing.TB, from, to string) {
 
 func read(tb testing.TB, path string) []byte {
 	tb.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // in the test's own folder
+	data, err := os.ReadFile(path)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -729,7 +729,7 @@ func write(tb testing.TB, path string, data []byte) {
 
 // random repeats itself for the same seeds.
 func random(a, b uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(a, b)) //nolint:gosec // not for secrets
+	return rand.New(rand.NewPCG(a, b))
 }
 
 func noise(rnd *rand.Rand, n int) []byte {

@@ -23,7 +23,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-const token = "glpat-e2e-canary-91Kd" //nolint:gosec // of a simulated GitLab
+const token = "glpat-e2e-canary-91Kd"
 
 // program is the binary under test, built once.
 var program = sync.OnceValues(func() (string, error) {
@@ -32,7 +32,7 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "gitlab_runner_fleet_exporter")
-	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput() //nolint:gosec // our own path; once for all tests
+	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
@@ -81,7 +81,7 @@ func launch(t *testing.T, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return launchWith(t, exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)) //nolint:gosec,noctx // our own program, killed by the test
+	return launchWith(t, exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)) //nolint:noctx // our own program, killed by the test
 }
 
 func launchWith(t *testing.T, cmd *exec.Cmd) *process {

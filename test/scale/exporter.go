@@ -17,7 +17,7 @@ import (
 )
 
 func build(ctx context.Context, ldflags, path string, stderr io.Writer) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter") //nolint:gosec // our own program
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter")
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build: %w", err)
@@ -52,7 +52,7 @@ func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool
 		return nil, err
 	}
 	e := &exporter{log: &tail{}, done: make(chan struct{}), started: time.Now()}
-	e.cmd = exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), "--web.listen-address=127.0.0.1:0") //nolint:gosec // our own program
+	e.cmd = exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), "--web.listen-address=127.0.0.1:0")
 	e.cmd.Cancel = func() error { return e.cmd.Process.Signal(os.Interrupt) }
 	e.cmd.WaitDelay = 20 * time.Second
 	e.cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1") // a line for each collection, which the log keeps apart
