@@ -106,9 +106,9 @@ func encodeBatch(b Batch) []byte {
 }
 
 // decodeBatch calls visit with each change of a payload that begins at base:
-// where its value begins and how long it is, or -1 for a deleted key. key is only
-// valid during the call.
-func decodeBatch(p []byte, base int64, visit func(key []byte, at int64, size int)) error {
+// key and value (nil: deleted), which are parts of the payload, and where in the
+// file the change ends. It returns visit's first error.
+func decodeBatch(p []byte, base int64, visit func(key, value []byte, at int64) error) error {
 	at := 0
 	number := func() (n int, ok bool) {
 		v, width := binary.Uvarint(p[at:])
@@ -122,15 +122,17 @@ func decodeBatch(p []byte, base int64, visit func(key []byte, at int64, size int
 		}
 		key := p[at : at+n]
 		at += n
+		var value []byte
 		n, ok = number()
 		switch {
 		case !ok:
 			return damagef("the change of key %q is cut short", key)
-		case n == 0:
-			visit(key, -1, 0)
-		default:
-			visit(key, base+int64(at), n-1)
+		case n > 0:
+			value = p[at : at+n-1]
 			at += n - 1
+		}
+		if err := visit(key, value, base+int64(at)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -216,7 +218,7 @@ func (r *reader) identity() (id identity, err error) {
 // changes reads the frames after the identity and calls visit as decodeBatch does.
 // It ends where no whole frame follows, unless that is below the acknowledged
 // length.
-func (r *reader) changes(visit func(key []byte, at int64, size int)) error {
+func (r *reader) changes(visit func(key, value []byte, at int64) error) error {
 	for {
 		err := r.next()
 		if _, ok := errors.AsType[damage](err); ok && r.at >= r.length && !errors.Is(err, syscall.EIO) {
