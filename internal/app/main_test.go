@@ -64,7 +64,7 @@ func binaryPath(t *testing.T) string {
 			return
 		}
 		built.path = filepath.Join(dir, program)
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+testVersion, "-o", built.path, "../..") //nolint:gosec // our own program
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+testVersion, "-o", built.path, "../..")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("%w: %s", err, out)
 		}
@@ -140,7 +140,7 @@ func startHere(t *testing.T, args ...string) *running {
 func startProcess(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
 	r := &running{t: t, stdout: &buffer{}, stderr: &buffer{}}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), binaryPath(t), append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...) //nolint:gosec // our own program
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), binaryPath(t), append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)
 	cmd.Stdout, cmd.Stderr = r.stdout, r.stderr
 	cmd.Env = append(os.Environ(), env...)
 	if err := cmd.Start(); err != nil {
