@@ -22,6 +22,19 @@ func Long(tb testing.TB, why string) {
 	}
 }
 
+// Full reports whether simulations run at full size: not under -short, and not
+// under the race detector, which makes them several times as slow and looks at
+// the same code either way. `make sim` and a plain `go test ./...` do.
+func Full() bool { return !raceEnabled && !testing.Short() }
+
+// Sized is the size of a simulation.
+func Sized(full, small int) int {
+	if Full() {
+		return full
+	}
+	return small
+}
+
 // root is the folder of the main module above the tests' own folder.
 func root() (string, error) {
 	dir, err := os.Getwd()
