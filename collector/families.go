@@ -13,13 +13,13 @@ import (
 )
 
 // Collect functions, one a family, in the order of the table. Each decides when
-// its family is absent; what is told in the table's help is decided here.
+// its family is absent; what the table's help describes is decided here.
 
 func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
 
 func collectScopeUp(v *view, s *sink) {
 	for _, sc := range v.Scopes {
-		s.gauge(bit(sc.Up), sc.Kind, sc.Path)
+		s.gauge(bit(sc.Up), string(sc.Kind), sc.Path)
 	}
 }
 

@@ -71,7 +71,7 @@ func scrapeBody(tb testing.TB, e *Exporter, accept string) string {
 func waiting(name string) *snapshot.GitLab {
 	return &snapshot.GitLab{
 		Name: name, URL: "https://" + name + ".example.com", Generation: 1, RowsGeneration: 1, Time: t0,
-		Scopes:   []snapshot.Scope{{Kind: "instance"}},
+		Scopes:   []snapshot.ScopeState{{Kind: "instance"}},
 		Expected: []snapshot.Expected{{Tag: "gpu", Runners: 2}},
 		Self:     snapshot.Self{RateLimit: -1, RateRemaining: -1, JobsVisible: -1},
 	}
@@ -83,7 +83,7 @@ func small(name string) *snapshot.GitLab {
 	s := waiting(name)
 	s.Version = "18.2.1"
 	s.Up = true
-	s.Scopes = []snapshot.Scope{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
+	s.Scopes = []snapshot.ScopeState{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
 	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "unseen", Runners: 1}, {Tag: "zos", Runners: 3}}
 	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true, ManagersRead: true}
 	f.Runners[snapshot.InstanceType][snapshot.Online][0] = 1

@@ -363,7 +363,8 @@ func FuzzFloat(f *testing.F) {
 			Name: new("x"), Type: dto.MetricType_GAUGE.Enum(),
 			Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: &v}}},
 		}
-		for om, wire := range map[bool]expfmt.Format{false: expfmt.FmtText, true: expfmt.FmtOpenMetrics_1_0_0} {
+		for _, wire := range []expfmt.Format{expfmt.FmtText, expfmt.FmtOpenMetrics_1_0_0} {
+			om := wire == expfmt.FmtOpenMetrics_1_0_0
 			var b bytes.Buffer
 			if err := expfmt.NewEncoder(&b, wire).Encode(mf); err != nil {
 				t.Fatal(err)

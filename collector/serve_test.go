@@ -235,7 +235,7 @@ func TestServed(t *testing.T) {
 	<-done
 	served(e, 9, 9, "the slower, older scrape")
 
-	// A scrape that began before the GitLab was withdrawn says nothing about the
+	// A scrape that began before the GitLab was withdrawn is no evidence about the
 	// one of the same name that came after.
 	slow = &client{writes: make(chan struct{})}
 	done = make(chan struct{})
@@ -369,7 +369,7 @@ func TestRenderedAhead(t *testing.T) {
 	})
 }
 
-// marked is a GitLab in which every number tells the generation it came from.
+// marked is a GitLab in which every number holds the generation it came from.
 func marked(name string, gen, rows uint64) *snapshot.GitLab {
 	s := withGeneration(small(name), gen, rows)
 	n := int(gen) //nolint:gosec // tens

@@ -52,7 +52,7 @@ type Family struct {
 	Labels    []string
 	Stability Stability
 	Group     Group
-	// Series says how many series one GitLab makes, as a formula for people.
+	// Series is the number of series of one GitLab, as a formula for the reference.
 	Series string
 	// Buckets are the upper bounds of a histogram without +Inf.
 	Buckets []float64
@@ -99,7 +99,7 @@ func table() []*family {
 		if f.Stability == "" {
 			f.Stability = Stable
 		}
-		// The name tells the unit; OpenMetrics wants it last. A counter's is
+		// The unit is in the name; OpenMetrics requires it last. A counter's is
 		// before _total.
 		if strings.HasSuffix(f.Name, "_seconds") {
 			f.Unit = "seconds"
@@ -133,7 +133,7 @@ func fleetTable() []*family {
 		}, collect: collectScopeUp},
 		{Family: Family{
 			Name: "gitlab_info", Type: Gauge, Group: GroupFleet, Labels: []string{"url", "version"}, Series: "1",
-			Help: "The monitored GitLab, always 1. version is empty until the server told it. Never absent.",
+			Help: "The monitored GitLab, always 1. version is empty until it was read. Never absent.",
 		}, collect: collectGitLabInfo},
 		{Family: Family{
 			Name: "runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status", "paused"}, Series: "24",
@@ -157,7 +157,7 @@ func fleetTable() []*family {
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentMachines,
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner reported none." + absentMachines,
 		}, collect: collectVersions},
 		{Family: Family{
 			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 50",
@@ -334,7 +334,7 @@ func selfTable() []*family {
 		}, collect: collectUnread},
 		{Family: Family{
 			Name: "api_rate_limit_requests", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
-			Help: "Requests that GitLab's rate limit allows in its window, as its answers tell. Absent without a rate limit and after its window.",
+			Help: "Requests that GitLab's rate limit allows in its window, by the headers of its answers. Absent without a rate limit and after its window.",
 		}, collect: collectRateLimit},
 		{Family: Family{
 			Name: "api_rate_limit_remaining", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",

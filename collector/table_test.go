@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// contract is the list of families that users were promised: name without
+// promisedFamilies is the list of families that docs/metrics.md promises users: name without
 // prefix, type, labels without gitlab. It changes only with that promise.
-const contract = `
+const promisedFamilies = `
 up gauge
 scope_up gauge scope path
 gitlab_info gauge url version
@@ -48,8 +48,8 @@ job_queued_duration_seconds histogram runner_type
 tag_job_queued_duration_seconds histogram tag
 `
 
-// contractSelf is the exporter about itself, with all labels.
-const contractSelf = `
+// promisedSelf is the exporter about itself, with all labels.
+const promisedSelf = `
 build_info gauge version revision branch goversion goos goarch tags
 api_requests_total counter gitlab route code
 api_retries_total counter gitlab reason
@@ -82,18 +82,18 @@ config_last_reload_success_timestamp_seconds gauge
 
 func promised() map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(strings.TrimSpace(contract)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedFamilies)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_"+f[0]] = strings.Join(append([]string{f[1], "gitlab"}, f[2:]...), " ")
 	}
-	for line := range strings.Lines(strings.TrimSpace(contractSelf)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedSelf)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_exporter_"+f[0]] = strings.Join(f[1:], " ")
 	}
 	return out
 }
 
-func TestTableKeepsTheContract(t *testing.T) {
+func TestTableKeepsWhatIsPromised(t *testing.T) {
 	want := promised()
 	for _, f := range Families() {
 		got := strings.Join(append([]string{string(f.Type)}, f.Labels...), " ")
@@ -131,7 +131,7 @@ func TestTableRules(t *testing.T) {
 			t.Errorf("%s: unit %s", f.Name, f.Unit)
 		}
 		if f.Unit == "seconds" && !strings.Contains(f.Help, "in seconds") {
-			t.Errorf("%s: the help does not tell the unit", f.Name)
+			t.Errorf("%s: the help does not name the unit", f.Name)
 		}
 		if f.Name != buildInfo && !strings.HasSuffix(f.Help, ".") {
 			t.Errorf("%s: the help is not a sentence: %q", f.Name, f.Help)
@@ -211,7 +211,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 	for name := range whole {
 		if promised()[name] == "" {
-			t.Errorf("%s is shown and not among the promised families", name)
+			t.Errorf("%s is shown and not promised", name)
 		}
 	}
 
@@ -273,27 +273,5 @@ func TestSelfValues(t *testing.T) {
 	last := scrapeBody(t, e, acceptText)
 	if strings.Contains(last, `gitlab="corp"`) || !strings.Contains(last, `code="429",gitlab="public"`) {
 		t.Error("forgetting a GitLab leaves its series, or takes another's")
-	}
-}
-
-func TestMarkdownTable(t *testing.T) {
-	rows := map[string]int{}
-	for line := range strings.Lines(MarkdownTable()) {
-		if !strings.HasPrefix(line, "| `gitlab_") {
-			continue
-		}
-		cells := strings.Split(strings.ReplaceAll(line, `\|`, ""), "|")
-		if len(cells) != 8 {
-			t.Errorf("%d cells in %q", len(cells)-2, line)
-		}
-		rows[strings.Trim(cells[1], " `")]++
-	}
-	for _, f := range Families() {
-		if rows[f.Name] != 1 {
-			t.Errorf("%s stands %d times in the documentation", f.Name, rows[f.Name])
-		}
-	}
-	if len(rows) != len(Families()) {
-		t.Errorf("%d rows for %d families", len(rows), len(Families()))
 	}
 }

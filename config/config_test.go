@@ -21,6 +21,8 @@ import (
 
 	commoncfg "github.com/prometheus/common/config"
 	"go.yaml.in/yaml/v3"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // minimal is the smallest file that loads.
@@ -67,13 +69,13 @@ func TestDefaults(t *testing.T) {
 	v := mustParse(t, minimal)
 	g := v.GitLabs()[0]
 	if len(v.GitLabs()) != 1 || g.Name != "gitlab.example.com" || g.URL != "https://gitlab.example.com" ||
-		g.Scope != ScopeInstance || g.API != APIAuto || g.Groups != nil || g.Projects != nil || g.Expected != nil {
+		g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Groups != nil || g.Projects != nil || g.Expected != nil {
 		t.Errorf("%#v", g)
 	}
 	if g.Poll != wantPoll {
 		t.Errorf("%+v", g.Poll)
 	}
-	if c := g.HTTPClientConfig; c.FollowRedirects || !c.EnableHTTP2 || c.Authorization.Type != "Bearer" {
+	if c := g.HTTPClientConfig; c.FollowRedirects || c.EnableHTTP2 || c.Authorization.Type != "Bearer" {
 		t.Error("defaults of the HTTP client")
 	}
 	checkDefaultMetrics(t, v.Metrics())
@@ -98,17 +100,17 @@ func TestFull(t *testing.T) {
 	merged.MaxRequestsPerSecond, merged.Lookback = 0, 8*time.Hour
 	for i, want := range []struct {
 		name, url string
-		scope     Scope
+		scope     snapshot.ScopeKind
 		groups    []string
 		projects  []string
-		api       API
+		api       snapshot.API
 		poll      Poll
 	}{
-		{"corp", "https://gitlab.example.com:8443/root", ScopeGroups, []string{"infra/ci", "42"}, nil, APIREST, slow},
-		{"127.0.0.1:8080", "http://127.0.0.1:8080", ScopeProjects, nil, []string{"infra/ci", "7"}, APIGraphQL, merged},
-		{"minimal", "https://other.example.com", ScopeInstance, nil, nil, APIAuto, global},
-		{"proxied", "http://proxied.example.com", ScopeOwned, nil, nil, APIAuto, global},
-		{"oauth", "https://oauth.example.com", ScopeInstance, nil, nil, APIAuto, global},
+		{"corp", "https://gitlab.example.com:8443/root", snapshot.ScopeGroups, []string{"infra/ci", "42"}, nil, snapshot.APIREST, slow},
+		{"127.0.0.1:8080", "http://127.0.0.1:8080", snapshot.ScopeProjects, nil, []string{"infra/ci", "7"}, snapshot.APIGraphQL, merged},
+		{"minimal", "https://other.example.com", snapshot.ScopeInstance, nil, nil, snapshot.APIAuto, global},
+		{"proxied", "http://proxied.example.com", snapshot.ScopeOwned, nil, nil, snapshot.APIAuto, global},
+		{"oauth", "https://oauth.example.com", snapshot.ScopeInstance, nil, nil, snapshot.APIAuto, global},
 	} {
 		g := gs[i]
 		if g.Name != want.name || g.URL != want.url || g.Scope != want.scope || !slices.Equal(g.Groups, want.groups) ||
@@ -123,7 +125,7 @@ func TestFull(t *testing.T) {
 		t.Error(gs[0].Expected)
 	}
 	c := gs[0].HTTPClientConfig
-	if c.Authorization.CredentialsFile != "testdata/files/token" || !c.FollowRedirects || c.EnableHTTP2 ||
+	if c.Authorization.CredentialsFile != "testdata/files/token" || !c.FollowRedirects || !c.EnableHTTP2 ||
 		c.ProxyURL.Host != "proxy.example.com:3128" || c.TLSConfig.ServerName != "gitlab.internal" ||
 		c.HTTPHeaders.Headers["X-Front"].Files[0] != "testdata/files/token" {
 		t.Error("HTTP client of gitlabs[0]")
@@ -168,7 +170,7 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestExample holds docs/config.example.yml to the code: it loads, says the
+// TestExample holds docs/config.example.yml to the code: it loads, has the
 // defaults, and has every key.
 func TestExample(t *testing.T) {
 	data, err := os.ReadFile("../docs/config.example.yml")
@@ -184,12 +186,12 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := v.GitLabs()[0]
-	if g.Poll != wantPoll || g.Scope != ScopeInstance || g.API != APIAuto {
+	if g.Poll != wantPoll || g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto {
 		t.Errorf("not the defaults: %v", g)
 	}
 	checkDefaultMetrics(t, v.Metrics())
 
-	// Written out, so that a documented key cannot be lost here unseen.
+	// Written out, so that a key of docs/configuration.md cannot be lost here unseen.
 	keys := map[string]bool{
 		"gitlabs": true, "lookback": true, "retention": true, "credentials_file": true, "series_limit": true, "proxy_url": true,
 	}
@@ -419,7 +421,7 @@ func TestForURL(t *testing.T) {
 	if a := g.HTTPClientConfig.Authorization; a.Credentials != "CANARY-token" || a.Type != "Bearer" {
 		t.Error("authorization")
 	}
-	if c := g.HTTPClientConfig; c.FollowRedirects || !c.EnableHTTP2 {
+	if c := g.HTTPClientConfig; c.FollowRedirects || c.EnableHTTP2 {
 		t.Error("not our defaults of the HTTP client")
 	}
 	if g.Poll != wantPoll || g.Name != "gitlab.example.com" {

@@ -77,8 +77,65 @@ func generated(t *testing.T, path, name, want string) {
 }
 
 func TestMetricTables(t *testing.T) {
-	generated(t, metrics, "metrics", collector.MarkdownTable())
+	generated(t, metrics, "metrics", fullTable())
 	generated(t, readme, "metrics", shortTable())
+}
+
+// fullTable is the reference's: one table each for the fleet, its runners, and
+// the exporter itself.
+func fullTable() string {
+	var b strings.Builder
+	for i, part := range []struct {
+		group collector.Group
+		title string
+	}{
+		{collector.GroupFleet, "The fleet. Every family has the label `shard` too where `--shard.count` is above 1."},
+		{collector.GroupRunner, "Each runner. The label `shard` likewise."},
+		{collector.GroupExporter, "The exporter about itself."},
+	} {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(part.title + "\n\n| family | type | labels | stability | series per GitLab | meaning |\n|---|---|---|---|---|---|\n")
+		for _, f := range collector.Families() {
+			if f.Group != part.group {
+				continue
+			}
+			labels := ""
+			if len(f.Labels) > 0 {
+				labels = "`" + strings.Join(f.Labels, "`, `") + "`"
+			}
+			cells := []string{"`" + f.Name + "`", string(f.Type), labels, string(f.Stability), f.Series, f.Help}
+			for i := range cells {
+				cells[i] = strings.ReplaceAll(cells[i], "|", `\|`)
+			}
+			b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
+		}
+	}
+	return b.String()
+}
+
+// TestFullTable: each family has one row, and no cell is split by its text.
+func TestFullTable(t *testing.T) {
+	rows := map[string]int{}
+	for line := range strings.Lines(fullTable()) {
+		if !strings.HasPrefix(line, "| `gitlab_") {
+			continue
+		}
+		cells := strings.Split(strings.ReplaceAll(line, `\|`, ""), "|")
+		if len(cells) != 8 {
+			t.Errorf("%d cells in %q", len(cells)-2, line)
+		}
+		rows[strings.Trim(cells[1], " `")]++
+	}
+	for _, f := range collector.Families() {
+		if rows[f.Name] != 1 {
+			t.Errorf("%s stands %d times in the documentation", f.Name, rows[f.Name])
+		}
+	}
+	if len(rows) != len(collector.Families()) {
+		t.Errorf("%d rows for %d families", len(rows), len(collector.Families()))
+	}
 }
 
 // shortTable is the README's: every family, in as few words as will do.

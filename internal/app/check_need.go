@@ -130,7 +130,7 @@ func leftOf(remaining float64) string {
 	return fmt.Sprintf(" (%.0f left in the present window)", remaining)
 }
 
-// firstPicture tells how long the dashboards stay empty after a first start.
+// firstPicture is how long the dashboards stay empty after a first start.
 func (c *check) firstPicture() {
 	f := &c.fleet
 	requests, from := f.pages, count(f.pages, "page")+" of the list"

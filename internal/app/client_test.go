@@ -91,7 +91,7 @@ func TestFilesOfTheClient(t *testing.T) {
 	}
 }
 
-// TestRedirects: the client follows none unless it is told to, and then takes
+// TestRedirects: the client follows none unless it is configured to, and then takes
 // the credentials along to no other host.
 func TestRedirects(t *testing.T) {
 	var got http.Header

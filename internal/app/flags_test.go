@@ -46,7 +46,7 @@ func TestExitStatus(t *testing.T) {
 		name string
 		args string
 		code int
-		says string // in stdout or stderr
+		want string // in stdout or stderr
 	}{
 		{"help", "--help", exitOK, "--web.listen-address"},
 		{"help names environment variables", "--help", exitOK, "GITLAB_RUNNER_FLEET_CONFIG_FILE"},
@@ -97,8 +97,8 @@ func TestExitStatus(t *testing.T) {
 			if code != tt.code {
 				t.Errorf("exit status %d, want %d", code, tt.code)
 			}
-			if !strings.Contains(stdout+stderr, tt.says) {
-				t.Errorf("does not say %q:\n%s%s", tt.says, stdout, stderr)
+			if !strings.Contains(stdout+stderr, tt.want) {
+				t.Errorf("lacks %q:\n%s%s", tt.want, stdout, stderr)
 			}
 			if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, testToken) || strings.Contains(stderr, "Pa55w0") {
 				t.Errorf("a stack trace or a secret:\n%s", stderr)

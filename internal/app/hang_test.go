@@ -130,7 +130,7 @@ func TestStopHasAnEnd(t *testing.T) {
 		t.Errorf("ended after %s", took)
 	}
 	if log := errs.String(); !strings.Contains(log, "the stop does not come to its end") {
-		t.Errorf("the log does not say why:\n%s", log)
+		t.Errorf("the log lacks the cause:\n%s", log)
 	}
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 )
 
 // TestShipImage builds the image from the Dockerfile and runs it: it must
-// answer as nobody, tell its version, and keep its state in the volume.
+// answer as nobody, print its version, and keep its state in the volume.
 //
 // No registry is asked. The builder's base image is made here from the Go that
 // runs this test and a static busybox.
@@ -182,7 +182,7 @@ func globAll(t *testing.T, pattern string) []string {
 }
 
 // freeAddress is a port of loopback that was free a moment ago: the container
-// cannot tell which one it chose.
+// cannot know which one it chose.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -39,7 +39,7 @@ func TestLife(t *testing.T) {
 	for _, tt := range []struct {
 		method, path string
 		status       int
-		says         string
+		want         string
 	}{
 		{http.MethodGet, "/", http.StatusOK, "/metrics"},
 		{http.MethodPost, "/", http.StatusMethodNotAllowed, "GET"},
@@ -54,8 +54,8 @@ func TestLife(t *testing.T) {
 		{http.MethodGet, "/nothing", http.StatusNotFound, ""},
 		{http.MethodGet, "/metrics?collect[]=exporter", http.StatusOK, "build_info"},
 	} {
-		if status, body := r.do(tt.method, tt.path); status != tt.status || !strings.Contains(body, tt.says) {
-			t.Errorf("%s %s: HTTP %d, want %d with %q:\n%.300s", tt.method, tt.path, status, tt.status, tt.says, body)
+		if status, body := r.do(tt.method, tt.path); status != tt.status || !strings.Contains(body, tt.want) {
+			t.Errorf("%s %s: HTTP %d, want %d with %q:\n%.300s", tt.method, tt.path, status, tt.status, tt.want, body)
 		}
 	}
 
@@ -129,10 +129,10 @@ func TestHangup(t *testing.T) {
 
 	write(t, file, "gitlabs: nonsense\n")
 	hangup()
-	r.until("the failure is told", "exporter_config_last_reload_successful", 0)
+	r.until("the failure is exported", "exporter_config_last_reload_successful", 0)
 	r.until("the old configuration stays", "up", 2)
 	if log := r.stderr.String(); !strings.Contains(log, "the old one stays in force") || !strings.Contains(log, "line=1") {
-		t.Errorf("the log does not say so:\n%s", log)
+		t.Errorf("the log lacks it:\n%s", log)
 	}
 
 	write(t, file, fastPoll+"gitlabs:\n"+entry("b", b.url, ""))
@@ -325,14 +325,14 @@ func TestOlderStateOnDisk(t *testing.T) {
 		if err != nil || len(kept) != 1 {
 			t.Fatalf("kept are %q, %v", kept, err)
 		}
-		want := 1 - start // said at the first start only
+		want := 1 - start // logged at the first start only
 		if log := r.stderr.String(); strings.Count(log, "older layout") != want || strings.Count(log, kept[0]) != want || strings.Count(log, "level=warn") < want {
 			t.Errorf("start %d:\n%s", start, log)
 		}
 	}
 }
 
-// TestOneOfTwo: a wrong token harms one GitLab only, the log says it once, and
+// TestOneOfTwo: a wrong token harms one GitLab only, the log has it once, and
 // a corrected token file is taken up without a restart.
 func TestOneOfTwo(t *testing.T) {
 	good, bad := newWorld(t, smallFleet(1)), newWorld(t, smallFleet(2))
@@ -353,17 +353,17 @@ func TestOneOfTwo(t *testing.T) {
 	if _, n := r.metric("runners", `gitlab="bad"`); n != 0 {
 		t.Error("gauges of a GitLab that was never listed")
 	}
-	told := 0
+	logged := 0
 	for line := range strings.Lines(r.stderr.String()) {
 		if strings.Contains(line, "gitlab=bad") && strings.Contains(line, "level=error") {
-			told++
+			logged++
 			if !strings.Contains(line, "reason=unauthorized") || !strings.Contains(line, "remedy=") {
 				t.Errorf("the line does not help: %s", line)
 			}
 		}
 	}
-	if told != 1 {
-		t.Errorf("told %d times:\n%s", told, r.stderr)
+	if logged != 1 {
+		t.Errorf("logged %d times:\n%s", logged, r.stderr)
 	}
 	eventually(t, 20*time.Second, "ready though two are down", func() bool {
 		status, _ := r.get("/-/ready")
@@ -380,7 +380,7 @@ func TestOneOfTwo(t *testing.T) {
 }
 
 // TestSlowGitLab: a scrape is answered while the first listing is under way,
-// and readiness says for whom it waits; a stop does not wait for GitLab.
+// and readiness names for whom it waits; a stop does not wait for GitLab.
 func TestSlowGitLab(t *testing.T) {
 	o := smallFleet(1)
 	o.Latency = func(string) time.Duration { return time.Hour }
@@ -400,7 +400,7 @@ func TestSlowGitLab(t *testing.T) {
 	}
 }
 
-// TestShards: two processes share the runners and each says which it is.
+// TestShards: two processes share the runners and each exports which it is.
 func TestShards(t *testing.T) {
 	w := newWorld(t, gitlabsim.Options{Seed: 1, Runners: 40, Tags: 5, Healthy: true})
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("a", w.url, ""))
@@ -526,7 +526,7 @@ func TestSecondSignal(t *testing.T) {
 		}
 	}
 	signal()
-	eventually(t, 10*time.Second, "the first signal is heard", func() bool { return strings.Contains(r.stderr.String(), "asked to stop") })
+	eventually(t, 10*time.Second, "the first signal is handled", func() bool { return strings.Contains(r.stderr.String(), "asked to stop") })
 	began := time.Now()
 	signal()
 	if code := r.wait(); code != exitFailure {

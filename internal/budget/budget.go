@@ -17,6 +17,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 const (
@@ -58,9 +60,9 @@ type Budget struct {
 	rng      *rand.Rand
 	queues   [NumClasses]list.List // of *waiter, each in order of arrival
 	arrivals uint64
-	waiting  [NumStages]int
-	served   [NumStages]int
-	shares   shares[Stage]
+	waiting  [snapshot.NumStages]int
+	served   [snapshot.NumStages]int
+	shares   shares[snapshot.Stage]
 	inFlight int
 
 	limit   limit
@@ -293,12 +295,12 @@ func (b *Budget) arm(at, now time.Time) {
 
 // eligible tells which stages have a waiter that may go now; if none, when to
 // look again.
-func (b *Budget) eligible(now time.Time) (may []Stage, at time.Time) {
-	for s := range NumStages {
+func (b *Budget) eligible(now time.Time) (may []snapshot.Stage, at time.Time) {
+	for s := range snapshot.Stage(snapshot.NumStages) {
 		if b.waiting[s] == 0 {
 			continue
 		}
-		listing := s == StageRunners
+		listing := s == snapshot.StageRunners
 		free := b.limit.free(now, listing)
 		if b.brake.mode == openMode { // a trial had its pause already
 			rate := b.rate(now, listing)
@@ -326,7 +328,7 @@ func (b *Budget) eligible(now time.Time) (may []Stage, at time.Time) {
 }
 
 // choose picks the waiter that goes next, among the stages that may.
-func (b *Budget) choose(may []Stage) *list.Element {
+func (b *Budget) choose(may []snapshot.Stage) *list.Element {
 	prefer, best := may[0], NumClasses
 	for _, s := range may {
 		if c := b.frontClass(s); c < best {
@@ -345,7 +347,7 @@ func (b *Budget) choose(may []Stage) *list.Element {
 	return b.queues[b.frontClass(prefer)].Front()
 }
 
-func (b *Budget) frontClass(s Stage) Class {
+func (b *Budget) frontClass(s snapshot.Stage) Class {
 	for c := range NumClasses {
 		if c.Stage() == s && b.queues[c].Len() > 0 {
 			return c
@@ -354,7 +356,7 @@ func (b *Budget) frontClass(s Stage) Class {
 	return NumClasses
 }
 
-func (b *Budget) oldest(s Stage) *list.Element {
+func (b *Budget) oldest(s snapshot.Stage) *list.Element {
 	var oldest *list.Element
 	for c := range NumClasses {
 		if c.Stage() != s {

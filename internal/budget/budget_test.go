@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -262,11 +264,11 @@ func TestEachStageGetsATenth(t *testing.T) {
 			if i%100 != 0 || i+100 > len(l.class) || l.at[i] < 70*time.Second {
 				continue
 			}
-			var stage [NumStages]int
+			var stage [snapshot.NumStages]int
 			for _, c := range l.class[i : i+100] {
 				stage[c.Stage()]++
 			}
-			if stage[StageDetails] < 9 || stage[StageJobs] < 9 || stage[StageReconcile] < 9 || stage[StageRunners] < 50 {
+			if stage[snapshot.StageDetails] < 9 || stage[snapshot.StageJobs] < 9 || stage[snapshot.StageReconcile] < 9 || stage[snapshot.StageRunners] < 50 {
 				t.Fatalf("of requests %d to %d the stages got %v", i, i+100, stage)
 			}
 		}

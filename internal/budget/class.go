@@ -1,5 +1,7 @@
 package budget
 
+import "gitlab-runner-fleet-exporter/internal/snapshot"
+
 // Class orders work: the lower the more urgent.
 type Class uint8
 
@@ -18,30 +20,17 @@ const (
 	NumClasses
 )
 
-// Stage is a kind of reading; each has work of one or more classes. The order
-// is that of snapshot.Stage.
-type Stage uint8
-
-// The stages.
-const (
-	StageRunners Stage = iota
-	StageDetails
-	StageJobs
-	StageReconcile
-	NumStages
-)
-
 // Stage is the stage that work of this class belongs to.
-func (c Class) Stage() Stage {
+func (c Class) Stage() snapshot.Stage {
 	switch c {
 	case Listing:
-		return StageRunners
+		return snapshot.StageRunners
 	case NewDetails, NewMachines, ActiveDetails, Details:
-		return StageDetails
+		return snapshot.StageDetails
 	case ActiveJobs, IdleJobs:
-		return StageJobs
+		return snapshot.StageJobs
 	default:
-		return StageReconcile
+		return snapshot.StageReconcile
 	}
 }
 
@@ -54,7 +43,7 @@ const (
 
 // shares sees to it that each of some takers with work gets at least one turn
 // in so many, whatever the order of classes says. It counts turns, not time.
-type shares[T Stage | Class] struct {
+type shares[T snapshot.Stage | Class] struct {
 	owed [NumClasses]int // at least as many as there are stages
 }
 

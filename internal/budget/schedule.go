@@ -1,6 +1,10 @@
 package budget
 
-import "time"
+import (
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
 
 // Item is one reading: of what class, of which runner, when it is due and by
 // when it should have been done.
@@ -22,9 +26,9 @@ type Schedule struct {
 	origin time.Time
 	items  []entry
 	free   []int32
-	slots  map[int64]*[NumStages]int32 // by runner; index into items, plus one
-	stages [NumStages]stageHeaps
-	turns  shares[Stage]
+	slots  map[int64]*[snapshot.NumStages]int32 // by runner; index into items, plus one
+	stages [snapshot.NumStages]stageHeaps
+	turns  shares[snapshot.Stage]
 }
 
 // entry is small on purpose. Times are offsets from origin, which keeps them
@@ -49,7 +53,7 @@ type stageHeaps struct {
 // NewSchedule makes an empty schedule. now should come from time.Now, so that
 // later times are compared with it by the monotonic clock.
 func NewSchedule(now time.Time) *Schedule {
-	s := &Schedule{origin: now, slots: map[int64]*[NumStages]int32{}}
+	s := &Schedule{origin: now, slots: map[int64]*[snapshot.NumStages]int32{}}
 	for i := range s.stages {
 		st := &s.stages[i]
 		st.late.at, st.waiting.at = 0, 0
@@ -70,7 +74,7 @@ func (s *Schedule) Set(c Class, id int64, due, deadline time.Time) {
 	s.RemoveStage(stage, id)
 	slot := s.slots[id]
 	if slot == nil {
-		slot = new([NumStages]int32)
+		slot = new([snapshot.NumStages]int32)
 		s.slots[id] = slot
 	}
 	var i int32
@@ -86,7 +90,7 @@ func (s *Schedule) Set(c Class, id int64, due, deadline time.Time) {
 }
 
 // Due is when the reading that a runner has in a stage is due; false: it has none.
-func (s *Schedule) Due(stage Stage, id int64) (time.Time, bool) {
+func (s *Schedule) Due(stage snapshot.Stage, id int64) (time.Time, bool) {
 	if slot := s.slots[id]; slot != nil && slot[stage] > 0 {
 		return s.origin.Add(s.items[slot[stage]-1].due), true
 	}
@@ -102,13 +106,13 @@ func (s *Schedule) offset(t time.Time) time.Duration {
 
 // Remove forgets a runner.
 func (s *Schedule) Remove(id int64) {
-	for st := range NumStages {
+	for st := range snapshot.Stage(snapshot.NumStages) {
 		s.RemoveStage(st, id)
 	}
 }
 
 // RemoveStage forgets a runner's reading in one stage.
-func (s *Schedule) RemoveStage(st Stage, id int64) {
+func (s *Schedule) RemoveStage(st snapshot.Stage, id int64) {
 	if slot := s.slots[id]; slot != nil && slot[st] > 0 {
 		s.take(slot[st] - 1)
 	}
@@ -127,7 +131,7 @@ func (s *Schedule) take(i int32) Item {
 	}
 	slot := s.slots[e.id]
 	slot[stage] = 0
-	if *slot == ([NumStages]int32{}) {
+	if *slot == ([snapshot.NumStages]int32{}) {
 		delete(s.slots, e.id)
 	}
 	s.free = append(s.free, i)
@@ -142,10 +146,10 @@ func (s *Schedule) take(i int32) Item {
 // least a tenth of the turns, and each class a fifth of its stage's.
 func (s *Schedule) Next(now time.Time) (Item, bool) {
 	t := s.offset(now)
-	var with [NumStages]Stage
+	var with [snapshot.NumStages]snapshot.Stage
 	n := 0
 	best := int32(-1)
-	for stage := range NumStages {
+	for stage := range snapshot.Stage(snapshot.NumStages) {
 		s.ripen(stage, t)
 		if i := s.front(stage); i >= 0 {
 			with[n] = stage
@@ -171,10 +175,10 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 // deadline keep their place before all, and leave the details their tenth.
 func (s *Schedule) First(now time.Time) (Item, bool) {
 	t := s.offset(now)
-	s.ripen(StageDetails, t)
-	s.ripen(StageReconcile, t)
-	details := s.stages[StageDetails].urgent[NewDetails].top()
-	walk := s.stages[StageReconcile].urgent[Walk].top()
+	s.ripen(snapshot.StageDetails, t)
+	s.ripen(snapshot.StageReconcile, t)
+	details := s.stages[snapshot.StageDetails].urgent[NewDetails].top()
+	walk := s.stages[snapshot.StageReconcile].urgent[Walk].top()
 	if walk >= 0 && !s.items[walk].lost(t) {
 		walk = -1
 	}
@@ -185,7 +189,7 @@ func (s *Schedule) First(now time.Time) (Item, bool) {
 		return s.take(walk), true
 	case walk < 0:
 		return s.take(details), true
-	case s.turns.pick([]Stage{StageDetails, StageReconcile}, StageReconcile, tenth) == StageReconcile:
+	case s.turns.pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, tenth) == snapshot.StageReconcile:
 		return s.take(walk), true
 	default:
 		return s.take(details), true
@@ -193,7 +197,7 @@ func (s *Schedule) First(now time.Time) (Item, bool) {
 }
 
 // turn is the entry whose turn it is in a stage that has due ones.
-func (s *Schedule) turn(stage Stage) int32 {
+func (s *Schedule) turn(stage snapshot.Stage) int32 {
 	st := &s.stages[stage]
 	var with [NumClasses]Class
 	n := 0
@@ -207,7 +211,7 @@ func (s *Schedule) turn(stage Stage) int32 {
 }
 
 // ripen moves what has become due.
-func (s *Schedule) ripen(stage Stage, t time.Duration) {
+func (s *Schedule) ripen(stage snapshot.Stage, t time.Duration) {
 	st := &s.stages[stage]
 	for {
 		i := st.waiting.top()
@@ -222,7 +226,7 @@ func (s *Schedule) ripen(stage Stage, t time.Duration) {
 }
 
 // front is the most urgent due entry of a stage; -1: none.
-func (s *Schedule) front(stage Stage) int32 {
+func (s *Schedule) front(stage snapshot.Stage) int32 {
 	for c := range s.stages[stage].urgent {
 		if i := s.stages[stage].urgent[c].top(); i >= 0 {
 			return i
@@ -248,7 +252,7 @@ func (e *entry) lost(t time.Duration) bool { return e.class == Walk && e.deadlin
 func (s *Schedule) Wake(now time.Time) (time.Time, bool) {
 	t := s.offset(now)
 	at, ok := time.Duration(0), false
-	for stage := range NumStages {
+	for stage := range snapshot.Stage(snapshot.NumStages) {
 		s.ripen(stage, t)
 		if i := s.stages[stage].waiting.top(); i >= 0 && (!ok || s.items[i].due < at) {
 			at, ok = s.items[i].due, true
@@ -261,7 +265,7 @@ func (s *Schedule) Wake(now time.Time) (time.Time, bool) {
 }
 
 // Lag is how late the most overdue reading of a stage is; 0: on time.
-func (s *Schedule) Lag(stage Stage, now time.Time) time.Duration {
+func (s *Schedule) Lag(stage snapshot.Stage, now time.Time) time.Duration {
 	t, lag := s.offset(now), time.Duration(0)
 	for _, h := range []*entryHeap{&s.stages[stage].waiting, &s.stages[stage].late} {
 		if i := h.top(); i >= 0 {
@@ -272,13 +276,13 @@ func (s *Schedule) Lag(stage Stage, now time.Time) time.Duration {
 }
 
 // Len is how many readings a stage holds.
-func (s *Schedule) Len(stage Stage) int {
+func (s *Schedule) Len(stage snapshot.Stage) int {
 	st := &s.stages[stage]
 	return len(st.waiting.order) + len(st.late.order)
 }
 
 // DueLen is how many of them are due at now.
-func (s *Schedule) DueLen(stage Stage, now time.Time) int {
+func (s *Schedule) DueLen(stage snapshot.Stage, now time.Time) int {
 	s.ripen(stage, s.offset(now))
 	return len(s.stages[stage].late.order)
 }

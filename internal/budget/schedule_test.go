@@ -7,13 +7,15 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // model is the Schedule as its documentation tells it, with a plain list.
 type model struct {
 	items []Item
-	turns shares[Stage]
-	class [NumStages]shares[Class]
+	turns shares[snapshot.Stage]
+	class [snapshot.NumStages]shares[Class]
 }
 
 func (m *model) set(it Item) {
@@ -23,7 +25,7 @@ func (m *model) set(it Item) {
 
 func (m *model) remove(f func(Item) bool) { m.items = slices.DeleteFunc(m.items, f) }
 
-func (m *model) due(st Stage, now time.Time) (due []Item) {
+func (m *model) due(st snapshot.Stage, now time.Time) (due []Item) {
 	for _, it := range m.items {
 		if it.Class.Stage() == st && !it.Due.After(now) {
 			due = append(due, it)
@@ -32,7 +34,7 @@ func (m *model) due(st Stage, now time.Time) (due []Item) {
 	return due
 }
 
-func (m *model) lag(st Stage, now time.Time) (lag time.Duration) {
+func (m *model) lag(st snapshot.Stage, now time.Time) (lag time.Duration) {
 	for _, it := range m.due(st, now) {
 		lag = max(lag, now.Sub(it.Due))
 	}
@@ -52,10 +54,10 @@ func (m *model) next(now time.Time) (Item, bool) {
 	urgent := func(a, b Item) int {
 		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	}
-	var stages []Stage
+	var stages []snapshot.Stage
 	var prefer Class
 	late := false
-	for st := range NumStages {
+	for st := range snapshot.Stage(snapshot.NumStages) {
 		due := m.due(st, now)
 		if len(due) == 0 {
 			continue
@@ -65,14 +67,14 @@ func (m *model) next(now time.Time) (Item, bool) {
 			prefer = first
 		}
 		stages = append(stages, st)
-		late = late || st == StageReconcile && slices.MinFunc(due, urgent).Deadline.Before(now)
+		late = late || st == snapshot.StageReconcile && slices.MinFunc(due, urgent).Deadline.Before(now)
 	}
 	if len(stages) == 0 {
 		return Item{}, false
 	}
 	stage := prefer.Stage()
 	if late {
-		stage = StageReconcile
+		stage = snapshot.StageReconcile
 	}
 	if len(stages) > 1 {
 		stage = m.turns.pick(stages, stage, tenth)
@@ -95,15 +97,15 @@ func (m *model) first(now time.Time) (Item, bool) {
 	urgent := func(a, b Item) int {
 		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	}
-	details := slices.DeleteFunc(m.due(StageDetails, now), func(it Item) bool { return it.Class != NewDetails })
-	walks := slices.DeleteFunc(m.due(StageReconcile, now), func(it Item) bool { return !it.Deadline.Before(now) })
+	details := slices.DeleteFunc(m.due(snapshot.StageDetails, now), func(it Item) bool { return it.Class != NewDetails })
+	walks := slices.DeleteFunc(m.due(snapshot.StageReconcile, now), func(it Item) bool { return !it.Deadline.Before(now) })
 	from := details
 	switch {
 	case len(details)+len(walks) == 0:
 		return Item{}, false
 	case len(details) == 0:
 		from = walks
-	case len(walks) > 0 && m.turns.pick([]Stage{StageDetails, StageReconcile}, StageReconcile, tenth) == StageReconcile:
+	case len(walks) > 0 && m.turns.pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, tenth) == snapshot.StageReconcile:
 		from = walks
 	}
 	it := slices.MinFunc(from, urgent)
@@ -138,7 +140,7 @@ func drive(t *testing.T, step func() (byte, bool)) {
 			s.Remove(int64(id % 32))
 			m.remove(func(o Item) bool { return o.ID == int64(id%32) })
 		case 4:
-			st := Stage(a) % NumStages
+			st := snapshot.Stage(a) % snapshot.NumStages
 			s.RemoveStage(st, int64(id%32))
 			m.remove(func(o Item) bool { return o.ID == int64(id%32) && o.Class.Stage() == st })
 		case 5:
@@ -156,7 +158,7 @@ func drive(t *testing.T, step func() (byte, bool)) {
 				t.Fatalf("Next = %+v %v, want %+v %v", got, ok, want, wantOK)
 			}
 		}
-		for st := range NumStages {
+		for st := range snapshot.Stage(snapshot.NumStages) {
 			at, ok := s.Due(st, int64(id%32))
 			i := slices.IndexFunc(m.items, func(o Item) bool { return o.ID == int64(id%32) && o.Class.Stage() == st })
 			if ok != (i >= 0) || ok && !at.Equal(m.items[i].Due) {
@@ -244,7 +246,7 @@ func TestScheduleOrder(t *testing.T) {
 	s.Set(ActiveJobs, 10, now.Add(1), now) // not yet due
 	s.Set(IdleJobs, 11, ago(0), soon)
 	s.Set(ActiveJobs, 11, now.Add(time.Second), soon) // moved, out of the idle ones
-	if lag := s.Lag(StageReconcile, now); lag != 2*time.Hour {
+	if lag := s.Lag(snapshot.StageReconcile, now); lag != 2*time.Hour {
 		t.Errorf("lag of the walks: %v", lag)
 	}
 	for _, want := range []int64{1, 9, 8, 7, 3, 6, 2, 5, 4} {
@@ -259,7 +261,7 @@ func TestScheduleOrder(t *testing.T) {
 	if at, ok := s.Wake(now); !ok || at.Sub(now) != 1 {
 		t.Errorf("Wake = %v %v", at, ok)
 	}
-	if n := s.Len(StageJobs); n != 2 {
+	if n := s.Len(snapshot.StageJobs); n != 2 {
 		t.Errorf("%d jobs left, want 2", n)
 	}
 }
@@ -307,7 +309,7 @@ func TestScheduleZeroTime(t *testing.T) {
 	now := time.Now()
 	s := NewSchedule(now)
 	s.Set(IdleJobs, 1, time.Time{}, time.Time{})
-	if s.Lag(StageJobs, now) <= 0 {
+	if s.Lag(snapshot.StageJobs, now) <= 0 {
 		t.Error("not late")
 	}
 	if _, ok := s.Next(now); !ok {
@@ -353,7 +355,7 @@ func TestScheduleStretchesEvenly(t *testing.T) {
 		}
 	}
 	total, warm := 0, start.Add(30*time.Hour)
-	stages := map[Stage]int{}
+	stages := map[snapshot.Stage]int{}
 	now := start
 	for ; now.Sub(start) < hours*time.Hour; now = now.Add(pace) {
 		it, ok := s.Next(now)

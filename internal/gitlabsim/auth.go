@@ -38,16 +38,13 @@ type token struct {
 	revoked bool
 }
 
-// SetToken adds a token, or replaces the one of that text: what changes of
-// its user goes for the user's other tokens too.
-func (w *World) SetToken(s TokenSpec) {
+// AddToken adds a token, or replaces the one of that text: what changes of
+// its user applies to the user's other tokens too.
+func (w *World) AddToken(s TokenSpec) {
 	w.lock()
 	defer w.mu.Unlock()
 	w.addToken(s)
 }
-
-// AddToken is SetToken.
-func (w *World) AddToken(s TokenSpec) { w.SetToken(s) }
 
 func (w *World) addToken(s TokenSpec) {
 	if s.Username == "" {
@@ -77,51 +74,15 @@ func (w *World) addToken(s TokenSpec) {
 	}
 }
 
-func (w *World) changeToken(text string, f func(*token)) bool {
+// RevokeToken revokes a token.
+func (w *World) RevokeToken(text string) bool {
 	w.lock()
 	defer w.mu.Unlock()
 	t := w.tokens[text]
 	if t != nil {
-		f(t)
+		t.revoked = true
 	}
 	return t != nil
-}
-
-// RevokeToken revokes a token.
-func (w *World) RevokeToken(text string) bool {
-	return w.changeToken(text, func(t *token) { t.revoked = true })
-}
-
-// ExpireToken sets the day a token expires; the zero time: never.
-func (w *World) ExpireToken(text string, day time.Time) bool {
-	return w.changeToken(text, func(t *token) { t.expires = day })
-}
-
-// SetScopes replaces a token's scopes.
-func (w *World) SetScopes(text string, scopes ...string) bool {
-	return w.changeToken(text, func(t *token) { t.scopes = slices.Clone(scopes) })
-}
-
-// SetAdmin makes the token's user an administrator, or a plain user.
-func (w *World) SetAdmin(text string, admin bool) bool {
-	return w.changeToken(text, func(t *token) { t.user.admin = admin })
-}
-
-// SetAdminMode turns Admin Mode on or off (docs/gitlab-api.md 5.2).
-func (w *World) SetAdminMode(on bool) {
-	w.lock()
-	defer w.mu.Unlock()
-	w.adminMode = on
-}
-
-// SetRateLimit changes Options.RateLimit and RateWindow; window 0 keeps it.
-func (w *World) SetRateLimit(requests int, window time.Duration) {
-	w.lock()
-	defer w.mu.Unlock()
-	w.opt.RateLimit = requests
-	if window > 0 {
-		w.opt.RateWindow = window
-	}
 }
 
 // authenticate finds the caller (docs/gitlab-api.md 5.3). No token at all is a failure
@@ -154,21 +115,15 @@ func invalidToken(text string) *failure {
 }
 
 func (w *World) effectiveAdmin(t *token) bool {
-	return t.user.admin && (!w.adminMode || slices.Contains(t.scopes, "admin_mode"))
+	return t.user.admin && (!w.opt.AdminMode || slices.Contains(t.scopes, "admin_mode"))
 }
 
 // checkScope is API guard's list for a route (docs/gitlab-api.md 5.2).
 func (c *call) checkScope() *failure {
-	need := []string{"api"}
-	withID := strings.HasPrefix(c.route.path, "/runners/:id")
-	if !c.route.write() {
-		need = append(need, "read_api")
-	}
+	need := []string{"api", "read_api"}
 	switch {
-	case withID && c.w.f.managers:
+	case strings.HasPrefix(c.route.path, "/runners/:id") && c.w.f.managers:
 		need = append(need, "manage_runner")
-	case c.route.path == "/user/runners":
-		need = append(need, "create_runner")
 	case c.route.path == "/user":
 		need = append(need, "read_user")
 	case c.route.path == "/personal_access_tokens/self":

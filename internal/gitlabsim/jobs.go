@@ -600,22 +600,6 @@ func (w *World) deleteJob(i int32, t int64) {
 	}
 }
 
-func (w *World) findPipeline(id int64) int32 {
-	i, ok := slices.BinarySearchFunc(w.pipelines, id, func(p pipeline, id int64) int {
-		switch {
-		case p.id < id:
-			return -1
-		case p.id > id:
-			return 1
-		}
-		return 0
-	})
-	if !ok {
-		return -1
-	}
-	return index(i)
-}
-
 // pipelineJobs calls f with every row of a pipeline, retried ones included.
 func (w *World) pipelineJobs(p *pipeline, f func(int32)) {
 	for i := p.first; i < p.first+p.n; i++ {
@@ -815,34 +799,7 @@ func (w *World) FinishJob(id int64, status, reason string) bool {
 	})
 }
 
-// RetryJob runs a final job again, in a new row whose id it returns; 0 if that
-// cannot be. The new row of a job by hand is picked by the same runner a
-// second later and runs until FinishJob.
-func (w *World) RetryJob(id int64) (newID int64) {
-	w.changeJob(id, func(i int32) bool {
-		if !w.jobs.at(i).final() {
-			return false
-		}
-		if n := w.retry(i, w.now); n >= 0 {
-			newID = w.jobs.at(n).id
-		}
-		return true
-	})
-	return newID
-}
-
 // DeleteJob makes a job's row vanish.
 func (w *World) DeleteJob(id int64) bool {
 	return w.changeJob(id, func(i int32) bool { w.deleteJob(i, w.now); return true })
-}
-
-// DeletePipeline makes all rows of a pipeline vanish.
-func (w *World) DeletePipeline(id int64) bool {
-	w.lock()
-	defer w.mu.Unlock()
-	k := w.findPipeline(id)
-	if k >= 0 {
-		w.deletePipeline(k, w.now)
-	}
-	return k >= 0
 }

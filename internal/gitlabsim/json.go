@@ -125,10 +125,7 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	}
 	if w.f.created {
 		// Only users that the caller may read are shown (docs/gitlab-api.md 1.2).
-		switch {
-		case r.creator != nil && (c.admin || r.creator == c.tok.user):
-			b = kRaw(b, "created_by", r.creator.basic)
-		case c.admin:
+		if c.admin {
 			b = kNull(b, "created_by")
 		}
 		b = w.kTime(b, "created_at", r.created)
@@ -511,7 +508,6 @@ type user struct {
 	all      bool // maintainer everywhere
 	groups   []*group
 	projects []*project
-	basic    []byte // UserBasic
 	full     []byte // User, as it stands in a job
 
 	window   int64 // of the rate limit
@@ -548,7 +544,6 @@ func (w *World) addUser(username, name string) {
 	b = kBool(b, "locked", false)
 	b = kStr(b, "avatar_url", avatar)
 	b = kStr(b, "web_url", w.opt.ExternalURL+w.opt.Root+"/"+u.username)
-	u.basic = slices.Concat(b, []byte{'}'})
 	b = w.kTime(b, "created_at", w.now-hash(u.id, 900*day))
 	for _, k := range []string{"bio", "location", "linkedin", "twitter", "discord", "website_url", "github", "job_title"} {
 		b = kStr(b, k, "")

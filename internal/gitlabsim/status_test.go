@@ -229,13 +229,13 @@ func TestFilterDisagrees(t *testing.T) {
 func TestManagers(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Managers: 3})
-	two := w.AddManager(id, ManagerSpec{SystemID: "r_x", Version: "16.0.0"})
+	w.AddManager(id, ManagerSpec{SystemID: "r_x", Version: "16.0.0"})
 	ms := must(t, w, "/runners/1/managers").rows(t)
 	if len(ms) != 4 || ms[3]["system_id"] != "r_x" || ms[3]["version"] != "16.0.0" {
 		t.Fatalf("machines %v", ms)
 	}
 	// One of four dies: the runner stays online, its own row says offline.
-	w.SetManagerOnline(id, two, false)
+	w.change(id, func(r *runner) { w.setAlive(r, r.managers[3], false) })
 	c.add(3 * time.Hour)
 	if row := must(t, w, "/runners/all").rows(t)[0]; row["status"] != "online" {
 		t.Errorf("runner %v", row)

@@ -74,10 +74,7 @@ type World struct {
 	users      []*user
 	tokens     map[string]*token
 	lastToken  int64
-	instToken  string // the instance's registration token
-	tokenSeq   uint64
 	flushedAt  int64 // when the Redis cache was last lost
-	adminMode  bool
 	graphql    GraphQLHandler
 	routes     map[route]handler
 	faults     []*fault
@@ -109,7 +106,6 @@ func New(o Options) *World {
 		tokens:    map[string]*token{},
 		counts:    map[string]int{},
 		byStatus:  map[int]int{},
-		adminMode: o.AdminMode,
 		lastJob:   1_000_000,
 		lastPipe:  200_000,
 	}
@@ -118,7 +114,6 @@ func New(o Options) *World {
 	w.routes = w.makeRoutes()
 	w.reason("")
 	w.tagset(nil)
-	w.instToken = w.newToken("GR1348941")
 	w.addUsers()
 	if o.Token != "" {
 		w.addToken(TokenSpec{Token: o.Token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})

@@ -303,7 +303,7 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 
 func (inv *Inventory) exported(r *runner) bool {
 	young := inv.opts.RunnerMinAge > 0 && inv.listedAt.Sub(r.firstSeen) < inv.opts.RunnerMinAge
-	return inv.opts.RunnersEnabled && !young && match(inv.opts.RunnerInclude, inv.opts.RunnerExclude, r.description)
+	return inv.opts.RunnersEnabled && !young && inv.opts.Runners.Match(r.description)
 }
 
 // knownSince notes a listing that shows a runner. A clock that went back must

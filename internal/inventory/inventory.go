@@ -6,7 +6,6 @@ package inventory
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"time"
 
@@ -24,13 +23,12 @@ const (
 
 // Options of an Inventory.
 type Options struct {
-	TagInclude, TagExclude       *regexp.Regexp // anchored; nil exclude excludes nothing
-	RunnerInclude, RunnerExclude *regexp.Regexp // by description; likewise
-	RunnersEnabled               bool
-	RunnerMinAge                 time.Duration // a runner known for less has no series of its own
-	TagLimit                     int
-	TagRetention                 time.Duration
-	Expected                     map[string]int
+	Tags, Runners  snapshot.Matcher // over names of tags and descriptions of runners
+	RunnersEnabled bool
+	RunnerMinAge   time.Duration // a runner known for less has no series of its own
+	TagLimit       int
+	TagRetention   time.Duration
+	Expected       map[string]int
 	// Scopes are the keys of the configured scopes; empty: one, whose key is "".
 	Scopes []string
 }
@@ -480,16 +478,7 @@ func (inv *Inventory) label(r *runner) {
 	r.labels = slices.Compact(labels)
 }
 
-func (inv *Inventory) wanted(t string) bool {
-	return match(inv.opts.TagInclude, inv.opts.TagExclude, t)
-}
-
-func match(include, exclude *regexp.Regexp, s string) bool {
-	if include != nil && !include.MatchString(s) {
-		return false
-	}
-	return exclude == nil || !exclude.MatchString(s)
-}
+func (inv *Inventory) wanted(t string) bool { return inv.opts.Tags.Match(t) }
 
 // see notes that a runner of kind has a tag, and admits the tag while there
 // is room: admission is sticky, so that a series does not come and go.

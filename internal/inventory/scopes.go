@@ -18,6 +18,7 @@ type scope struct {
 	key       string
 	listedAt  time.Time // start of its last complete listing, by GitLab's clock; zero: none
 	byGraphQL bool      // how that was read
+	began     time.Time // when that began by our clock; zero: by a process before
 
 	// since is the time up to which the jobs of a runner that this scope has not
 	// shown yet were not to be seen: its last complete listing or refusal. Zero:
@@ -116,7 +117,7 @@ func (inv *Inventory) List(l Listing) Change {
 	slices.Sort(c.Left)
 	slices.Sort(c.Dropped)
 	slices.Sort(c.Active)
-	inv.listedAt, s.listedAt = l.Start, l.Start
+	inv.listedAt, s.listedAt, s.began = l.Start, l.Start, l.Began
 	s.since, s.unseen = l.Start, false
 	inv.dirtyMeta = true
 	inv.dirtyScopes[s.key] = struct{}{}
@@ -216,18 +217,26 @@ func (inv *Inventory) ByGraphQL(key string) bool { return inv.scope(key).byGraph
 
 // Withdraw takes the runners of which every scope was last read longer ago than
 // staleness out of the sums: nobody knows how they are. They stay known, so
-// that their counters go on. It tells whether any scope is fresh.
-func (inv *Inventory) Withdraw(at time.Time, staleness time.Duration) (fresh bool) {
+// that their counters go on. It reports whether any scope is fresh. It is at by
+// GitLab's clock and now by ours. A listing of this process ages by our
+// monotonic clock: a GitLab clock that goes back must not keep an old picture.
+func (inv *Inventory) Withdraw(at, now time.Time, staleness time.Duration) (fresh bool) {
 	recent := func(t time.Time) bool { return !t.IsZero() && at.Sub(t) <= staleness }
+	read := func(s *scope) bool {
+		if s.began.IsZero() {
+			return recent(s.listedAt)
+		}
+		return now.Sub(s.began) <= staleness
+	}
 	for _, s := range inv.scopes {
-		fresh = fresh || recent(s.listedAt)
+		fresh = fresh || read(s)
 	}
 	for _, r := range inv.runners {
 		if r.dropped {
 			r.hidden = !recent(r.listed)
 			continue
 		}
-		r.hidden = !slices.ContainsFunc(r.shown, func(sh showing) bool { return recent(sh.scope.listedAt) })
+		r.hidden = !slices.ContainsFunc(r.shown, func(sh showing) bool { return read(sh.scope) })
 	}
 	return fresh
 }

@@ -16,7 +16,7 @@ func labels(inv *Inventory, id int64) string { return strings.Join(inv.TagLabels
 func TestTagLabels(t *testing.T) {
 	o := options()
 	o.TagLimit = 2
-	o.TagInclude, o.TagExclude = anchored("[a-z]+|[0-9]+"), anchored("tmp.*|secret")
+	o.Tags = matcher("[a-z]+|[0-9]+", "tmp.*|secret")
 	inv := New(o)
 	inv.Listed(ups(1, 2, 3, 4, 5, 6), true, t0)
 	if got := labels(inv, 1); got != snapshot.TagUnknown {
@@ -161,13 +161,13 @@ func TestTagLimitIsSticky(t *testing.T) {
 		t.Errorf("tags %q", names())
 	}
 	// Changed filters.
-	o.TagLimit, o.TagExclude = 10, anchored("c")
+	o.TagLimit, o.Tags = 10, matcher("", "c")
 	inv = reload(t, inv, o)
 	inv.Retire(lost.Add(8 * 24 * time.Hour))
 	if names() != "a b y" || labels(inv, 4) != "" || labels(inv, 3) != "b" {
 		t.Errorf("with a filter: %q, %q", names(), labels(inv, 4))
 	}
-	o.TagExclude, o.TagInclude = nil, anchored("c|y")
+	o.Tags = matcher("c|y", "")
 	inv = reload(t, inv, o)
 	inv.Retire(lost.Add(8 * 24 * time.Hour))
 	if names() != "c y" || labels(inv, 5) != "" {

@@ -58,13 +58,13 @@ func (c *crowd) work(id int64, finish bool) {
 		j.Status, j.FinishedAt = "success", c.now
 		c.jobs++
 	}
-	p := c.l.Poll(id, c.l.Advance(c.now, c.now))
+	p := c.l.poll(id, c.l.Advance(c.now, c.now))
 	if finish {
-		p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{j}, Next: 2, Total: -1})
+		p.newest(gitlab.JobsPage{Jobs: []gitlab.Job{j}, Next: 2, Total: -1})
 	} else {
-		p.Executing([]gitlab.Job{j})
+		p.executing([]gitlab.Job{j})
 	}
-	p.Done(true)
+	p.done(true)
 }
 
 func (c *crowd) judge() {

@@ -83,6 +83,7 @@ type Ledger struct {
 	lastListing int64 // ms; start of the last complete listing
 	scope       string
 	read        bool // jobs were read: the first start is fixed
+	noKeyset    bool // this release does not page jobs by keyset
 	metaDirty   bool
 
 	settled map[int64]struct{}
@@ -147,15 +148,16 @@ type runner struct {
 	kind snapshot.RunnerType
 	tags []string // label values that its next job counts under
 
-	since  int64 // ms; jobs that ended before are not counted
-	high   int64 // the newest rows were read without a gap down to this id
-	readAt int64 // ms; when high was last confirmed. 0: never
-	deep   int64 // ms; start of the last whole walk
-	known  int64 // rows of the list we have an explanation for; -1: not known
-	total  int64 // last X-Total; -1: GitLab withheld it
-	walk   walkState
-	leftAt int64 // ms; 0: present
-	last   int64 // ms; latest finished_at met
+	since   int64 // ms; jobs that ended before are not counted
+	high    int64 // the newest rows were read without a gap down to this id
+	readAt  int64 // ms; when high was last confirmed. 0: never
+	deep    int64 // ms; start of the last whole walk
+	known   int64 // rows of the list we have an explanation for; -1: not known
+	total   int64 // last X-Total; -1: GitLab withheld it
+	walk    walkState
+	walking *walking // of walk, in this process; nil: not met yet
+	leftAt  int64    // ms; 0: present
+	last    int64    // ms; latest finished_at met
 
 	finished *group // runner_jobs_finished_total; nil until the first job
 	watch    map[int64]*watched
@@ -376,6 +378,7 @@ func (l *Ledger) Leave(id int64, now time.Time) {
 		return
 	}
 	r.leftAt = ms(now)
+	r.walking = nil
 	l.left[id] = r
 	l.dirtyRunner(r)
 	l.evict()

@@ -132,6 +132,7 @@ func (s *simTotals) observe(key string, v float64) {
 type simClient struct {
 	polled   int64
 	active   bool
+	listed   Listed
 	busy     bool // a reading is under way
 	pollAt   int64
 	walkAt   int64
@@ -141,15 +142,11 @@ type simClient struct {
 }
 
 type simReading struct {
-	r     *modelRunner
-	c     *simClient
-	poll  *Poll
-	walk  *Walk
-	stage int
-	page  int
-	next  gitlab.JobsQuery
-	asks  []Ask
-	whole bool
+	r       *modelRunner
+	c       *simClient
+	reading Reading
+	walk    bool
+	running []gitlab.Job // of a list of running jobs that is not read to its end
 }
 
 type simItem struct {
@@ -488,7 +485,12 @@ func (s *sim) listing() {
 			c.describe = true
 			s.l.Describe(r.id, r.tags)
 		}
-		if c.active = r.busy(view); c.active {
+		n := r.executing(view)
+		c.active, c.listed = n > 0, Listed{Idle: n == 0, Executing: -1, At: start}
+		if r.id%2 == 0 {
+			c.listed.Executing = n // as GraphQL counts it
+		}
+		if c.active {
 			s.schedule(r, c, c.polled+minute)
 		}
 	}
@@ -579,7 +581,7 @@ func (s *sim) pick() *simReading {
 			return nil
 		}
 		x.c.hinted = false
-		x.walk = s.l.Walk(x.r.id, s.clock())
+		s.walk(x)
 		return x
 	}
 	x := walk(s.now - s.lookback.Milliseconds()/4 + hour) // overdue
@@ -589,20 +591,23 @@ func (s *sim) pick() *simReading {
 	if x == nil {
 		if x = take(&s.polls, pollDue, s.now); x != nil {
 			x.c.pollAt = math.MaxInt64
-			x.poll = s.l.Poll(x.r.id, s.clock())
-			if !x.poll.NeedsExecuting(!x.c.active) {
-				x.stage = 1
-			}
+			// Each number of executing jobs is good for one reading.
+			x.reading = s.l.Poll(x.r.id, s.clock(), time.UnixMilli(s.now), x.c.listed, time.Hour)
+			x.c.listed.Executing = -1
 		}
 	}
 	if x == nil {
 		x = walk(s.now)
 	}
 	if x != nil {
-		x.page, x.whole = 1, true
 		x.c.busy = true
 	}
 	return x
+}
+
+// walk begins a page of a walk.
+func (s *sim) walk(x *simReading) {
+	x.reading, x.walk = s.l.Walk(x.r.id, s.clock(), time.UnixMilli(s.now)), true
 }
 
 func (s *sim) delivered(jobs []gitlab.Job) {
@@ -621,118 +626,91 @@ func (s *sim) delivered(jobs []gitlab.Job) {
 
 // step does one request of a reading and tells whether it is over.
 func (s *sim) step(x *simReading) (over bool) {
-	ok := s.request()
-	r, view := x.r, s.view()
-	r.tidy(s.now)
-	gone := r.leaves != 0 && r.leaves <= view
-	keyset := s.now < s.nokeyset.from || s.now >= s.nokeyset.to
-	if x.walk != nil {
-		s.walkPages++
-		if gone {
-			x.c.gone = true
-			return true
-		}
-		if !ok {
-			return false // the page again
-		}
-		q := x.walk.Query(keyset)
-		page := r.answer(q, view, s.limit, s.buf)
-		s.buf = page.Jobs
-		s.delivered(page.Jobs)
-		if x.walk.Page(page) {
-			s.planWalk(r, x.c)
-			return true
-		}
-		return false
+	q, more := x.reading.Next()
+	if !more {
+		return s.end(x)
 	}
-	switch x.stage {
-	case 0:
-		if gone {
-			return s.runnerGone(x)
-		}
-		if !ok {
-			return s.end(x, false)
-		}
-		jobs, more := r.executingPage(view, x.page, s.buf)
-		s.buf = jobs
-		s.delivered(jobs)
-		x.poll.Executing(jobs)
-		x.page++
-		if !more {
-			x.stage, x.page = 1, 1
-		}
-		return false
-	case 1:
-		if gone {
-			return s.runnerGone(x)
-		}
-		if !ok {
-			return s.end(x, false)
-		}
-		if x.page == 1 && x.next == (gitlab.JobsQuery{}) {
-			x.next = gitlab.JobsQuery{Page: 1}
-			if keyset && x.poll.ByKeyset() {
-				x.next = gitlab.JobsQuery{Keyset: true}
-			}
-		}
-		page := r.answer(x.next, view, s.limit, s.buf)
-		s.buf = page.Jobs
-		s.delivered(page.Jobs)
-		if x.poll.Newest(page) {
-			x.next = gitlab.JobsQuery{Page: page.Next, Keyset: page.Cursor != "", Cursor: page.Cursor}
-			x.page++
-			return false
-		}
-		return s.missingOf(x)
-	default:
-		ask := x.asks[0]
-		x.asks = x.asks[1:]
-		j := s.job(ask.Job)
-		if ask.Project != 1+j.id%97 {
-			s.t.Fatalf("job %d was asked for in project %d", j.id, ask.Project)
+	ok := s.request()
+	x.r.tidy(s.now)
+	if x.walk {
+		s.walkPages++
+	}
+	x.reading.Take(s.answer(x, q, ok))
+	return false
+}
+
+// answer is what GitLab answers; ok is false where the request fails.
+func (s *sim) answer(x *simReading, q Request, ok bool) (a Answer, err error) {
+	r, view := x.r, s.view()
+	notFound := &gitlab.Error{Reason: gitlab.ReasonNotFound}
+	if q.OneJob() {
+		j := s.job(q.Job.Job)
+		if q.Job.Project != 1+j.id%97 {
+			s.t.Fatalf("job %d was asked for in project %d", j.id, q.Job.Project)
 		}
 		switch {
 		case !ok:
+			return a, &gitlab.Error{Reason: gitlab.ReasonServerError}
 		case !j.visible(view):
-			x.poll.Refused(j.id, false)
-		default:
-			row := j.row(view)
-			s.delivered([]gitlab.Job{row})
-			x.poll.Asked(row)
+			return a, notFound
 		}
-		if len(x.asks) > 0 {
+		a.Job = j.row(view)
+		s.delivered([]gitlab.Job{a.Job})
+		return a, nil
+	}
+	switch {
+	case r.leaves != 0 && r.leaves <= view:
+		return a, notFound
+	case !ok:
+		return a, &gitlab.Error{Reason: gitlab.ReasonServerError}
+	}
+	keyset := s.now < s.nokeyset.from || s.now >= s.nokeyset.to
+	if q.Page.Keyset && !keyset {
+		q.Page.Keyset, q.Page.Cursor = false, "" // it ignores what it does not know
+	}
+	a.Page = r.answer(q.Page, view, s.limit, s.buf)
+	s.buf = a.Page.Jobs
+	if q.Page.Status == "" {
+		s.delivered(a.Page.Jobs)
+		return a, nil
+	}
+	// A list of running jobs is folded as a whole.
+	if q.Page.Page == 1 {
+		x.running = x.running[:0]
+	}
+	if x.running = append(x.running, a.Page.Jobs...); a.Page.Next == 0 {
+		s.delivered(x.running)
+	}
+	return a, nil
+}
+
+// end ends a reading and plans the next one.
+func (s *sim) end(x *simReading) (over bool) {
+	c, o := x.c, x.reading.End()
+	c.gone = o.Gone
+	if x.walk {
+		if !o.Gone && !o.Deep {
+			s.walk(x) // the next page, or the same again
 			return false
 		}
-		return s.end(x, x.whole)
+		if o.Deep {
+			s.planWalk(x.r, c)
+		}
+		return true
 	}
-}
-
-func (s *sim) runnerGone(x *simReading) bool {
-	x.poll.RunnerGone()
-	x.c.gone, x.c.active, x.whole = true, false, false
-	return s.missingOf(x)
-}
-
-func (s *sim) missingOf(x *simReading) bool {
-	if x.asks = x.poll.Missing(); len(x.asks) > 0 {
-		x.stage = 2
-		return false
-	}
-	return s.end(x, x.whole)
-}
-
-func (s *sim) end(x *simReading, whole bool) bool {
-	c := x.c
 	c.polled = s.now
-	if x.poll.Done(whole) {
+	if s.l.WalkWanted(x.r.id) && !s.l.Walking(x.r.id) && !c.hinted {
 		c.walkAt, c.hinted = s.now, true
 		heap.Push(&s.walks, simItem{s.now, x.r})
 	}
-	if c.gone && s.l.Watched(x.r.id) == 0 {
-		return true // never again, unless a listing shows it
+	if c.gone {
+		c.active = false
+		if s.l.Watched(x.r.id) == 0 {
+			return true // never again, unless a listing shows it
+		}
 	}
 	at := s.now + s.interval(x.r, c)
-	if !whole && !c.gone {
+	if o.Err != nil && !c.gone {
 		at = s.now + 15*second
 	}
 	s.schedule(x.r, c, at)
@@ -861,6 +839,7 @@ func (s *sim) run() {
 	}
 	s.nokeyset.from = at(12)
 	s.nokeyset.to = s.nokeyset.from + 3*hour
+	upgraded := false // to a release that pages by keyset
 	raise := at(30)
 
 	s.open()
@@ -876,6 +855,10 @@ func (s *sim) run() {
 			s.world(s.now + down)
 			s.open()
 			s.publish() // as saved, before GitLab was asked
+		}
+		if !upgraded && s.now >= s.nokeyset.to {
+			upgraded = true
+			s.l.Upgraded()
 		}
 		if raise != 0 && s.now >= raise {
 			raise = 0

@@ -15,6 +15,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // pager answers each page with the rows that ids gives, and always names a
@@ -41,7 +42,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 	}
 	m := &Monitor{deps: Deps{Client: client, Budget: budget.New(budget.Options{Concurrency: 1})}}
 	b := m.newBound(gitlab.RouteAllRunners, 1)
-	pages, err := m.listPages(t.Context(), gitlab.Scope{Kind: gitlab.ScopeInstance}, b)
+	pages, err := m.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
 	if b.end(); m.listing.Load() != 0 {
 		t.Errorf("%d bytes are held after the listing", m.listing.Load())
 	}
@@ -143,13 +144,13 @@ func TestEveryListingEnds(t *testing.T) {
 				world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 50, Tags: 10, Token: secret})
 				var on atomic.Bool
 				var asked atomic.Int64
-				o := setup{api: APIREST, wrap: func(t http.RoundTripper) http.RoundTripper {
+				o := setup{api: snapshot.APIREST, wrap: func(t http.RoundTripper) http.RoundTripper {
 					c.list.RoundTripper, c.list.on, c.list.asked = t, &on, &asked
 					return c.list
 				}}
 				if c.list.graphql {
 					mount(t, world)
-					o.api = APIGraphQL
+					o.api = snapshot.APIGraphQL
 				}
 				var out lines
 				o.logger = out.logger()

@@ -13,19 +13,12 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// API says how runners are read.
-type API uint8
-
-// The ways. APIAuto takes GraphQL where GitLab offers it: one page of it
-// replaces a page of the list and 200 readings of details and machines.
+// How long GraphQL is left alone: where GitLab refuses it, and where it failed
+// alone, which an outage of minutes explains.
 const (
-	APIAuto API = iota
-	APIREST
-	APIGraphQL
+	graphqlRetry       = time.Hour
+	graphqlRetryOutage = 5 * time.Minute
 )
-
-// graphqlRetry is how long a refused GraphQL is left alone.
-const graphqlRetry = time.Hour
 
 // pathRefresh is how long the path of a group that is configured by its id is
 // remembered.
@@ -33,9 +26,10 @@ const pathRefresh = time.Hour
 
 // graphql is what is known of GraphQL for one scope.
 type graphql struct {
-	version string    // of GitLab, when it was last tried
-	refused time.Time // when it was last refused; zero: it was not
-	byType  bool      // pages are slow: the three types are read side by side
+	version string        // of GitLab, when it was last tried
+	refused time.Time     // when it was last refused or failed; zero: it was not
+	again   time.Duration // after how long it is tried again
+	byType  bool          // pages are slow: the three types are read side by side
 
 	path   string // of a group that is configured by its id
 	pathAt time.Time
@@ -54,17 +48,21 @@ func (m *Monitor) list(ctx context.Context, s *scope) (listing, error) {
 		s.gql.refused = time.Time{}
 		return l, nil
 	}
-	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == APIGraphQL || m.onlyGraphQL(s) {
+	if ctx.Err() != nil || !mayHelp(err) || m.opts.API == snapshot.APIGraphQL || m.onlyGraphQL(s) {
 		return listing{}, err
 	}
 	l, rerr := m.within(ctx, s, m.listREST)
 	if rerr != nil {
 		return listing{}, rerr // GitLab is down altogether, or refuses the scope: that says nothing of GraphQL
 	}
-	if s.gql.refused.IsZero() {
-		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details, and GraphQL is tried again every hour", "err", err}, s.named()...)...)
+	again := graphqlRetryOutage
+	if gitlab.GraphQLRefused(err) {
+		again = graphqlRetry
 	}
-	s.gql.refused = time.Now()
+	if s.gql.refused.IsZero() || s.gql.again != again {
+		level.Warn(m.log).Log(append([]any{"msg", gitlab.GraphQLFailure(err) + "; REST is used, which takes two requests for each runner's details", "retry_after", again, "err", err}, s.named()...)...)
+	}
+	s.gql.refused, s.gql.again = time.Now(), again
 	return l, nil
 }
 
@@ -81,24 +79,24 @@ func mayHelp(err error) bool {
 
 func (m *Monitor) wantsGraphQL(s *scope) bool {
 	switch {
-	case m.opts.API == APIREST || !graphqlReaches(s):
+	case m.opts.API == snapshot.APIREST || !graphqlReaches(s):
 		return false
-	case m.opts.API == APIGraphQL || m.onlyGraphQL(s):
+	case m.opts.API == snapshot.APIGraphQL || m.onlyGraphQL(s):
 		return true
 	default:
-		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > graphqlRetry || s.gql.version != m.gitlabVersion()
+		return s.gql.refused.IsZero() || time.Since(s.gql.refused) > s.gql.again || s.gql.version != m.gitlabVersion()
 	}
 }
 
 // graphqlReaches tells whether GraphQL has the list that is configured.
 func graphqlReaches(s *scope) bool {
-	return s.Kind == gitlab.ScopeInstance || s.Kind == gitlab.ScopeGroup
+	return s.Kind == snapshot.ScopeInstance || s.Kind == snapshot.ScopeGroups
 }
 
 // onlyGraphQL: a group's runners below it are not to be had by REST. Once they
 // were shown, REST would make them leave; so the listing fails instead.
 func (m *Monitor) onlyGraphQL(s *scope) bool {
-	if s.Kind != gitlab.ScopeGroup {
+	if s.Kind != snapshot.ScopeGroups {
 		return false
 	}
 	m.mu.Lock()
@@ -136,7 +134,7 @@ func (m *Monitor) listGraphQL(ctx context.Context, s *scope) (listing, error) {
 // graphqlScope turns a group's id into its path, which is all GraphQL knows. It
 // tells whether the path is one that was remembered.
 func (m *Monitor) graphqlScope(ctx context.Context, s *scope, now time.Time) (target gitlab.Scope, remembered bool, err error) {
-	if s.Kind != gitlab.ScopeGroup || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {
+	if s.Kind != snapshot.ScopeGroups || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {
 		return s.Scope, false, nil
 	}
 	remembered = s.gql.path != "" && now.Sub(s.gql.pathAt) < pathRefresh
@@ -147,13 +145,13 @@ func (m *Monitor) graphqlScope(ctx context.Context, s *scope, now time.Time) (ta
 		}
 		s.gql.path, s.gql.pathAt = path, now
 	}
-	return gitlab.Scope{Kind: gitlab.ScopeGroup, ID: s.gql.path}, remembered, nil
+	return gitlab.Scope{Kind: snapshot.ScopeGroups, ID: s.gql.path}, remembered, nil
 }
 
 // graphqlOne reads one scope, its types side by side where pages are slow.
 func (m *Monitor) graphqlOne(ctx context.Context, scope gitlab.Scope, byType bool) (listing, error) {
 	types := []string{""}
-	if byType && scope.Kind == gitlab.ScopeInstance {
+	if byType && scope.Kind == snapshot.ScopeInstance {
 		types = []string{"instance_type", "group_type", "project_type"}
 	}
 	parts := make([]listing, len(types))

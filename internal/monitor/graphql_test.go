@@ -9,6 +9,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/test/rig"
 )
 
@@ -64,11 +65,26 @@ func TestGraphQLFollowsChanges(t *testing.T) {
 }
 
 // Where GraphQL is refused REST is used, and GraphQL tried again later.
+// One that GitLab refuses stays refused for long; an outage of minutes must not
+// cost two requests a runner for an hour.
 func TestGraphQLRefusedFallsBack(t *testing.T) {
+	t.Run("refused", func(t *testing.T) {
+		graphqlComesBack(t, gitlabsim.Fault{Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"}, 3, 70*time.Minute)
+	})
+	t.Run("unavailable", func(t *testing.T) {
+		graphqlComesBack(t, gitlabsim.Fault{Status: 503}, 8, 8*time.Minute)
+	})
+}
+
+// graphqlComesBack takes a fault of GraphQL away after five minutes, in which it
+// may be asked so many times, and expects it to be used after another time.
+func graphqlComesBack(t *testing.T, fault gitlabsim.Fault, most int, after time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 250, Tags: 10, Token: secret})
 		mount(t, world)
-		remove := world.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 403, Body: `{"message":"403 Forbidden"}`, ContentType: "application/json"})
+		fault.Route = "POST /graphql"
+		remove := world.AddFault(fault)
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
@@ -76,11 +92,11 @@ func TestGraphQLRefusedFallsBack(t *testing.T) {
 		g := s.scrape()
 		check(t, "tags by REST", tagCounts(g.Fleet), truthTags(world.Truth()))
 		tried := world.Requests()["POST /graphql"]
-		if tried == 0 || tried > 3 {
+		if tried == 0 || tried > most {
 			t.Errorf("GraphQL was asked %d times in five minutes while it is refused", tried)
 		}
 		remove()
-		time.Sleep(70 * time.Minute)
+		time.Sleep(after)
 		lists := world.Requests()["GET /runners/all"]
 		time.Sleep(10 * time.Minute)
 		if n := world.Requests()["GET /runners/all"]; n != lists {
@@ -109,7 +125,7 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 		dir := memoryDir(t)
 		s := newScraper()
 		folder, state := openState(t, dir)
-		o := setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "acme"}}}
+		o := setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: "acme"}}}
 		r := start(t, world, state, s, o)
 		time.Sleep(2 * time.Minute)
 		has := func() map[int64]bool {

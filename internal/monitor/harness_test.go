@@ -196,7 +196,7 @@ type setup struct {
 	logger log.Logger
 	inv    inventory.Options
 	shard  [2]int
-	api    API
+	api    snapshot.API
 	token  func() string // nil: secret
 	wall   func() time.Time
 	wrap   func(http.RoundTripper) http.RoundTripper
@@ -224,7 +224,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 		o.poll = defaultPoll()
 	}
 	if o.scopes == nil {
-		o.scopes = []gitlab.Scope{{Kind: gitlab.ScopeInstance}}
+		o.scopes = []gitlab.Scope{{Kind: snapshot.ScopeInstance}}
 	}
 	if o.logger == nil {
 		o.logger = log.NewNopLogger()

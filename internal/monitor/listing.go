@@ -331,7 +331,7 @@ func (m *Monitor) listed(s *scope, l listing, began, now time.Time) {
 		m.said.well(snapshot.StageJobs)
 		m.said.well(snapshot.StageReconcile)
 	}
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !l.graphql {
+	if m.opts.Scopes[0].Kind == snapshot.ScopeInstance && !l.graphql {
 		m.visible = 1 // GET /runners/all was the proof
 	}
 	s.up, s.refused = true, false
@@ -356,7 +356,7 @@ func (m *Monitor) leave(id int64, now time.Time) {
 func (m *Monitor) scopeKey() string {
 	parts := make([]string, 0, len(m.opts.Scopes)+1)
 	for _, s := range m.opts.Scopes {
-		parts = append(parts, fmt.Sprintf("%d/%s", s.Kind, s.ID))
+		parts = append(parts, fmt.Sprintf("%s/%s", s.Kind, s.ID))
 	}
 	slices.Sort(parts)
 	if m.opts.ShardCount > 1 {
@@ -432,7 +432,8 @@ func (m *Monitor) inform(ctx context.Context) {
 		level.Info(m.log).Log("msg", "GitLab told its version", "version", version)
 		m.version = version
 		m.inv.SetVersion(version)
-		m.keyset, m.noManagers = true, 0 // ask the newer release again
+		m.led.Upgraded()
+		m.noManagers = 0 // ask the newer release again
 	}
 	switch {
 	case terr == nil:
@@ -453,10 +454,10 @@ func (m *Monitor) inform(ctx context.Context) {
 // listing proves nothing: it ignores Admin Mode and admits custom admin roles,
 // and jobs are read by REST (API notes 12).
 func (m *Monitor) seesAll(ctx context.Context, client *gitlab.Client) int {
-	if m.opts.Scopes[0].Kind == gitlab.ScopeInstance && !m.byGraphQL() {
+	if m.opts.Scopes[0].Kind == snapshot.ScopeInstance && !m.byGraphQL() {
 		return -1 // the listing is, or will be, the proof
 	}
-	_, err := client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
+	_, err := client.RunnersWhere(ctx, gitlab.Scope{Kind: snapshot.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	switch gitlab.ReasonOf(err) {
 	case "":
 		return 1

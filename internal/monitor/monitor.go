@@ -51,7 +51,7 @@ type Options struct {
 	Name      string
 	URL       string
 	Scopes    []gitlab.Scope
-	API       API
+	API       snapshot.API // auto: one page of GraphQL replaces a page of the list and 200 readings of details and machines
 	Expected  []snapshot.Expected
 	Poll      Poll
 	Inventory inventory.Options
@@ -115,7 +115,6 @@ type Monitor struct {
 	kick     chan struct{} // capacity 1: the schedule has changed
 	reading  map[readingKey]bool
 	fails    map[readingKey]int
-	walks    map[int64]*walking                   // by runner, of walks under way
 	fast     map[int64]bool                       // runners whose details are planned at activeDetails
 	began    map[readingKey]time.Time             // when each was last read or tried, local clock
 	good     map[readingKey]time.Time             // start of the last reading that succeeded in this process, local clock
@@ -141,9 +140,8 @@ type Monitor struct {
 	listing      atomic.Int64 // bytes held by the listings under way
 	parts        [snapshot.NumParts]part
 	reported     time.Time // when the log was last told of a first reading
-	keyset       bool
-	noManagers   int    // 404s of the machines endpoint in a row, none answered yet
-	published    uint64 // generation of the last picture
+	noManagers   int       // 404s of the machines endpoint in a row, none answered yet
+	published    uint64    // generation of the last picture
 	rowsAt       time.Time
 	rowsGen      uint64
 	fresh        bool            // publish as soon as may be
@@ -177,13 +175,11 @@ func New(o Options, d Deps) (*Monitor, error) {
 		reading: map[readingKey]bool{},
 		fails:   map[readingKey]int{},
 		fast:    map[int64]bool{},
-		walks:   map[int64]*walking{},
 		began:   map[readingKey]time.Time{},
 		good:    map[readingKey]time.Time{},
 		deep:    map[int64]time.Time{},
 		noJobs:  map[int64]bool{},
 		visible: -1,
-		keyset:  true,
 		// Generations go on over a reload, which makes a new Monitor.
 		published: uint64(time.Now().UnixMilli()),
 	}
@@ -354,7 +350,7 @@ func (m *Monitor) next() (budget.Item, bool, time.Duration) {
 			continue
 		}
 		m.reading[key] = true
-		m.began[readingKey{snapshot.Stage(item.Class.Stage()), item.ID}] = now
+		m.began[readingKey{item.Class.Stage(), item.ID}] = now
 		return item, true, 0
 	}
 	wait := time.Minute
@@ -380,7 +376,7 @@ func (m *Monitor) pick(now time.Time) (item budget.Item, ok bool, wait time.Dura
 }
 
 func readingOf(item budget.Item) readingKey {
-	if item.Class.Stage() == budget.StageDetails {
+	if item.Class.Stage() == snapshot.StageDetails {
 		return readingKey{snapshot.StageDetails, item.ID}
 	}
 	return readingKey{snapshot.StageJobs, item.ID}
@@ -409,9 +405,9 @@ func (m *Monitor) worker(ctx context.Context, work <-chan budget.Item) error {
 func (m *Monitor) read(ctx context.Context, item budget.Item) {
 	stage, run, plan := snapshot.StageJobs, m.pollJobs, m.planJobs
 	switch item.Class.Stage() {
-	case budget.StageDetails:
+	case snapshot.StageDetails:
 		stage, run, plan = snapshot.StageDetails, m.readDetails, m.planDetails
-	case budget.StageReconcile:
+	case snapshot.StageReconcile:
 		stage, run, plan = snapshot.StageReconcile, m.walkJobs, m.planWalk
 	default:
 	}
@@ -439,7 +435,7 @@ func (m *Monitor) read(ctx context.Context, item budget.Item) {
 // outcome keeps the books of a reading. The caller holds the mutex.
 func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
 	key := readingKey{stage, id}
-	if w := m.walks[id]; err == nil && stage == snapshot.StageReconcile && w != nil && w.endless {
+	if err == nil && stage == snapshot.StageReconcile && m.led.WalkEndless(id) {
 		return // a page more of a walk that never ended is no success yet
 	}
 	if err == nil {
@@ -477,7 +473,6 @@ func (m *Monitor) outcome(stage snapshot.Stage, id int64, err error, now time.Ti
 func (m *Monitor) forget(id int64) {
 	m.sched.Remove(id)
 	delete(m.fast, id)
-	delete(m.walks, id)
 	for s := range m.unread {
 		delete(m.unread[s], id)
 		delete(m.fails, readingKey{snapshot.Stage(s), id})

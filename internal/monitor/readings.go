@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"math"
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/budget"
@@ -98,7 +97,7 @@ func (m *Monitor) planJobs(id int64, now time.Time) {
 		at = later(at, m.readAt(snapshot.StageDetails, id, until)) // as good as a reading that found nothing
 	}
 	due := m.due(snapshot.StageJobs, id, at, interval, now)
-	if old, ok := m.sched.Due(budget.StageJobs, id); ok && class == budget.IdleJobs {
+	if old, ok := m.sched.Due(snapshot.StageJobs, id); ok && class == budget.IdleJobs {
 		// It contacted GitLab, so that its reading is due at once: a little later
 		// it shows all that this may have been about. Once only, or a runner that
 		// contacts GitLab again and again would never be read.
@@ -179,7 +178,7 @@ func (m *Monitor) due(stage snapshot.Stage, id int64, at time.Time, interval tim
 		began, tried = at, true // by GraphQL the details are read with the list
 	}
 	if !tried {
-		if old, ok := m.sched.Due(budget.Stage(stage), id); ok && old.Before(now) {
+		if old, ok := m.sched.Due(stage, id); ok && old.Before(now) {
 			return old // planned anew it would lose its place, time and again
 		}
 		return now
@@ -337,145 +336,91 @@ func (m *Monitor) foldMachines(ctx context.Context, id int64, managers []gitlab.
 	return err
 }
 
-// pollJobs is one reading of a runner's jobs (docs/counting.md): what executes
-// now, the newest rows, then each watched job that was met in neither.
+// pollJobs polls a runner's jobs.
 func (m *Monitor) pollJobs(ctx context.Context, item budget.Item) error {
-	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
 	m.mu.Lock()
-	began := time.Now()
-	poll := m.led.Poll(item.ID, m.now())
-	if poll == nil {
-		m.mu.Unlock()
-		return nil
-	}
-	executing := poll.NeedsExecuting(m.inv.Idle(item.ID))
+	defer m.mu.Unlock()
+	id := item.ID
+	listed := ledger.Listed{Idle: m.inv.Idle(id)}
 	// Each number is good for one reading: explained again and again by chance,
 	// it could hide a job for all of its life.
-	told, at := m.inv.Executing(item.ID, m.led.ReadAt(item.ID))
-	if told >= 0 && !poll.Told(at) {
-		told = -1
-	}
-	keyset := m.keyset && poll.ByKeyset()
-	rows := poll.Rows(m.opts.Poll.ReconcileInterval)
-	m.mu.Unlock()
-
-	gone := false
-	readExecuting := func() error {
-		var all []gitlab.Job
-		list := descent{what: "the list of running jobs", most: runningPages, idle: idlePages}
-		for page := 1; page != 0; {
-			p, err := client.RunnerJobs(ctx, gitlab.JobsQuery{RunnerID: item.ID, Status: "running", Page: page})
-			if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			all = append(all, p.Jobs...)
-			if page = p.Next; page != 0 {
-				if err := list.page(p.Jobs); err != nil {
-					return err
-				}
-			}
-		}
-		m.mu.Lock()
-		poll.Executing(all) // not before: what an endless list invents is not watched
-		m.mu.Unlock()
+	listed.Executing, listed.At = m.inv.Executing(id, m.led.ReadAt(id))
+	poll := m.led.Poll(id, m.now(), time.Now(), listed, m.opts.Poll.ReconcileInterval)
+	if poll == nil {
 		return nil
 	}
-	// Where the list told how many jobs there are, the newest rows mostly show
-	// them all.
-	if executing && told < 0 {
-		if err := readExecuting(); err != nil {
-			return err
-		}
+	if err := m.drive(ctx, item, poll); err != nil {
+		return err
 	}
-	q := gitlab.JobsQuery{RunnerID: item.ID, Page: 1, Rows: rows}
-	if keyset {
-		q = gitlab.JobsQuery{RunnerID: item.ID, Keyset: true}
+	now, o := time.Now(), m.end(id, poll)
+	if o.Gone {
+		m.noJobs[id] = true
 	}
-	newest := descent{what: "the list of the newest jobs", most: math.MaxInt, idle: idlePages} // the ledger bounds its pages
-	for more := true; more && !gone; {
-		p, err := client.RunnerJobs(ctx, q)
-		if gone = gitlab.ReasonOf(err) == gitlab.ReasonNotFound; gone {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		m.mu.Lock()
-		more = poll.Newest(p)
-		m.heardKeyset(q, p)
-		if more && q.Rows > 0 {
-			poll.Again()
-		}
-		m.mu.Unlock()
-		switch {
-		case q.Rows > 0:
-			q.Rows = 0 // a few were too few: from the top, by full pages
-			continue
-		case more:
-			if err := newest.page(p.Jobs); err != nil {
-				return err
-			}
-		}
-		q = next(q, p)
+	if !poll.Whole() {
+		return o.Err
 	}
-	if executing && told >= 0 && !gone {
-		m.mu.Lock()
-		explained := poll.Explains(told)
-		m.mu.Unlock()
-		if !explained {
-			if err := readExecuting(); err != nil {
-				return err
-			}
-		}
+	delete(m.noJobs, id)
+	if o.Deep { // most runners need no other walk
+		m.lastGood[snapshot.StageReconcile] = now
 	}
+	if running, canceling, _, read := m.led.Executing(id); read {
+		m.inv.Executed(id, running+canceling, m.now())
+		m.hastenDetails(id, now)
+	}
+	m.planWalk(id, now)
+	return o.Err
+}
+
+// walkJobs reads one page of a walk of a runner's jobs.
+func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
 	m.mu.Lock()
-	if gone {
-		poll.RunnerGone()
+	defer m.mu.Unlock()
+	walk := m.led.Walk(item.ID, m.now(), time.Now())
+	if walk == nil {
+		return nil
 	}
-	asks := poll.Missing()
-	m.mu.Unlock()
-	var failure error
-	for _, a := range asks[:min(len(asks), asksMost)] {
-		job, err := client.Job(ctx, a.Project, a.Job)
-		m.mu.Lock()
-		switch reason := gitlab.ReasonOf(err); reason {
-		case "":
-			poll.Asked(job)
-		case gitlab.ReasonNotFound, gitlab.ReasonForbidden:
-			poll.Refused(a.Job, reason == gitlab.ReasonForbidden)
-		default:
-			failure = err // the others may still answer
-		}
+	if err := m.drive(ctx, item, walk); err != nil {
+		return err
+	}
+	return m.end(item.ID, walk).Err
+}
+
+// drive asks GitLab what a reading wants to know, until it wants nothing more.
+// The error is that of the time being up. The caller holds the mutex, which is
+// released while a request is under way.
+func (m *Monitor) drive(ctx context.Context, item budget.Item, r ledger.Reading) error {
+	client := m.deps.Client.For(m.deps.Budget.Gate(item.Class))
+	for q, more := r.Next(); more; q, more = r.Next() {
 		m.mu.Unlock()
-		if ctx.Err() != nil {
+		var a ledger.Answer
+		var err error
+		if q.OneJob() {
+			a.Job, err = client.Job(ctx, q.Job.Project, q.Job.Job)
+		} else {
+			a.Page, err = client.RunnerJobs(ctx, q.Page)
+		}
+		m.mu.Lock()
+		r.Take(a, err)
+		if q.OneJob() && ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now()
-	if gone {
-		m.noJobs[item.ID] = true
-		m.doubt(item.ID, now)
-		return failure
+	return nil
+}
+
+// end ends a reading and notes what it found out about its runner. The caller
+// holds the mutex.
+func (m *Monitor) end(id int64, r ledger.Reading) ledger.Outcome {
+	o := r.End()
+	if o.Gone {
+		m.doubt(id, time.Now())
 	}
-	deep := m.led.Deep(item.ID)
-	poll.Done(true)
-	delete(m.noJobs, item.ID)
-	if m.led.Deep(item.ID).After(deep) {
-		// It read as deep as a walk does: most runners need no other.
-		m.deep[item.ID] = began
-		m.lastGood[snapshot.StageReconcile] = now
+	if o.Deep {
+		if m.deep[id] = o.Began; o.Began.IsZero() {
+			m.deep[id] = m.local(m.led.Deep(id))
+		}
 	}
-	if running, canceling, _, read := m.led.Executing(item.ID); read {
-		m.inv.Executed(item.ID, running+canceling, m.now())
-		m.hastenDetails(item.ID, now)
-	}
-	m.planWalk(item.ID, now)
-	return failure
+	return o
 }
 
 // doubt lets a runner's details say whether it was deleted, as its list of jobs
@@ -484,69 +429,4 @@ func (m *Monitor) doubt(id int64, now time.Time) {
 	if m.inv.Has(id) && !m.inv.Doubted(id) {
 		m.sched.Set(budget.NewDetails, id, now, now.Add(m.opts.Poll.JobsInterval))
 	}
-}
-
-// heardKeyset notes a server that answers a keyset query by number: it does
-// not know the parameter.
-func (m *Monitor) heardKeyset(q gitlab.JobsQuery, p gitlab.JobsPage) {
-	if q.Keyset && !p.Keyset {
-		m.keyset = false
-	}
-}
-
-// next is the query of the page after p.
-func next(q gitlab.JobsQuery, p gitlab.JobsPage) gitlab.JobsQuery {
-	if p.Cursor != "" {
-		return gitlab.JobsQuery{RunnerID: q.RunnerID, Keyset: true, Cursor: p.Cursor}
-	}
-	return gitlab.JobsQuery{RunnerID: q.RunnerID, Page: p.Next}
-}
-
-// rewalk begins a walk anew. The caller holds the mutex.
-func (m *Monitor) rewalk(id int64, walk *ledger.Walk) {
-	walk.Restart()
-	m.walk(id, walk.Began(), false)
-}
-
-// walkJobs reads one page of a walk; the next one is a reading of its own, so
-// that a long walk never holds up what is more urgent.
-func (m *Monitor) walkJobs(ctx context.Context, item budget.Item) error {
-	client := m.deps.Client.For(m.deps.Budget.Gate(budget.Walk))
-	m.mu.Lock()
-	resumed := m.led.Walking(item.ID)
-	walk := m.led.Walk(item.ID, m.now())
-	if walk == nil {
-		m.mu.Unlock()
-		return nil
-	}
-	q, w := walk.Query(m.keyset), m.walk(item.ID, walk.Began(), resumed)
-	m.mu.Unlock()
-	p, err := client.RunnerJobs(ctx, q)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch gitlab.ReasonOf(err) {
-	case "":
-		m.heardKeyset(q, p)
-		whole := walk.Page(p)
-		if whole {
-			m.deep[item.ID] = w.start
-			if w.start.IsZero() {
-				m.deep[item.ID] = m.local(m.led.Deep(item.ID))
-			}
-		}
-		restart, err := m.walked(item.ID, w, p.Jobs, whole)
-		if restart {
-			m.rewalk(item.ID, walk)
-		}
-		return err
-	case gitlab.ReasonNotFound:
-		m.doubt(item.ID, time.Now())
-	case gitlab.ReasonBadRequest:
-		if q.Keyset {
-			m.keyset = false // not offered here, or the cursor is of another release
-		}
-		m.rewalk(item.ID, walk)
-	default:
-	}
-	return err
 }

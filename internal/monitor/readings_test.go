@@ -195,15 +195,15 @@ func TestScopes(t *testing.T) {
 		rb := world.AddRunner(gitlabsim.RunnerSpec{Group: b, Tags: []string{"x"}})
 		rc := world.AddRunner(gitlabsim.RunnerSpec{Group: c, Tags: []string{"x"}})
 		rp := world.AddRunner(gitlabsim.RunnerSpec{Projects: []int64{p, q}, Tags: []string{"y"}})
-		groups := []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "a"}, {Kind: gitlab.ScopeGroup, ID: strconv.FormatInt(b, 10)}}
-		projects := []gitlab.Scope{{Kind: gitlab.ScopeProject, ID: "a/p"}, {Kind: gitlab.ScopeProject, ID: strconv.FormatInt(q, 10)}}
+		groups := []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: "a"}, {Kind: snapshot.ScopeGroups, ID: strconv.FormatInt(b, 10)}}
+		projects := []gitlab.Scope{{Kind: snapshot.ScopeProjects, ID: "a/p"}, {Kind: snapshot.ScopeProjects, ID: strconv.FormatInt(q, 10)}}
 		sg, sp, so := newScraper(), newScraper(), newScraper()
 		_, mg := openState(t, "")
 		_, mp := openState(t, "")
 		_, mo := openState(t, "")
 		g := start(t, world, mg, sg, setup{scopes: groups})
 		pr := start(t, world, mp, sp, setup{scopes: projects})
-		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeOwned}}})
+		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeOwned}}})
 		time.Sleep(90 * time.Second)
 		has := func(s *scraper, id int64) int {
 			n := 0
@@ -255,7 +255,7 @@ func TestPlainUsersToken(t *testing.T) {
 		_, ma := openState(t, "")
 		_, mo := openState(t, "")
 		all := start(t, world, ma, sa, setup{logger: out.logger()})
-		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeOwned}}})
+		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeOwned}}})
 		time.Sleep(20 * time.Minute)
 		if g := sa.scrape(); g.Up || g.Fleet != nil {
 			t.Error("a plain user's token listed all runners")

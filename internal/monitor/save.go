@@ -6,7 +6,6 @@ import (
 
 	"github.com/go-kit/log/level"
 
-	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
@@ -141,7 +140,7 @@ func (m *Monitor) publishNow(now time.Time) {
 	// A first picture is whole: each scope is tried before it is shown, but it
 	// does not wait for one that hangs.
 	m.pictured = m.pictured || m.listedAll || !m.firstListed.IsZero() && now.Sub(m.firstListed) > m.opts.Poll.RunnersInterval
-	if fresh := m.inv.Withdraw(at, m.opts.Poll.Staleness); fresh && m.pictured {
+	if fresh := m.inv.Withdraw(at, now, m.opts.Poll.Staleness); fresh && m.pictured {
 		before := m.inv.WholeParts()
 		s.Fleet = m.inv.Fleet(m.jobsOf, rows)
 		if m.inv.WholeParts() != before && !rows {
@@ -208,7 +207,7 @@ func (m *Monitor) self(now time.Time) snapshot.Self {
 		listInterval, m.opts.Poll.DetailsInterval, m.opts.Poll.JobsInterval, m.opts.Poll.ReconcileInterval,
 	}
 	lags := [snapshot.NumStages]time.Duration{
-		listLag, m.sched.Lag(budget.StageDetails, now), m.sched.Lag(budget.StageJobs, now), m.sched.Lag(budget.StageReconcile, now),
+		listLag, m.sched.Lag(snapshot.StageDetails, now), m.sched.Lag(snapshot.StageJobs, now), m.sched.Lag(snapshot.StageReconcile, now),
 	}
 	for stage := range s.Stages {
 		st := &s.Stages[stage]

@@ -15,9 +15,7 @@ import (
 // of its own, so that one that fails blinds no other.
 type scope struct {
 	gitlab.Scope
-	key  string // in the state: stable over changes of the rest of the configuration
-	kind string // label value of scope
-	path string // label value of path: as configured
+	key string // in the state: stable over changes of the rest of the configuration
 
 	// Guarded by the Monitor's mutex.
 	tried   bool // in this process
@@ -29,18 +27,12 @@ type scope struct {
 	gql graphql // its loop's own
 }
 
-// scopeKinds are the words of the configuration.
-var scopeKinds = [...]string{
-	gitlab.ScopeInstance: "instance", gitlab.ScopeOwned: "owned", gitlab.ScopeGroup: "groups", gitlab.ScopeProject: "projects",
-}
-
 // newScopes makes the scopes. What another shard listed is another list.
 func newScopes(o *Options) []*scope {
 	var out []*scope
 	known := map[string]bool{}
 	for _, c := range o.Scopes {
-		s := &scope{Scope: c, kind: scopeKinds[c.Kind], path: c.ID}
-		s.key = s.kind
+		s := &scope{Scope: c, key: string(c.Kind)}
 		if c.ID != "" {
 			s.key += "/" + c.ID
 		}
@@ -65,10 +57,10 @@ func keysOf(scopes []*scope) []string {
 
 // named are the key-value pairs by which a message names a scope.
 func (s *scope) named() []any {
-	if s.path == "" {
-		return []any{"scope", s.kind}
+	if s.ID == "" {
+		return []any{"scope", s.Kind}
 	}
-	return []any{"scope", s.kind, "path", s.path}
+	return []any{"scope", s.Kind, "path", s.ID}
 }
 
 // refuses tells the reasons by which GitLab itself refuses a scope, deleted,
@@ -78,10 +70,10 @@ func refuses(r gitlab.Reason) bool {
 }
 
 // scopesUp is what the picture shows of the scopes. The caller holds the mutex.
-func (m *Monitor) scopesUp() []snapshot.Scope {
-	out := make([]snapshot.Scope, len(m.scopes))
+func (m *Monitor) scopesUp() []snapshot.ScopeState {
+	out := make([]snapshot.ScopeState, len(m.scopes))
 	for i, s := range m.scopes {
-		out[i] = snapshot.Scope{Kind: s.kind, Path: s.path, Up: s.up}
+		out[i] = snapshot.ScopeState{Kind: s.Kind, Path: s.ID, Up: s.up}
 	}
 	return out
 }

@@ -118,7 +118,7 @@ func scopedWorld(t *testing.T) (w *gitlabsim.World, ids []int64, o setup) {
 		group := w.AddGroup(name, 0)
 		w.AddProject("app-"+name, group)
 		ids = append(ids, w.AddRunner(gitlabsim.RunnerSpec{Type: "group_type", Group: group, Tags: []string{name, "all"}}))
-		o.scopes = append(o.scopes, gitlab.Scope{Kind: gitlab.ScopeGroup, ID: name})
+		o.scopes = append(o.scopes, gitlab.Scope{Kind: snapshot.ScopeGroups, ID: name})
 	}
 	o.inv = inventory.Options{
 		TagLimit: 500, TagRetention: 7 * 24 * time.Hour, RunnersEnabled: true,
@@ -472,7 +472,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 		_, state := openState(t, "")
 		var out lines
 		r := start(t, world, state, s, setup{
-			logger: out.logger(), scopes: []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: strconv.FormatInt(group, 10)}},
+			logger: out.logger(), scopes: []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: strconv.FormatInt(group, 10)}},
 			wrap: func(t http.RoundTripper) http.RoundTripper { return renaming{t, &name, &asks} },
 		})
 		time.Sleep(30 * time.Minute)

@@ -18,13 +18,14 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
 func unpolled(t *testing.T, state State, s *scraper, logged *bytes.Buffer) *Monitor {
 	t.Helper()
 	m, err := New(Options{
-		Name: "sim", URL: "http://gitlab.test", Scopes: []gitlab.Scope{{Kind: gitlab.ScopeInstance}}, Poll: defaultPoll(),
+		Name: "sim", URL: "http://gitlab.test", Scopes: []gitlab.Scope{{Kind: snapshot.ScopeInstance}}, Poll: defaultPoll(),
 		Inventory: inventory.Options{TagLimit: 500, TagRetention: time.Hour, RunnersEnabled: true},
 	}, Deps{Budget: budget.New(budget.Options{Concurrency: 1}), State: state, Publisher: s, Metrics: s, Logger: log.NewLogfmtLogger(logged)})
 	if err != nil {
@@ -62,9 +63,9 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 	work := func() {
 		for id := range int64(3) {
 			job++
-			p := m.led.Poll(id+1, m.led.Advance(now, now))
-			p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{{ID: job, Status: "success", CreatedAt: now, StartedAt: now, FinishedAt: now}}})
-			p.Done(true)
+			p := m.led.Poll(id+1, m.led.Advance(now, now), now, ledger.Listed{Idle: true}, time.Hour)
+			p.Take(ledger.Answer{Page: gitlab.JobsPage{Jobs: []gitlab.Job{{ID: job, Status: "success", CreatedAt: now, StartedAt: now, FinishedAt: now}}}}, nil)
+			p.End()
 		}
 	}
 	save := func() {

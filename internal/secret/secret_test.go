@@ -90,7 +90,7 @@ func TestWriter(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 	if _, err := l.Writer(failing{}).Write(line); err == nil {
-		t.Error("a failure is not told")
+		t.Error("a failure is not reported")
 	}
 }
 

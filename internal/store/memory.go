@@ -11,7 +11,6 @@ import (
 type memoryState struct {
 	url     string
 	records map[string][]byte
-	bytes   int64
 }
 
 func (m *memoryState) load(fn func(key, value []byte) error) error {
@@ -25,22 +24,12 @@ func (m *memoryState) load(fn func(key, value []byte) error) error {
 
 func (m *memoryState) commit(b Batch) error {
 	for _, key := range b.Delete {
-		m.remove(string(key))
+		delete(m.records, string(key))
 	}
 	for _, r := range b.Put {
-		m.remove(string(r.Key))
 		m.records[string(r.Key)] = append([]byte{}, r.Value...)
-		m.bytes += int64(len(r.Key) + len(r.Value))
 	}
 	return nil
 }
 
-func (m *memoryState) remove(key string) {
-	if old, ok := m.records[key]; ok {
-		m.bytes -= int64(len(key) + len(old))
-		delete(m.records, key)
-	}
-}
-
-func (m *memoryState) size() int64  { return m.bytes }
 func (m *memoryState) close() error { return nil }

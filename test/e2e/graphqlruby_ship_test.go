@@ -25,6 +25,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql/recording"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 var update = flag.Bool("update", false, "write the recordings of graphql-ruby's answers anew")
@@ -255,7 +256,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 					q.After = p.Next
 				}
 			}
-			team := gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "acme/team"}
+			team := gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "acme/team"}
 			for _, q := range recording.Queries(team) {
 				token := recording.Admin
 				if q.Scope == team {
@@ -275,8 +276,8 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				want gitlab.Reason
 			}{
 				{gitlab.GraphQLQuery{}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "other"}}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "no/where"}}, gitlab.ReasonNotFound},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "other"}}, gitlab.ReasonForbidden},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "no/where"}}, gitlab.ReasonNotFound},
 			} {
 				if err := read(recording.Maintainer, c.q); gitlab.ReasonOf(err) != c.want {
 					t.Errorf("%+v: %v, want %s", c.q.Scope, err, c.want)

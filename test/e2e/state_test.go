@@ -102,7 +102,7 @@ func TestTornStateIsPutAside(t *testing.T) {
 				return err
 			}
 			for i := range b {
-				if i > 2*os.Getpagesize() {
+				if i > len(b)/2 {
 					b[i] ^= 0x55
 				}
 			}
