@@ -17,9 +17,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
-// TestLife starts the real program, reads every page, stops it, and finds its
+// TestCountersOutliveARestart starts the real program, reads every page, stops it, and finds its
 // counters again.
-func TestLife(t *testing.T) {
+func TestCountersOutliveARestart(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	dir := filepath.Join(t.TempDir(), "state")
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("corp", w.url, "    expected: {nobody-has-it: 2}\n"))
@@ -110,8 +110,8 @@ func onlyRead(t *testing.T, ws ...world) {
 	}
 }
 
-// TestHangup reloads the real program by signal: a good file, a bad one, a good one.
-func TestHangup(t *testing.T) {
+// TestHangupReloadsTheFile reloads the real program by signal: a good file, a bad one, a good one.
+func TestHangupReloadsTheFile(t *testing.T) {
 	a, b := newWorld(t, smallFleet(1)), newWorld(t, smallFleet(2))
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("a", a.url, ""))
 	r := startProcess(t, nil, "--config.file="+file, "--storage.path="+t.TempDir())
@@ -147,8 +147,8 @@ func TestHangup(t *testing.T) {
 // informed counts how often a monitor of w began: each asks once for the version.
 func informed(w world) int { return w.Requests()["GET /metadata"] }
 
-// TestReload goes through all that a reload may change, over HTTP.
-func TestReload(t *testing.T) {
+// TestReloadChangesWhatDiffers goes through all that a reload may change, over HTTP.
+func TestReloadChangesWhatDiffers(t *testing.T) {
 	a, b, c := newWorld(t, smallFleet(1)), newWorld(t, smallFleet(2)), newWorld(t, smallFleet(3))
 	base := fastPoll + "gitlabs:\n" + entry("a", a.url, "")
 	file := configFile(t, base+entry("b", b.url, ""))
@@ -259,9 +259,9 @@ func TestReload(t *testing.T) {
 	onlyRead(t, a, b, c)
 }
 
-// TestForeignStateOnDisk: the same refusal where the state is a file, and after
+// TestForeignStateOnDiskIsRefused: the same refusal where the state is a file, and after
 // it the old monitor still writes to it.
-func TestForeignStateOnDisk(t *testing.T) {
+func TestForeignStateOnDiskIsRefused(t *testing.T) {
 	a, b := newWorld(t, smallFleet(1)), newWorld(t, smallFleet(2))
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("x", a.url, ""))
 	dir := t.TempDir()
@@ -293,9 +293,9 @@ func TestForeignStateOnDisk(t *testing.T) {
 	}
 }
 
-// TestOlderStateOnDisk: a state of an older layout is put aside with one warning
+// TestOlderStateOnDiskIsPutAside: a state of an older layout is put aside with one warning
 // that names it, and counting begins from then on.
-func TestOlderStateOnDisk(t *testing.T) {
+func TestOlderStateOnDiskIsPutAside(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	dir := t.TempDir()
 	folder, err := store.Open(t.Context(), store.Options{Path: dir, Layout: ledger.Layout - 1})
@@ -332,9 +332,9 @@ func TestOlderStateOnDisk(t *testing.T) {
 	}
 }
 
-// TestOneOfTwo: a wrong token harms one GitLab only, the log has it once, and
+// TestWrongTokenHarmsOneGitLab: a wrong token harms one GitLab only, the log has it once, and
 // a corrected token file is taken up without a restart.
-func TestOneOfTwo(t *testing.T) {
+func TestWrongTokenHarmsOneGitLab(t *testing.T) {
 	good, bad := newWorld(t, smallFleet(1)), newWorld(t, smallFleet(2))
 	token := filepath.Join(t.TempDir(), "token")
 	write(t, token, "wrong-token\n")
@@ -379,9 +379,9 @@ func TestOneOfTwo(t *testing.T) {
 	onlyRead(t, good, bad)
 }
 
-// TestSlowGitLab: a scrape is answered while the first listing is under way,
+// TestScrapeDoesNotWaitForGitLab: a scrape is answered while the first listing is under way,
 // and readiness names for whom it waits; a stop does not wait for GitLab.
-func TestSlowGitLab(t *testing.T) {
+func TestScrapeDoesNotWaitForGitLab(t *testing.T) {
 	o := smallFleet(1)
 	o.Latency = func(string) time.Duration { return time.Hour }
 	w := newWorld(t, o)
@@ -400,8 +400,8 @@ func TestSlowGitLab(t *testing.T) {
 	}
 }
 
-// TestShards: two processes share the runners and each exports which it is.
-func TestShards(t *testing.T) {
+// TestShardsShareTheRunners: two processes share the runners and each exports which it is.
+func TestShardsShareTheRunners(t *testing.T) {
 	w := newWorld(t, gitlabsim.Options{Seed: 1, Runners: 40, Tags: 5, Healthy: true})
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("a", w.url, ""))
 	total := 0.0
@@ -424,8 +424,8 @@ func TestShards(t *testing.T) {
 	}
 }
 
-// TestJSONLog: one object a line, with the same keys.
-func TestJSONLog(t *testing.T) {
+// TestJSONLogHasOneObjectALine: one object a line, with the same keys.
+func TestJSONLogHasOneObjectALine(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	t.Setenv("GITLAB_TOKEN", testToken)
 	r := startHere(t, "--gitlab.url="+w.url, "--storage.path=", "--log.format=json")
@@ -441,8 +441,8 @@ func TestJSONLog(t *testing.T) {
 	}
 }
 
-// TestDemo: the whole picture within ten seconds of the start.
-func TestDemo(t *testing.T) {
+// TestDemoIsWholeWithinTenSeconds: the whole picture within ten seconds of the start.
+func TestDemoIsWholeWithinTenSeconds(t *testing.T) {
 	began := time.Now()
 	dir := t.TempDir()
 	r := startProcess(t, nil, "--demo", "--storage.path="+filepath.Join(dir, "data"))
@@ -504,9 +504,9 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// TestSecondSignal: a client that never ends its request holds the graceful
+// TestSecondSignalDoesNotWait: a client that never ends its request holds the graceful
 // stop up; a second signal does not wait for it.
-func TestSecondSignal(t *testing.T) {
+func TestSecondSignalDoesNotWait(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	file := configFile(t, "gitlabs:\n"+entry("a", w.url, ""))
 	r := startProcess(t, nil, "--config.file="+file, "--storage.path=")
