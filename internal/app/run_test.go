@@ -15,6 +15,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/store"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // TestCountersOutliveARestart starts the real program, reads every page, stops it, and finds its
@@ -29,7 +30,7 @@ func TestCountersOutliveARestart(t *testing.T) {
 	r.until("the listing is complete", "up", 1, `gitlab="corp"`)
 	r.until("all runners", "runners", 12)
 	r.until("sums by tag", "tag_available_runners", 0, `tag="nobody-has-it"`)
-	r.until("build information", "exporter_build_info", 1, `version="`+testVersion+`"`)
+	r.until("build information", "exporter_build_info", 1, `version="`+rig.Version+`"`)
 	r.until("the first load counts as a reload", "exporter_config_last_reload_successful", 1)
 	eventually(t, 20*time.Second, "a finished job is counted", func() bool {
 		sum, _ := r.metric("jobs_finished_total")
@@ -63,7 +64,7 @@ func TestCountersOutliveARestart(t *testing.T) {
 	if code := r.stop(); code != exitOK {
 		t.Errorf("exit status %d after a signal", code)
 	}
-	for _, line := range []string{`msg="starting ` + program + `" version=` + testVersion, "msg=\"ready", "asked to stop", "the state is saved"} {
+	for _, line := range []string{`msg="starting ` + program + `" version=` + rig.Version, "msg=\"ready", "asked to stop", "the state is saved"} {
 		if !strings.Contains(r.stderr.String(), line) {
 			t.Errorf("the log lacks %q:\n%s", line, r.stderr)
 		}
@@ -79,9 +80,7 @@ func TestCountersOutliveARestart(t *testing.T) {
 	}
 	// kill -9: nothing that a scrape has shown may be lost.
 	before, _ = r.metric("jobs_finished_total")
-	if err := r.proc.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	r.proc.Kill()
 	r.stop()
 	r = startProcess(t, nil, args...)
 	if after, _ := r.metric("jobs_finished_total"); after < before {
@@ -119,9 +118,7 @@ func TestHangupReloadsTheFile(t *testing.T) {
 
 	hangup := func() {
 		t.Helper()
-		if err := r.proc.Signal(syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
+		r.proc.Signal(syscall.SIGHUP)
 	}
 	write(t, file, fastPoll+"gitlabs:\n"+entry("a", a.url, "")+entry("b", b.url, ""))
 	hangup()
@@ -521,9 +518,7 @@ func TestSecondSignalDoesNotWait(t *testing.T) {
 	r.until("up", "up", 1)
 	signal := func() {
 		t.Helper()
-		if err := r.proc.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		r.proc.Signal(syscall.SIGTERM)
 	}
 	signal()
 	eventually(t, 10*time.Second, "the first signal is handled", func() bool { return strings.Contains(r.stderr.String(), "asked to stop") })

@@ -70,7 +70,7 @@ func TestSecretsSurfaceNowhere(t *testing.T) {
 	for _, path := range []string{"/", "/metrics", "/-/ready", "/-/healthy", "/nothing"} {
 		_, seen[path] = r.get(path)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
