@@ -50,7 +50,7 @@ lint:
 # module of its own, so that Prometheus' tree stays out of ours.
 rules:
 	@echo "== promcheck: metrics and labels of rules and dashboards"
-	@cd test/promcheck && go vet ./... && go test ./...
+	@cd test/promcheck && go vet ./... && go test -count=1 ./...
 	@echo "== promtool: rules"
 	@$(TOOLS)/promtool check rules --lint=all --lint-fatal alerts/rules.yml
 

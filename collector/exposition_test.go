@@ -129,6 +129,7 @@ func TestWithdrawalTakesGaugesAndLeavesCounters(t *testing.T) {
 	}
 	counts := []string{
 		"jobs_finished_total", "tag_jobs_finished_total", "runner_jobs_finished_total",
+		"runners_status_changes_total", "runners_joined_total", "runners_left_total",
 		"job_duration_seconds", "job_queued_duration_seconds", "tag_job_queued_duration_seconds",
 	}
 	always := []string{"up", "scope_up", "gitlab_info", "tag_expected_runners"}

@@ -187,6 +187,18 @@ func fleetTable() []*family {
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
 			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
+		{Family: Family{
+			Name: "runners_status_changes_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Changes of a runner's status (online, offline, stale, never_contacted) from one reading to the next. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectStatusChanges},
+		{Family: Family{
+			Name: "runners_joined_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Runners that came into the fleet. Those of a scope's first listing, or of the first one after GitLab refused it, did not join. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectRunnersJoined},
+		{Family: Family{
+			Name: "runners_left_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Runners that GitLab does not list any more. Those of a scope that was taken out of the configuration, or that GitLab refuses, did not leave. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectRunnersLeft},
 	}
 }
 
@@ -206,6 +218,14 @@ func runnerTable() []*family {
 			Name: "runner_paused", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
 			Help: "Whether a runner is paused: 1 if so, else 0." + absentRunner,
 		}, collect: collectRunnerPaused},
+		{Family: Family{
+			Name: "runner_status_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners that are not online",
+			Help: "When a reading first showed the present status of a runner that is not online, in seconds since the epoch; kept over restarts. Absent while it is online." + absentRunner,
+		}, collect: collectRunnerStatusSince},
+		{Family: Family{
+			Name: "runner_paused_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "paused runners",
+			Help: "When a reading first showed that a runner is paused, in seconds since the epoch; kept over restarts. Absent while it is not paused." + absentRunner,
+		}, collect: collectRunnerPausedSince},
 		{Family: Family{
 			Name: "runner_contacted_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
 			Help: "When a runner last contacted GitLab, in seconds since the epoch; up to an hour old for a healthy idle runner. Absent if it never did or its details were not read." + absentRunner,

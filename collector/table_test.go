@@ -30,6 +30,8 @@ tag_capacity_jobs gauge tag
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id
+runner_status_since_timestamp_seconds gauge runner_id
+runner_paused_since_timestamp_seconds gauge runner_id
 runner_contacted_timestamp_seconds gauge runner_id
 runner_details_timestamp_seconds gauge runner_id
 runner_tag_info gauge runner_id tag
@@ -39,6 +41,9 @@ runner_jobs_executing gauge runner_id
 runner_oldest_job_start_timestamp_seconds gauge runner_id
 runner_last_job_finished_timestamp_seconds gauge runner_id
 runner_jobs_finished_total counter runner_id status failure_class
+runners_status_changes_total counter runner_type
+runners_joined_total counter runner_type
+runners_left_total counter runner_type
 jobs_executing gauge runner_type status
 tag_jobs_executing gauge tag runner_type
 jobs_finished_total counter runner_type status failure_class failure_reason

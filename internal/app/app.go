@@ -75,6 +75,9 @@ func (p process) run(ctx context.Context, args []string) int {
 		printf(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
 		return exitUsage
 	}
+	if o.rulesPrint {
+		return p.printRules(o)
+	}
 
 	o.secrets = p.secrets
 	ctx, stop := context.WithCancel(ctx)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"io/fs"
 	"net"
 	"os"
@@ -104,6 +105,48 @@ func TestExitStatusByTheKindOfEnd(t *testing.T) {
 				t.Errorf("a stack trace or a secret:\n%s", stderr)
 			}
 		})
+	}
+}
+
+// TestRulesPrint: the rules come without any configuration; wrong values are named.
+func TestRulesPrint(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("good.yml", "alerts: {GitLabRunnerOffline: {minutes: 77}}\n")
+	bad := write("bad.yml", "alerts:\n  GitLabRunnerOffline: {minute: 77}\njob: 7\n")
+	for _, c := range []struct {
+		args      []string
+		code      int
+		out, errs []string
+	}{
+		{[]string{"--rules.print"}, 0, []string{"\ngroups:\n", "alert: GitLabRunnerTagLost\n"}, nil},
+		{[]string{"--rules.print", "--rules.values=" + good, "--rules.format=mimir"}, 0, []string{"namespace: gitlab-runner-fleet\n", "60 * 77"}, nil},
+		{[]string{"--rules.print", "--rules.format=operator"}, 0, []string{"kind: PrometheusRule\n"}, nil},
+		{[]string{"--rules.print", "--rules.values=" + bad}, 1, nil, []string{bad + ":2: alerts.GitLabRunnerOffline.minute: unknown key", bad + ":3: job: want text"}},
+		{[]string{"--rules.print", "--rules.values=" + filepath.Join(dir, "none.yml")}, 1, nil, []string{"none.yml"}},
+		{[]string{"--rules.print", "--rules.format=helm"}, 2, nil, []string{"prometheus,operator,mimir"}},
+		{[]string{"--rules.values=" + good}, 2, nil, []string{"--rules.print"}},
+	} {
+		var out, errs bytes.Buffer
+		if code := Run(t.Context(), c.args, &out, &errs); code != c.code {
+			t.Errorf("%q: exit status %d, want %d: %s", c.args, code, c.code, errs.String())
+		}
+		for _, want := range c.out {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%q: does not print %q", c.args, want)
+			}
+		}
+		for _, want := range c.errs {
+			if !strings.Contains(errs.String(), want) || out.Len() > 0 {
+				t.Errorf("%q: error %q, want %q, and no rules", c.args, errs.String(), want)
+			}
+		}
 	}
 }
 

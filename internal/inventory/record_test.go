@@ -84,6 +84,8 @@ func picture(inv *Inventory) string {
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "listed %d version %s detailed %t %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.MachinesWhole, f.Runners, f.Managers, f.ManagersRead, f.Versions)
+	ev := inv.events
+	fmt.Fprintf(&s, "changes %v joined %v left %v exposed %t since %d\n", ev.Changes, ev.Joined, ev.Left, ev.Exposed, ev.Created.UnixNano())
 	for _, tag := range f.Tags {
 		fmt.Fprintf(&s, "%s last %d capacity %d available %d", tag.Name, tag.LastAvailable.UnixNano(), tag.Capacity, tag.Available)
 		for k, r := range tag.Runners {
@@ -95,6 +97,7 @@ func picture(inv *Inventory) string {
 	}
 	for _, r := range f.Rows {
 		r.ContactedAt, r.DetailsAt = r.ContactedAt.UTC(), r.DetailsAt.UTC()
+		r.StatusSince, r.PausedSince = r.StatusSince.UTC(), r.PausedSince.UTC()
 		fmt.Fprintf(&s, "%+v dropped %t", r, inv.runners[r.ID].dropped)
 		shown := slices.Clone(inv.runners[r.ID].shown)
 		slices.SortFunc(shown, func(a, b showing) int { return strings.Compare(a.scope.key, b.scope.key) })

@@ -101,6 +101,7 @@ func (m *Monitor) save(now time.Time) error {
 		}
 		return err
 	}
+	m.inv.Committed()
 	m.nameLeftOut(out, b)
 	if m.saveFailures > 0 {
 		m.saveFailures = 0
@@ -157,6 +158,7 @@ func (m *Monitor) publishNow(now time.Time) {
 	m.led.Tags(m.inv.TagNames())
 	s.Counters = m.led.Counters(gen, m.elapsed(now), rows, m.inv.Exported)
 	if s.Counters != nil {
+		m.inv.Events(s.Counters, gen, m.deps.Publisher.Served(m.opts.Name), m.elapsed(now))
 		if rows {
 			m.lastRunners = s.Counters.Runners
 		} else {

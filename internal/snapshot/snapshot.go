@@ -102,6 +102,9 @@ type Runner struct {
 	Type   RunnerType
 	Status Status
 	Paused bool
+	// The first readings that showed the present status, and that it is paused;
+	// zero: not known.
+	StatusSince, PausedSince time.Time
 
 	Description string
 	Owner       string // full path of the owning group or project; "" for instance runners
@@ -134,6 +137,8 @@ type Counters struct {
 	JobDuration     []Histogram     // runner_type, status
 	JobQueued       []Histogram     // runner_type
 	TagJobQueued    []Histogram     // tag
+	// What happened to runners, by runner_type; none before the first listing.
+	StatusChanges, RunnersJoined, RunnersLeft []Counter
 }
 
 // Counter is one counter series. Value is what may be shown: 0 until a scrape
