@@ -71,7 +71,8 @@ unit:
 test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, eight breakages up to the notification
 	@test/ship.sh
 
-sim: ## the ledger's simulation with a million jobs
+sim: ## the simulations at full size, the ledger's with a million jobs
+	go test ./internal/monitor ./internal/inventory -timeout 60m
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
 
 bench: ## every benchmark

@@ -284,7 +284,7 @@ func TestWholeBodyParses(t *testing.T) {
 	}
 }
 
-func TestLint(t *testing.T) {
+func TestRegistryLintFindsNothing(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(small("corp"))
 	reg, _ := referenceOf(t, e)
@@ -301,7 +301,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-func TestPromtool(t *testing.T) {
+func TestPromtoolAcceptsAScrape(t *testing.T) {
 	promtool := rig.Tool(t, "promtool")
 	e := newExporter(t, Options{})
 	e.Publish(small("corp"))

@@ -112,7 +112,7 @@ func TestTableKeepsWhatIsPromised(t *testing.T) {
 	}
 }
 
-func TestTableRules(t *testing.T) {
+func TestTableKeepsThePrometheusNamingRules(t *testing.T) {
 	for _, f := range Families() {
 		if strings.HasPrefix(f.Name, "gitlab_runner_fleet_runner_") != slices.Contains(f.Labels, "runner_id") {
 			t.Errorf("%s: the label runner_id stands if and only if the name begins with runner_", f.Name)
@@ -231,7 +231,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 }
 
-func TestSelfValues(t *testing.T) {
+func TestSelfMetricsHaveTheReportedValues(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Self().Declare("corp", []string{"runners", "jobs"}, []string{"timeout", "auth"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})

@@ -65,7 +65,7 @@ func checkDefaultMetrics(t *testing.T, m Metrics) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestMinimalFileHasTheDefaults(t *testing.T) {
 	v := mustParse(t, minimal)
 	g := v.GitLabs()[0]
 	if len(v.GitLabs()) != 1 || g.Name != "gitlab.example.com" || g.URL != "https://gitlab.example.com" ||
@@ -84,7 +84,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestFull(t *testing.T) {
+func TestEachValueOfAFullFileIsTaken(t *testing.T) {
 	v := mustLoad(t, "testdata/full.yml")
 	gs := v.GitLabs()
 	if len(gs) != 5 {
@@ -150,7 +150,7 @@ func TestFull(t *testing.T) {
 	}
 }
 
-func TestWarnings(t *testing.T) {
+func TestWarningsNameWhatIsUnwise(t *testing.T) {
 	got := strings.Join(mustLoad(t, "testdata/full.yml").Warnings(), "\n")
 	want := "gitlabs[0]: with follow_redirects the token is also sent to any host that GitLab redirects to\n" +
 		"gitlabs[3]: insecure_skip_verify lets anybody in between read the token\n" +
@@ -160,7 +160,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestSummary(t *testing.T) {
+func TestSummaryShowsWhatIsInForce(t *testing.T) {
 	want, err := os.ReadFile("testdata/full.summary")
 	if err != nil {
 		t.Fatal(err)
@@ -170,9 +170,9 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestExample holds docs/config.example.yml to the code: it loads, has the
+// TestExampleFileHasTheDefaultsAndEachKey holds docs/config.example.yml to the code: it loads, has the
 // defaults, and has every key.
-func TestExample(t *testing.T) {
+func TestExampleFileHasTheDefaultsAndEachKey(t *testing.T) {
 	data, err := os.ReadFile("../docs/config.example.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -252,9 +252,9 @@ metrics:
 `)
 }
 
-// TestFloorsAndAges: a floor of 0 is one, a tag may have 255 characters of any
+// TestFloorsAndAgesAtTheirBounds: a floor of 0 is one, a tag may have 255 characters of any
 // length, (untagged) is no runner's tag but may have a floor.
-func TestFloorsAndAges(t *testing.T) {
+func TestFloorsAndAgesAtTheirBounds(t *testing.T) {
 	long := strings.Repeat("標", 255)
 	v := mustParse(t, minimal+"  expected: {nightly: 0, "+long+": 1, (untagged): 2}\nmetrics: {runners: {min_age: 15m}}\n")
 	if got, want := v.GitLabs()[0].Expected, map[string]int{"nightly": 0, long: 1, "(untagged)": 2}; !reflect.DeepEqual(got, want) {
@@ -271,9 +271,9 @@ func TestFloorsAndAges(t *testing.T) {
 	}
 }
 
-// TestRequest sends a real request: the header has its "Bearer", a rotated
+// TestRequestCarriesTheRotatedToken sends a real request: the header has its "Bearer", a rotated
 // token is taken up, and a redirect is not followed.
-func TestRequest(t *testing.T) {
+func TestRequestCarriesTheRotatedToken(t *testing.T) {
 	var seen []string
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen = append(seen, r.URL.Path+" "+r.Header.Get("Authorization"))
@@ -412,7 +412,7 @@ func inTheWrongPlace(t *testing.T, token string) {
 	}
 }
 
-func TestForURL(t *testing.T) {
+func TestForURLEqualsAFileWithOneGitLab(t *testing.T) {
 	v, err := ForURL("https://gitlab.example.com/", "CANARY-token\n", "")
 	if err != nil {
 		t.Fatal(err)
@@ -446,7 +446,7 @@ func TestForURL(t *testing.T) {
 	}
 }
 
-func TestLoadErrors(t *testing.T) {
+func TestLoadErrorsNameFileAndCause(t *testing.T) {
 	if _, err := Load("testdata/nonexistent.yml"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
@@ -487,8 +487,8 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
-// TestAliasBomb unfolds to 10^9 values and must neither hang nor be accepted.
-func TestAliasBomb(t *testing.T) {
+// TestAliasBombIsRefusedAtOnce unfolds to 10^9 values and must neither hang nor be accepted.
+func TestAliasBombIsRefusedAtOnce(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(minimal + "  oauth2:\n    claims:\n      a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
 	for i := 1; i < 9; i++ {
@@ -517,7 +517,7 @@ func TestShapeErrorKeepsOnlyTheLine(t *testing.T) {
 	}
 }
 
-func TestCheckFamilies(t *testing.T) {
+func TestUnknownDisabledFamilyIsNamed(t *testing.T) {
 	v := mustParse(t, minimal+"metrics:\n  disable:\n  - runner_tag_info\n  - runner_tag_inf\n  - gitlab_runner_fleet_managers\n  - zebra\n")
 	known := []string{"gitlab_runner_fleet_runner_tag_info", "gitlab_runner_fleet_managers", "gitlab_runner_fleet_up"}
 	want := "line 7: metrics.disable[1]: no family has this name: did you mean runner_tag_info?\n" +
@@ -531,7 +531,7 @@ func TestCheckFamilies(t *testing.T) {
 	}
 }
 
-func TestEqual(t *testing.T) {
+func TestEqualSeesEachDifference(t *testing.T) {
 	a, b := mustLoad(t, "testdata/full.yml").GitLabs(), mustLoad(t, "testdata/full.yml").GitLabs()
 	for i := range a {
 		if !a[i].Equal(b[i]) {
@@ -577,8 +577,8 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// TestImmutable changes everything that went in and everything that came out.
-func TestImmutable(t *testing.T) {
+// TestValidatedCannotBeChanged changes everything that went in and everything that came out.
+func TestValidatedCannotBeChanged(t *testing.T) {
 	data, err := os.ReadFile("testdata/full.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -619,8 +619,8 @@ func TestImmutable(t *testing.T) {
 	check("what was returned was changed")
 }
 
-// TestValidateWithoutFile: a Config made in Go has no lines and is checked all the same.
-func TestValidateWithoutFile(t *testing.T) {
+// TestConfigMadeInGoIsChecked: a Config made in Go has no lines and is checked all the same.
+func TestConfigMadeInGoIsChecked(t *testing.T) {
 	_, err := Config{GitLabs: []GitLabConfig{{URL: "https://gitlab.example.com", Scope: "x"}}}.Validate()
 	want := "gitlabs[0].scope: must be instance, owned, groups or projects\n" +
 		"gitlabs[0].authorization: no token: set authorization: {credentials_file: ...}; every endpoint of GitLab's Runner API needs one, read_api is enough"
@@ -629,9 +629,9 @@ func TestValidateWithoutFile(t *testing.T) {
 	}
 }
 
-// TestCloneHTTP fills every exported field of prometheus/common's
+// TestCloneHTTPCopiesEachField fills every exported field of prometheus/common's
 // configuration, so that a field of a newer version cannot be forgotten.
-func TestCloneHTTP(t *testing.T) {
+func TestCloneHTTPCopiesEachField(t *testing.T) {
 	var c commoncfg.HTTPClientConfig
 	fill(reflect.ValueOf(&c).Elem())
 	c.OAuth2.Claims = map[string]any{"a": []any{"b", map[any]any{1: []any{"c"}}}}
@@ -747,9 +747,9 @@ func shared(t *testing.T, at string, a, b reflect.Value) {
 	}
 }
 
-// TestSecretsAreAll: a secret that prometheus/common adds to its configuration
+// TestEachFieldOfTypeSecretIsASecret: a secret that prometheus/common adds to its configuration
 // is not forgotten here: every field of its type Secret is filled in.
-func TestSecretsAreAll(t *testing.T) {
+func TestEachFieldOfTypeSecretIsASecret(t *testing.T) {
 	n := 0
 	var want []string
 	next := func() string {
@@ -798,8 +798,8 @@ func TestSecretsAreAll(t *testing.T) {
 	}
 }
 
-// TestSecretsByOtherNames: those that are not of the type Secret.
-func TestSecretsByOtherNames(t *testing.T) {
+// TestSecretsOfOtherTypesAreSecrets: those that are not of the type Secret.
+func TestSecretsOfOtherTypesAreSecrets(t *testing.T) {
 	v := mustParse(t, `gitlabs:
 - url: https://a.example
   authorization: {credentials: bearer-1}

@@ -8,8 +8,8 @@ import (
 	"gitlab-runner-fleet-exporter/config"
 )
 
-// TestDemand holds the formula to numbers reckoned by hand.
-func TestDemand(t *testing.T) {
+// TestDemandEqualsHandReckoning holds the formula to numbers reckoned by hand.
+func TestDemandEqualsHandReckoning(t *testing.T) {
 	p := config.Poll{
 		RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute, ReconcileInterval: time.Hour,
 	}

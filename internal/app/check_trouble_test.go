@@ -13,6 +13,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // checked is what a check printed.
@@ -458,7 +459,7 @@ func TestCheckInterrupted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	t.Cleanup(func() { close(release) })
 	var out buffer
-	cmd := exec.CommandContext(t.Context(), binaryPath(t), "--gitlab.check",
+	cmd := exec.CommandContext(t.Context(), rig.Exporter(t), "--gitlab.check",
 		"--config.file="+configFile(t, "gitlabs:\n"+entry("corp", srv.URL, "")+entry("next", w.url, "")))
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {

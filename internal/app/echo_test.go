@@ -11,13 +11,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // echo answers every request with the credentials it came with, in the place
 // that the first part of the path names.
-type echo struct{ t *testing.T }
+type echo struct {
+	t       *testing.T
+	rotated *atomic.Bool // the second token arrived
+}
 
 // received are all credentials of a request, decoded ones too.
 func received(r *http.Request) string {
@@ -37,6 +41,9 @@ func received(r *http.Request) string {
 func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = r.ParseForm()
 	what := received(r) + " " + r.PostForm.Get("client_secret")
+	if strings.Contains(what, "rotated-") {
+		e.rotated.Store(true)
+	}
 	if r.Method == http.MethodConnect {
 		e.raw(w, "HTTP/1.1 403 "+what+"\r\nContent-Length: 0\r\n\r\n")
 		return
@@ -115,7 +122,8 @@ func (e echo) raw(w http.ResponseWriter, answer string) {
 // TestSecretsInForeignTexts plants each kind of secret in each place that a
 // text from outside can come from, and looks for it wherever somebody reads.
 func TestSecretsInForeignTexts(t *testing.T) {
-	srv := httptest.NewServer(echo{t})
+	var rotated atomic.Bool
+	srv := httptest.NewServer(echo{t, &rotated})
 	t.Cleanup(srv.Close)
 	dir := t.TempDir()
 	for _, name := range []string{"token", "header", "password"} {
@@ -178,7 +186,7 @@ func TestSecretsInForeignTexts(t *testing.T) {
 	})
 	// Rotated, the token before is still one.
 	write(t, filepath.Join(dir, "token"), "rotated-"+canary)
-	time.Sleep(3 * time.Second)
+	eventually(t, 60*time.Second, "the second token is used", rotated.Load)
 	seen := map[string]string{}
 	for _, path := range []string{"/", "/metrics", "/-/ready"} {
 		_, seen[path] = r.get(path)

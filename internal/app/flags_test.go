@@ -22,7 +22,7 @@ func runOnce(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-func TestExitStatus(t *testing.T) {
+func TestExitStatusByTheKindOfEnd(t *testing.T) {
 	for _, name := range []string{"GITLAB_TOKEN"} {
 		t.Setenv(name, "")
 	}
@@ -167,9 +167,9 @@ func TestTokenFromEnvironment(t *testing.T) {
 
 var wantLine = regexp.MustCompile(`^line (\d+): (?:([^ ]+): )?(.*)$`)
 
-// TestBadConfigurations starts the program with each configuration that config
+// TestRefusedConfigurationsEndAtOnce starts the program with each configuration that config
 // refuses: it must end with 1, at once, and name each mistake.
-func TestBadConfigurations(t *testing.T) {
+func TestRefusedConfigurationsEndAtOnce(t *testing.T) {
 	archive, err := txtar.ParseFile("../../config/testdata/refused.txtar")
 	if err != nil {
 		t.Fatal(err)

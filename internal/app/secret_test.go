@@ -30,9 +30,9 @@ import (
 // canary is part of every secret of these tests.
 const canary = "CANARY7f3a"
 
-// TestSecrets lets tokens come in by every way, and GitLab show them back in
+// TestSecretsSurfaceNowhere lets tokens come in by every way, and GitLab show them back in
 // its errors, and looks for them wherever someone could read.
-func TestSecrets(t *testing.T) {
+func TestSecretsSurfaceNowhere(t *testing.T) {
 	o := smallFleet(1)
 	o.Token = "inline-" + canary
 	inline := newWorld(t, o)
@@ -70,7 +70,7 @@ func TestSecrets(t *testing.T) {
 	for _, path := range []string{"/", "/metrics", "/-/ready", "/-/healthy", "/nothing"} {
 		_, seen[path] = r.get(path)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,8 +103,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// TestTLSAndBasicAuth serves through --web.config.file.
-func TestTLSAndBasicAuth(t *testing.T) {
+// TestWebConfigAsksForTLSAndPassword serves through --web.config.file.
+func TestWebConfigAsksForTLSAndPassword(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	dir := t.TempDir()
 	pool := certificate(t, dir)

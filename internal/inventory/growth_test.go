@@ -10,6 +10,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 func ofType(id int64, kind string) gitlab.Runner {
@@ -183,7 +184,7 @@ func TestProjectTagsAfterAReload(t *testing.T) {
 // the retention, nobody waits while there is a place for them, and a restart
 // changes nothing.
 func TestAdmission(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(rig.Sized(150, 40)) { //nolint:gosec // small
 		rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // repeatable
 		o := options()
 		o.TagLimit = 1 + rng.IntN(12)

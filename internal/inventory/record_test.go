@@ -13,6 +13,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // disk is what was committed.
@@ -115,7 +116,7 @@ func picture(inv *Inventory) string {
 // TestRecordsHoldEverything lets an inventory live, with commits that fail,
 // and compares it with what a restart brings back.
 func TestRecordsHoldEverything(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(rig.Sized(60, 20)) { //nolint:gosec // small
 		rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
 		o := options()
 		o.TagLimit = 6

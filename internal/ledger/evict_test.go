@@ -12,6 +12,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // crowd is a fleet whose runners come and go, with what must be remembered.
@@ -127,7 +128,7 @@ func (c *crowd) commit() {
 // they counted stays.
 func TestEviction(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(60) {
+	for i := range uint64(rig.Sized(60, 20)) { //nolint:gosec // small
 		l, d := begun(t)
 		c := &crowd{
 			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0, //nolint:gosec // repeatable

@@ -11,6 +11,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // wallClock is a local wall clock that is wrong for a while. Like a step by NTP
@@ -48,11 +49,7 @@ func wrong(rng *rand.Rand) time.Duration {
 // longer than its interval, which poll_lag_seconds must show.
 func TestClockHistories(t *testing.T) {
 	t.Parallel()
-	histories := 20
-	if testing.Short() {
-		histories = 4
-	}
-	for seed := range histories {
+	for seed := range rig.Sized(20, 4) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { clockHistory(t, uint64(seed)) }) //nolint:gosec // small

@@ -91,7 +91,7 @@ func TestListsALargeFleetOnce(t *testing.T) {
 		_, state := openState(t, "")
 		poll := defaultPoll()
 		poll.DetailsInterval = 24 * time.Hour
-		r := start(t, world, state, s, setup{poll: poll})
+		r := start(t, world, state, s, setup{poll: poll, rate: 10}) // the list goes first, and little else is read
 		time.Sleep(20 * time.Second)
 		check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(world.Truth()))
 		if n := world.Requests()["GET /runners/all"] + world.Requests()["/runners/all"]; n != 103 {

@@ -11,9 +11,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// TestShards runs three real processes on one GitLab: their fleet families sum
+// TestShardsSumToTheWhole runs three real processes on one GitLab: their fleet families sum
 // to the whole, nothing twice, nothing missing.
-func TestShards(t *testing.T) {
+func TestShardsSumToTheWhole(t *testing.T) {
 	t.Parallel()
 	world, url := serve(t, gitlabsim.Options{
 		Seed: 21, Runners: 90, Tags: 9, JobsPerHour: 20_000,

@@ -158,7 +158,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 	p.Kill()
 }
 
-func TestTwoProcessesOnOneFolder(t *testing.T) {
+func TestSecondProcessOnAFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	_, url := lively(t)
 	dir := t.TempDir()
@@ -172,10 +172,10 @@ func TestTwoProcessesOnOneFolder(t *testing.T) {
 	p.Kill()
 }
 
-// TestFullDisk puts the state where it cannot grow (RLIMIT_FSIZE): counters
+// TestFullDiskFreezesCountersAndLosesNoJob puts the state where it cannot grow (RLIMIT_FSIZE): counters
 // stay, gauges go on, and after a stop with room again what was not saved is
 // read again.
-func TestFullDisk(t *testing.T) {
+func TestFullDiskFreezesCountersAndLosesNoJob(t *testing.T) {
 	t.Parallel()
 	world, url := lively(t)
 	world.Quiesce()

@@ -24,10 +24,13 @@ type Process struct {
 	done chan struct{}
 }
 
-// Start starts cmd, whose output goes to log.
+// Start starts cmd, whose output goes to log, unless the caller wants the
+// standard output by itself and has set it.
 func Start(cmd *exec.Cmd, log *Log) (*Process, error) {
 	p := &Process{cmd: cmd, log: log, done: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.Stderr = log; cmd.Stdout == nil {
+		cmd.Stdout = log
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -84,6 +87,19 @@ func (p *Process) Stop() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// Signal sends a signal, and is no error where the program has ended.
+func (p *Process) Signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// Wait waits until the program ends by itself, and returns its exit status.
+func (p *Process) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return -1, fmt.Errorf("%s does not end: %w\n%s", filepath.Base(p.cmd.Path), ctx.Err(), p.log)
+	}
+}
+
 // Kill ends it as the kernel's OOM killer does.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()
@@ -91,7 +107,7 @@ func (p *Process) Kill() {
 }
 
 // LogSize is how much of a log is kept.
-const LogSize = 256 << 10
+const LogSize = 4 << 20
 
 // What the exporter, Prometheus and Alertmanager log: msg=listening address=…,
 // msg="Listening on" component=web address=….

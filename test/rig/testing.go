@@ -22,6 +22,19 @@ func Long(tb testing.TB, why string) {
 	}
 }
 
+// Full reports whether simulations run at full size: not under -short, and not
+// under the race detector, which makes them several times as slow and looks at
+// the same code either way. `make sim` and a plain `go test ./...` do.
+func Full() bool { return !raceEnabled && !testing.Short() }
+
+// Sized is the size of a simulation.
+func Sized(full, small int) int {
+	if Full() {
+		return full
+	}
+	return small
+}
+
 // root is the folder of the main module above the tests' own folder.
 func root() (string, error) {
 	dir, err := os.Getwd()
@@ -66,6 +79,9 @@ func Run(tb testing.TB, path string, args ...string) string {
 	return string(out)
 }
 
+// Version is that of the program under test.
+const Version = "1.2.3-test"
+
 // built is the exporter under test, built once, and the folder that holds it.
 var (
 	builtIn string
@@ -80,7 +96,7 @@ var (
 		}
 		builtIn = dir
 		path := filepath.Join(dir, "gitlab_runner_fleet_exporter")
-		cmd := exec.Command("go", "build", "-o", path, ".") //nolint:gosec // our own path; once for all tests
+		cmd := exec.Command("go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+Version, "-o", path, ".") //nolint:gosec // our own path; once for all tests
 		cmd.Dir = from
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -104,10 +120,15 @@ func Exporter(tb testing.TB) string {
 // Main runs a package's tests and removes what Exporter built for them.
 func Main(m *testing.M) {
 	code := m.Run()
+	Clean()
+	os.Exit(code)
+}
+
+// Clean is for a package with a TestMain of its own.
+func Clean() {
 	if builtIn != "" {
 		_ = os.RemoveAll(builtIn)
 	}
-	os.Exit(code)
 }
 
 // Server is a program that answers HTTP.

@@ -117,7 +117,7 @@ func TestStopsAtItsBounds(t *testing.T) {
 	}
 }
 
-func TestFigures(t *testing.T) {
+func TestFiguresAreWrittenForPeople(t *testing.T) {
 	t.Parallel()
 	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 16}, runners: 10_000, api: "rest"}
 	if n := c.needed(); n != 10_102 {
@@ -276,8 +276,8 @@ func TestFewRunnersGetTheJobs(t *testing.T) {
 	}
 }
 
-// TestReadsItself: the figures of the kernel are of the right size.
-func TestReadsItself(t *testing.T) {
+// TestKernelFiguresHaveTheRightSize: the figures of the kernel are of the right size.
+func TestKernelFiguresHaveTheRightSize(t *testing.T) {
 	t.Parallel()
 	if load() == "-" {
 		t.Log("no /proc here: the report shows dashes")
