@@ -20,7 +20,7 @@ type TokenSpec struct {
 	Auditor   bool
 	// Everything makes the user a maintainer of every group; Groups (with
 	// their subgroups) and Projects of these. They decide GET /runners, and
-	// which runners and jobs somebody who is no administrator may see.
+	// which runners and jobs a user who is no administrator may see.
 	Everything bool
 	Groups     []int64
 	Projects   []int64
@@ -141,7 +141,7 @@ func (c *call) checkScope() *failure {
 }
 
 // throttle counts a request in its user's fixed window, as Rack::Attack does,
-// writes the headers, and tells whether it is one too many (docs/gitlab-api.md 5.1).
+// writes the headers, and reports whether the limit is exceeded (docs/gitlab-api.md 5.1).
 func (w *World) throttle(u *user, out http.Header) bool {
 	limit := w.opt.RateLimit
 	if limit <= 0 {
@@ -198,7 +198,7 @@ func (c *call) owns(r *runner) bool { return c.admin || c.tok.user.available(r) 
 // readsAll: an administrator, or an auditor where the release lets one.
 func (c *call) readsAll() bool { return c.admin || c.tok.user.auditor && c.w.f.created }
 
-// Caller is whom a GraphQL request comes from.
+// Caller is the user of a GraphQL request.
 type Caller struct {
 	Known    bool // a valid token with api or read_api
 	Admin    bool
@@ -212,6 +212,6 @@ func (w *World) caller(t *token) Caller {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// Without Admin Mode: GraphQL does not ask tokens for it (docs/gitlab-api.md 5.2).
+	// Without Admin Mode: GraphQL does not require its scope (docs/gitlab-api.md 12).
 	return Caller{Known: true, Admin: t.user.admin, UserID: t.user.id, Username: t.user.username}
 }

@@ -119,8 +119,8 @@ func TestAdminMode(t *testing.T) {
 	}
 }
 
-// TestPartialJobs: who is no administrator sees the jobs of some projects,
-// and nothing says so (docs/gitlab-api.md 4.3).
+// TestPartialJobs: a user who is no administrator sees the jobs of some projects,
+// and nothing in the answer shows it (docs/gitlab-api.md 4.3).
 func TestPartialJobs(t *testing.T) {
 	w, _ := newWorld(Options{})
 	g := w.AddGroup("team", 0)
@@ -199,7 +199,7 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// TestReleases holds what older releases lack or word otherwise (docs/gitlab-api.md 1.7).
+// TestReleases holds what older releases lack or name differently (docs/gitlab-api.md 1.7).
 func TestReleases(t *testing.T) {
 	type world struct {
 		version                            string

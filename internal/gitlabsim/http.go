@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// answer is what GitLab says to one request, before it is written to a
+// answer is GitLab's response to one request, before it is written to a
 // connection or handed over in process.
 type answer struct {
 	status   int
@@ -283,7 +283,7 @@ func (t template) fits(seg []string) bool {
 		switch {
 		case p == seg[i]:
 		case p == ":id" && t.parts[0] == "runners", p == ":job_id":
-			// GitLab's own routes ask for digits here and 404 otherwise.
+			// GitLab's own routes require digits here and return 404 otherwise.
 			if _, err := strconv.ParseInt(seg[i], 10, 64); err != nil {
 				return false
 			}

@@ -268,7 +268,7 @@ func TestJobsByHand(t *testing.T) {
 }
 
 // TestOrphans: the jobs of a machine that dies fail an hour later for want of
-// updates, under the release's own word.
+// updates, with the release's own reason.
 func TestOrphans(t *testing.T) {
 	for version, want := range map[string]string{"19.1.0": "no_updates_running", "17.8.0": "stuck_or_timeout_failure"} {
 		w, c := newWorld(Options{Seed: 4, Version: version, Runners: 3, Healthy: true, JobsPerHour: 600, History: time.Hour, Shape: JobShape{MeanDuration: 2 * time.Hour, ShortShare: -1, CanceledShare: -1}})

@@ -11,7 +11,7 @@ import (
 )
 
 // The entities are appended by hand: a page of 100 jobs is 250 kB and a test
-// of 10,000 runners asks for thousands of them.
+// of 10,000 runners needs thousands of them.
 
 func str(b []byte, s string) []byte {
 	for i := range len(s) {
@@ -155,7 +155,7 @@ func activity(active bool) string {
 	return "idle"
 }
 
-// activeAt tells whether a runner, or one of its machines, executes a job.
+// activeAt reports whether a runner, or one of its machines, executes a job.
 func (w *World) activeAt(r *runner, m *manager, c *call) bool {
 	list := r.exec
 	if c.stale {
@@ -508,7 +508,7 @@ type user struct {
 	all      bool // maintainer everywhere
 	groups   []*group
 	projects []*project
-	full     []byte // User, as it stands in a job
+	full     []byte // User, as in a job
 
 	window   int64 // of the rate limit
 	requests int

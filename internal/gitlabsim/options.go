@@ -52,14 +52,14 @@ type Options struct {
 	// OffsetLimit refuses job pages beyond 50,000 rows with 405, as the flag
 	// enforce_ci_builds_pagination_limit does (docs/gitlab-api.md 2).
 	OffsetLimit bool
-	// AdminMode asks for the scope admin_mode on administrators' tokens
+	// AdminMode requires the scope admin_mode on administrators' tokens
 	// (docs/gitlab-api.md 5.2).
 	AdminMode bool
 	// Location is the time zone GitLab writes times in; default UTC.
 	Location *time.Location
 }
 
-// JobShape says what generated jobs look like. A zero field takes its
+// JobShape describes generated jobs. A zero field takes its
 // default, a negative one means none.
 type JobShape struct {
 	LateShare       float64            // share that starts long after its creation (manual, delayed): 0.08
@@ -152,7 +152,7 @@ func (o Options) withDefaults() Options {
 // Where no exact release is known the nearest documented one is taken.
 type features struct {
 	paused          bool // the field paused: 14.8
-	neverContacted  bool // the word never_contacted, before it not_connected: 15.0
+	neverContacted  bool // the status never_contacted, before it not_connected: 15.0
 	failureReason   bool // 15.1
 	metadata        bool // GET /metadata: 15.2
 	tokenSelf       bool // GET /personal_access_tokens/self: 15.5

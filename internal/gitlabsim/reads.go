@@ -139,7 +139,7 @@ func (c *call) boolean(name string) (*bool, *failure) {
 	return nil, errorBody(http.StatusBadRequest, name+" is invalid")
 }
 
-// list is a comma list, or Rails' repeated name[]; ok tells whether it is
+// list is a comma list, or Rails' repeated name[]; ok reports whether it is
 // there at all.
 func (c *call) list(name string) (l []string, ok bool) {
 	for _, k := range []string{name, name + "[]"} {
@@ -218,7 +218,7 @@ func (c *call) hasStatus(r *runner, status string) bool {
 	return db == 0 // never_contacted, not_connected
 }
 
-// matches counts how often a runner stands in the list: with version_prefix
+// matches counts how often a runner is in the list: with version_prefix
 // once for each machine of that version, for the join has no DISTINCT.
 func (c *call) matches(r *runner, f filter) int {
 	switch {

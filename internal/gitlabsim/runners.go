@@ -35,7 +35,7 @@ type group struct {
 	parent   *group
 }
 
-// under tells whether g is a or one of its descendants.
+// under reports whether g is a or one of its descendants.
 func (g *group) under(a *group) bool {
 	for ; g != nil; g = g.parent {
 		if g == a {
@@ -52,8 +52,8 @@ type project struct {
 	path     string // full
 	group    *group
 	created  int64
-	identity []byte // JSON as it stands in a job
-	basic    []byte // JSON as it stands in a runner's details
+	identity []byte // JSON as in a job
+	basic    []byte // JSON as in a runner's details
 }
 
 type tagChange struct {
@@ -261,7 +261,7 @@ func (w *World) never() string {
 // cacheLife is how long Redis keeps a contact (docs/gitlab-api.md 3.2).
 const cacheLife = day
 
-// cached is a contact as the API tells it at t: Redis first, the column once
+// cached is a contact as the API shows it at t: Redis first, the column once
 // the cache is lost or has expired.
 func (w *World) cached(contact, db, t int64) int64 {
 	if contact <= w.flushedAt || t-contact > cacheLife {

@@ -9,7 +9,7 @@ import (
 )
 
 // TestStatusRules holds the rules of docs/gitlab-api.md 3.1 and 3.2: what a silent
-// runner's row, its machine's row and the status filters say as time passes.
+// runner's row, its machine's row and the status filters show as time passes.
 func TestStatusRules(t *testing.T) {
 	for _, tc := range []struct {
 		version string
@@ -222,7 +222,7 @@ func TestFilterDisagrees(t *testing.T) {
 	c.add(2*time.Hour - lag + time.Minute)
 	rows := must(t, w, "/runners/all?status=offline").rows(t)
 	if len(rows) != 1 || rows[0]["status"] != "online" {
-		t.Errorf("want a runner listed as offline while its row says online: %v", rows)
+		t.Errorf("want a runner listed as offline while its row is online: %v", rows)
 	}
 }
 
@@ -234,7 +234,7 @@ func TestManagers(t *testing.T) {
 	if len(ms) != 4 || ms[3]["system_id"] != "r_x" || ms[3]["version"] != "16.0.0" {
 		t.Fatalf("machines %v", ms)
 	}
-	// One of four dies: the runner stays online, its own row says offline.
+	// One of four dies: the runner stays online, its own row is offline.
 	w.change(id, func(r *runner) { w.setAlive(r, r.managers[3], false) })
 	c.add(3 * time.Hour)
 	if row := must(t, w, "/runners/all").rows(t)[0]; row["status"] != "online" {

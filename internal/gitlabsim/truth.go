@@ -50,7 +50,7 @@ type RunnerTruth struct {
 	Group       int64
 	Projects    []int64
 	Created     time.Time
-	Contacted   time.Time // as the API tells it; zero: never
+	Contacted   time.Time // as the API shows it; zero: never
 	Deleted     time.Time
 	Managers    []ManagerTruth
 	Executing   []int64 // ids of its running and canceling jobs

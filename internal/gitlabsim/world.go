@@ -1,13 +1,14 @@
-// Package gitlabsim is a simulated GitLab with ground truth: a world of
-// runners, machines and jobs that lives by GitLab's rules, GitLab's REST API on
-// top of it (an http.Handler and an in-process RoundTripper), an
-// administrator's hand to change it, scripted faults, and the truth that a
-// monitor of that GitLab has to find out through the API. Tests of every other
-// room and --demo stand on it. docs/gitlab-api.md has GitLab's rules, by section.
+// Package gitlabsim is a simulated GitLab with ground truth: a world of runners,
+// machines and jobs that follows GitLab's rules, GitLab's REST API for reading it
+// (an http.Handler and an in-process RoundTripper), methods that change it as an
+// administrator would, scripted faults, and the truth that a monitor of that
+// GitLab has to find out through the API. The tests of the other packages and
+// --demo use it. Numbers such as "docs/gitlab-api.md 3.3" are sections of the project's notes
+// on GitLab's Runner API.
 //
-// Everything the API shows is a function of the world and of a time; the world
-// moves by events (a pipeline is created, a job is picked, a machine dies),
-// which are worked off up to the clock's reading whenever someone looks.
+// Everything the API shows is a function of the world and of a time. The world
+// changes by events (a pipeline is created, a job is picked, a machine fails),
+// which are processed up to the clock's time at each request and each method call.
 package gitlabsim
 
 import (
@@ -90,7 +91,7 @@ type World struct {
 	flapper     *runner
 }
 
-// New makes a world as the options say and lives through Options.History.
+// New makes a world with the given options and runs it for Options.History.
 func New(o Options) *World {
 	o = o.withDefaults()
 	w := &World{
@@ -131,7 +132,7 @@ func New(o Options) *World {
 	return w
 }
 
-// lock takes the world for one look or change and brings it up to the clock.
+// lock locks the world for one request or change and brings it up to the clock.
 func (w *World) lock() {
 	w.mu.Lock()
 	w.catchUp(w.opt.Now().UnixMilli())
@@ -151,7 +152,7 @@ type eventKind uint8
 const (
 	evPipeline eventKind = iota // the next pipeline is created
 	evPick                      // a runner may pick the job
-	evCancel                    // someone cancels the job
+	evCancel                    // the job is canceled by a user
 	evEnd                       // the job ends as planned
 	evRetry                     // the job is run again
 	evDelete                    // the pipeline is deleted
@@ -251,7 +252,7 @@ func (w *World) time(ms int64) time.Time {
 type GraphQLHandler func(rw http.ResponseWriter, r *http.Request, caller Caller)
 
 // SetGraphQL mounts GraphQL, which answers 404 until then: it is a package of
-// its own so that whoever needs only REST does not carry it.
+// its own so that a test that needs only REST does not link it.
 func (w *World) SetGraphQL(h GraphQLHandler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
