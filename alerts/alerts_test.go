@@ -60,7 +60,7 @@ type ruleFile struct {
 
 func read(t *testing.T, path string) []byte {
 	t.Helper()
-	raw, err := os.ReadFile(path) //nolint:gosec // a file of ours
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestShippedFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		if *update {
-			if err := os.WriteFile(file, want, 0o644); err != nil { //nolint:gosec // for everybody
+			if err := os.WriteFile(file, want, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -484,7 +484,7 @@ func tool(t *testing.T, path, hint string) string {
 
 func run(t *testing.T, name string, args ...string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput() //nolint:gosec // tools of the Makefile
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
 		t.Errorf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

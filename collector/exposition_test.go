@@ -75,7 +75,7 @@ func TestExpositionsAsExpected(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				want, err := os.ReadFile(file) //nolint:gosec // of the table above
+				want, err := os.ReadFile(file)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -308,7 +308,7 @@ func TestPromtoolAcceptsAScrape(t *testing.T) {
 	e.Publish(waiting("public"))
 	e.Self().Declare("corp", []string{"runners"}, []string{"timeout"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})
-	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics", "--lint=all") //nolint:gosec // of make tools
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics", "--lint=all")
 	cmd.Stdin = strings.NewReader(scrapeBody(t, e, acceptText))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("promtool: %v\n%s", err, out)

@@ -372,7 +372,7 @@ func TestRenderedAhead(t *testing.T) {
 // marked is a GitLab in which every number holds the generation it came from.
 func marked(name string, gen, rows uint64) *snapshot.GitLab {
 	s := withGeneration(small(name), gen, rows)
-	n := int(gen) //nolint:gosec // tens
+	n := int(gen)
 	s.Fleet.Busy = [snapshot.NumRunnerTypes]int{n, n, n}
 	s.Counters.JobsFinished[0].Value = float64(gen)
 	for i := range s.Counters.Runners {

@@ -46,7 +46,7 @@ const (
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // a document of this repository
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func generated(t *testing.T, path, name, want string) {
 	if !*update {
 		t.Fatalf("%s: the part %q is not what the code says: run go test ./docs -update and look at the difference", path, name)
 	}
-	if err := os.WriteFile(path, []byte(head+begin+want+end+tail), 0o644); err != nil { //nolint:gosec // a document
+	if err := os.WriteFile(path, []byte(head+begin+want+end+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -885,7 +885,7 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 }
 
 func TestScrubLooks(t *testing.T) {
-	for in, want := range map[string]string{ //nolint:gosec // nobody's password
+	for in, want := range map[string]string{
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
 		"postgres://u:p@h/db":                                 "postgres://h/db",
 		`Get "https://h/api/v4/x?cursor=a&b=c": EOF`:          `Get "https://h/api/v4/x": EOF`,

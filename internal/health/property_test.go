@@ -32,7 +32,7 @@ type life struct {
 }
 
 func newWalker(seed uint64) *walker {
-	w := &walker{rnd: rand.New(rand.NewPCG(seed, 1)), f: New(), disk: map[string][]byte{}, now: time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC), lives: map[int64]*life{}} //nolint:gosec // a test that repeats
+	w := &walker{rnd: rand.New(rand.NewPCG(seed, 1)), f: New(), disk: map[string][]byte{}, now: time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC), lives: map[int64]*life{}}
 	w.f.SetDense(seed%2 == 0)
 	for range 14 {
 		w.join()

@@ -184,8 +184,8 @@ func TestProjectTagsAfterAReload(t *testing.T) {
 // the retention, nobody waits while there is a place for them, and a restart
 // changes nothing.
 func TestAdmission(t *testing.T) {
-	for seed := range uint64(rig.Sized(150, 40)) { //nolint:gosec // small
-		rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // repeatable
+	for seed := range uint64(rig.Sized(150, 40)) {
+		rng := rand.New(rand.NewPCG(seed, 7))
 		o := options()
 		o.TagLimit = 1 + rng.IntN(12)
 		o.Expected = map[string]int{"t0": 1}

@@ -116,8 +116,8 @@ func picture(inv *Inventory) string {
 // TestRecordsHoldEverything lets an inventory live, with commits that fail,
 // and compares it with what a restart brings back.
 func TestRecordsHoldEverything(t *testing.T) {
-	for seed := range uint64(rig.Sized(60, 20)) { //nolint:gosec // small
-		rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
+	for seed := range uint64(rig.Sized(60, 20)) {
+		rng := rand.New(rand.NewPCG(seed, seed))
 		o := options()
 		o.TagLimit = 6
 		o.Expected = map[string]int{"t1": 1}

@@ -128,10 +128,10 @@ func (c *crowd) commit() {
 // they counted stays.
 func TestEviction(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(rig.Sized(60, 20)) { //nolint:gosec // small
+	for i := range uint64(rig.Sized(60, 20)) {
 		l, d := begun(t)
 		c := &crowd{
-			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0, //nolint:gosec // repeatable
+			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0,
 			listed: map[int64]bool{10: true}, left: map[int64]time.Time{}, old: map[int64]bool{}, job: 100,
 		}
 		l.keepLeft = 8 + c.rng.IntN(30)

@@ -169,7 +169,7 @@ func (h *simHeap) Pop() any {
 func newSim(t *testing.T, seed uint64, jobs int) *sim {
 	t.Helper()
 	s := &sim{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart, //nolint:gosec // a simulation
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart,
 		byID:     map[int64]*modelRunner{},
 		lookback: 24 * time.Hour, disk: map[string][]byte{},
 		shown: map[string]float64{},
@@ -198,7 +198,7 @@ func (s *sim) makeWorld(n, jobs int) {
 	perHour := float64(jobs) / (float64(simSpan) / float64(hour)) * 1.12 / weight
 	ids := s.rng.Perm(n)
 	for i := range n {
-		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)} //nolint:gosec // small
+		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)}
 		if i%10 == 9 {
 			r.rate = 0 // idle
 		}

@@ -52,14 +52,14 @@ func TestClockHistories(t *testing.T) {
 	for seed := range rig.Sized(20, 4) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { clockHistory(t, uint64(seed)) }) //nolint:gosec // small
+			synctest.Test(t, func(t *testing.T) { clockHistory(t, uint64(seed)) })
 		})
 	}
 }
 
 func clockHistory(t *testing.T, seed uint64) {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(seed, 1))
 	world := gitlabsim.New(gitlabsim.Options{
 		Seed: seed, Runners: 12, Tags: 4, JobsPerHour: 120, Token: secret, History: 15 * time.Minute, Shape: briskJobs(),
 	})

@@ -17,8 +17,8 @@ import (
 func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		old := rig.Sized(30, 9)            // jobs, one each twenty minutes
-		rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+		old := rig.Sized(30, 9) // jobs, one each twenty minutes
+		rng := rand.New(rand.NewPCG(1, 2))
 		world := gitlabsim.New(gitlabsim.Options{Seed: 9, Token: secret})
 		mount(t, world)
 		id := world.AddRunner(gitlabsim.RunnerSpec{})

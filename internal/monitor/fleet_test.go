@@ -125,7 +125,7 @@ func followChanges(t *testing.T, version string, prepare func(*gitlabsim.World))
 	check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(before))
 	check(t, "tags", tagCounts(s.scrape().Fleet), truthTags(before))
 
-	rng := rand.New(rand.NewPCG(5, 5)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(5, 5))
 	deleted := map[int64]bool{}
 	for i := range 80 {
 		id := before.Runners[rng.IntN(len(before.Runners))].ID
