@@ -346,18 +346,18 @@ func (w *World) plan() {
 		a = at(3)
 		w.expDown = append(w.expDown, [2]int64{a, a + 5*Hour})
 	}
-	for i := 0; i < 8; i++ { // a branch of one project breaks; then everything (a shared template); then the registry
+	for range 8 { // a branch of one project breaks; then everything (a shared template); then the registry
 		a := at(1)
 		w.broken[w.rnd.Intn(100)] = [2]int64{a, a + w.between(2*Hour, 8*Hour)}
 	}
-	for i := 0; i < 3; i++ {
+	for range 3 {
 		a := (w.between(1, 28)*24 + w.between(8, 14)) * Hour
 		w.brokenAll = append(w.brokenAll, [2]int64{a, a + w.between(1*Hour, 3*Hour)})
 		a = (w.between(1, 28)*24 + w.between(8, 14)) * Hour
 		w.registry = append(w.registry, [2]int64{a, a + w.between(15*Min, 60*Min)})
 	}
 	for _, k := range []string{"idle", "midjob", "partition", "hung", "wedged", "hole", "sick", "machine"} {
-		for i := 0; i < 10; i++ {
+		for i := range 10 {
 			a := at(3)
 			if k == "hole" || k == "wedged" || k == "sick" || k == "midjob" { // half in working hours: they need jobs
 				if i < 7 {
