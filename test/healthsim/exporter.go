@@ -202,6 +202,9 @@ func (e *exporter) read() {
 		if r.listed && now >= v.plain {
 			e.plain += 2
 			v.plain = now + e.interval(v)
+			if r.detailsBroken || in(now, w.detailsDown) { // read again, whoever asked
+				v.plain = now + Min
+			}
 		}
 		if !r.listed || now < v.next && !asked[id] {
 			continue

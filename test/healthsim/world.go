@@ -1009,7 +1009,7 @@ func (w *World) incidents() {
 }
 
 func (w *World) strike(c *Incident) {
-	for try := 0; try < 60; try++ {
+	for try := range 60 {
 		r := w.rs[w.rnd.Intn(len(w.rs))]
 		if !r.listed || r.used || r.paused || r.ephemeral || r.pool < 0 || r.kind == "office" || r.kind == "sibling" || r.retired || r.pinned >= 0 {
 			continue
