@@ -18,7 +18,7 @@ BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
 
-.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim bench bench-compare bench-scale bench-queries demo docs pictures clean
+.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim sim-health bench bench-compare bench-scale bench-queries demo docs pictures clean
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ test-ship: tools ## what needs root and a Debian, or minutes: the image, other p
 sim: ## the simulations at full size, the ledger's with a million jobs
 	go test ./internal/monitor ./internal/inventory -timeout 60m
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
+
+sim-health: ## ten simulated months through the health rules, by GraphQL and by REST (ten minutes)
+	go run ./test/healthsim
 
 bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...

@@ -189,7 +189,7 @@ func TestDue(t *testing.T) {
 		{"executing, silent for 7 min", func(r *runner) { r.executing = true }, 7 * minute, minute},
 		{"executing, silent for long", func(r *runner) { r.executing = true }, 30 * minute, -1},
 		{"idle", nil, 30 * minute, -1},
-		{"idle, due soon", nil, 50 * minute, 12 * minute},
+		{"idle, due soon", nil, 50 * minute, 16 * minute},
 		{"idle, due", nil, 65 * minute, minute},
 		{"idle, long overdue", nil, 80 * minute, -1},
 		{"paused", func(r *runner) { r.paused = true }, 65 * minute, -1},

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func newStage(t *testing.T, runners int64) *stage {
 }
 
 func (s *stage) read(id int64, contact time.Time) {
-	s.f.Read(id, Reading{At: s.now, ContactedAt: contact, Machines: []Machine{{ID: id, SystemID: string(rune('a' + id)), ContactedAt: contact, Executing: s.busy[id]}}})
+	s.f.Read(id, Reading{At: s.now, ContactedAt: contact, Machines: []Machine{{ID: id, SystemID: fmt.Sprint("s_", id), ContactedAt: contact, Executing: s.busy[id]}}})
 }
 
 // minute passes.

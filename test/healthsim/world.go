@@ -5,6 +5,7 @@ package main
 import (
 	"math"
 	"math/rand"
+	"slices"
 	"sort"
 )
 
@@ -13,19 +14,21 @@ const (
 	Hour  = 60 * Min
 	Day   = 24 * Hour
 	Sleep = 60 * Min // gitlab-runner DefaultUnhealthyInterval
+
+	crashes, blips = 1. / 60, 1. / 60 // a day
 )
 
 type Proc struct { // one gitlab-runner process; several runner ids may stand in its config.toml
-	alive, net, hung, wedged, hole, sick, long bool
-	slots, used                                int
-	poll                                       int64 // seconds between polls of one entry
-	touch                                      int64 // seconds between signs of a running job
-	sys                                        int
-	office, maint                              bool
-	mgrs                                       []*Mgr
-	bootAt                                     int64
-	busyInc                                    bool // part of an incident: no background events
-	kube                                       bool
+	alive, net, hung, wedged, hole, sick bool
+	slots, used                          int
+	poll                                 int64 // seconds between polls of one entry
+	touch                                int64 // seconds between signs of a running job
+	sys                                  int
+	office, maint                        bool
+	mgrs                                 []*Mgr
+	bootAt                               int64
+	busyInc                              bool // part of an incident: no background events
+	kube                                 bool
 }
 type Mgr struct {
 	r         *Runner
@@ -35,7 +38,8 @@ type Mgr struct {
 	lastOK    int64
 	sleepTo   int64
 	redis, db int64
-	seenC     int64
+	row       int64 // of the machine, in what the exporter reads
+	name      string
 	nextTouch int64
 	nextPoll  int64
 	jobs      []*Job
@@ -63,8 +67,6 @@ type Runner struct {
 	orphans       []*Job
 	inc           *Incident
 	group         int
-	lastCause     string
-	starts        []int64
 	used          bool
 	maint         bool
 	view          *view
@@ -83,7 +85,6 @@ type Job struct {
 	r                   *Runner
 	m                   *Mgr
 	lastUpd             int64
-	seenRun, seenEnd    bool
 }
 type Pool struct {
 	rs     []*Runner
@@ -128,6 +129,7 @@ type World struct {
 	registry         [][2]int64 // image pulls fail everywhere
 	projFail         []float64
 	masking          bool
+	small            bool // nine runners
 	calm             bool
 	skew             [2]int64
 	detailsDown      [2]int64
@@ -189,7 +191,7 @@ func (w *World) newRunner(pool int, kind string, limit int) *Runner {
 
 func (w *World) newPool(projs int, med, longP, night float64, typ string) int {
 	p := &Pool{projs: projs, proj0: len(w.projFail), medDur: med, longP: longP, night: night, batch: w.f() < .4, typ: typ}
-	for i := 0; i < projs; i++ {
+	for range projs {
 		w.projFail = append(w.projFail, math.Min(.6, w.logn(.08, .8)))
 	}
 	w.pools = append(w.pools, p)
@@ -198,8 +200,9 @@ func (w *World) newPool(projs int, med, longP, night float64, typ string) int {
 func (p *Pool) mean() float64 { return p.medDur*math.Exp(.72)*(1-p.longP) + p.longP*110*60 }
 
 func NewWorld(seed int64, masking, calm, small bool) *World {
-	w := &World{rnd: rand.New(rand.NewSource(seed)), masking: masking, calm: calm, broken: map[int][2]int64{}}
-	fast := func() int64 { // check_interval, long polling, several entries
+	w := &World{masking: masking, calm: calm, small: small, broken: map[int][2]int64{}}
+	w.rnd = rand.New(rand.NewSource(seed)) //nolint:gosec // a simulation that repeats
+	fast := func() int64 {                 // check_interval, long polling, several entries
 		if w.f() < .05 {
 			return w.between(60, 150)
 		}
@@ -245,7 +248,7 @@ func NewWorld(seed int64, masking, calm, small bool) *World {
 	for g := 0; g < cut(18, 1); g++ { // teams
 		pi := w.newPool(2+w.rnd.Intn(5), 240, .05, .01, "group")
 		n := cut(4+w.rnd.Intn(9), 2)
-		for i := 0; i < n; i++ {
+		for i := range n {
 			kind := "plain"
 			if g < 5 && i < 2 {
 				kind = "office"
@@ -276,7 +279,7 @@ func NewWorld(seed int64, masking, calm, small bool) *World {
 	for i := 0; i < cut(12, 0); i++ { // several entries in one config.toml, few slots
 		n := 2 + w.rnd.Intn(3)
 		p := w.newProc(1+w.rnd.Intn(2), int64(n)*w.between(20, 240)) // worker starvation under long polling
-		for k := 0; k < n; k++ {
+		for range n {
 			pi := w.newPool(2, 1200, .15, .05, "project")
 			r := w.newRunner(pi, "sibling", 1)
 			w.addMgr(r, p)
@@ -336,25 +339,25 @@ func (w *World) plan() {
 		w.skew = [2]int64{a, a + 40*Min}
 		a = at(2)
 		w.detailsDown = [2]int64{a, a + 40*Min}
-		for i := 0; i < 6; i++ {
+		for range 6 {
 			a = at(1)
 			w.expDown = append(w.expDown, [2]int64{a, a + w.between(2*Min, 10*Min)})
 		}
 		a = at(3)
 		w.expDown = append(w.expDown, [2]int64{a, a + 5*Hour})
 	}
-	for i := 0; i < 8; i++ { // a branch of one project breaks; then everything (a shared template); then the registry
+	for range 8 { // a branch of one project breaks; then everything (a shared template); then the registry
 		a := at(1)
 		w.broken[w.rnd.Intn(100)] = [2]int64{a, a + w.between(2*Hour, 8*Hour)}
 	}
-	for i := 0; i < 3; i++ {
+	for range 3 {
 		a := (w.between(1, 28)*24 + w.between(8, 14)) * Hour
 		w.brokenAll = append(w.brokenAll, [2]int64{a, a + w.between(1*Hour, 3*Hour)})
 		a = (w.between(1, 28)*24 + w.between(8, 14)) * Hour
 		w.registry = append(w.registry, [2]int64{a, a + w.between(15*Min, 60*Min)})
 	}
 	for _, k := range []string{"idle", "midjob", "partition", "hung", "wedged", "hole", "sick", "machine"} {
-		for i := 0; i < 10; i++ {
+		for i := range 10 {
 			a := at(3)
 			if k == "hole" || k == "wedged" || k == "sick" || k == "midjob" { // half in working hours: they need jobs
 				if i < 7 {
@@ -379,7 +382,8 @@ func (w *World) load(p *Pool) float64 {
 	d, h := w.t/Day%7, float64(w.t%Day)/3600
 	v := p.night
 	if d < 5 && h > 6 && h < 21 {
-		v = p.night + (1-p.night)*math.Exp(-math.Pow((h-12.5)/3.6, 2))
+		x := (h - 12.5) / 3.6
+		v = p.night + (1-p.night)*math.Exp(-(x*x))
 	}
 	if p.batch && h >= 2 && h < 2.5 {
 		v += .5
@@ -390,10 +394,8 @@ func (w *World) load(p *Pool) float64 {
 func (w *World) gitlab(kinds ...string) (Outage, bool) {
 	for _, o := range w.outs {
 		if o.from < w.t+Min && o.to > w.t {
-			for _, k := range kinds {
-				if o.kind == k {
-					return o, true
-				}
+			if slices.Contains(kinds, o.kind) {
+				return o, true
 			}
 		}
 	}
@@ -483,9 +485,6 @@ func (r *Runner) functional(t int64) (bool, string) {
 		case m.sleepTo > t-3*Min:
 			why = "asleep"
 		default:
-			if p.used >= p.slots && len(m.jobs) == 0 {
-				why = "ok" // a sibling holds the slots
-			}
 			return true, "ok"
 		}
 	}
@@ -518,7 +517,7 @@ func (w *World) Step() {
 			}
 		}
 	}
-	w.background(down)
+	w.background()
 	w.incidents()
 	// arrivals and ticks
 	if !down {
@@ -712,7 +711,7 @@ func (w *World) match(r *Runner, j *Job, only *Runner) bool {
 	if only != nil {
 		return r == only
 	}
-	return !(r.prot && !j.prot) && !(r.subset && j.proj != w.pools[r.pool].proj0)
+	return (!r.prot || j.prot) && (!r.subset || j.proj == w.pools[r.pool].proj0)
 }
 
 func (w *World) choose(c []*Mgr, j *Job) *Mgr {
@@ -817,7 +816,7 @@ func (w *World) outcome(m *Mgr, j *Job, at int64) {
 	}
 }
 
-func (w *World) background(down bool) {
+func (w *World) background() {
 	t := w.t
 	h := t % Day / Hour
 	wd := t / Day % 7
@@ -852,7 +851,7 @@ func (w *World) background(down bool) {
 		case w.p(1. / 14): // restart, jobs reported
 			w.kill(p, false)
 			w.boot(p, false)
-		case w.p(1. / 60): // crash and restart: jobs orphaned
+		case w.p(crashes): // crash and restart: jobs orphaned
 			w.kill(p, true)
 			w.boot(p, false)
 		case w.p(1. / 20): // reboot
@@ -861,7 +860,7 @@ func (w *World) background(down bool) {
 		case p.kube && w.p(1./7) && (p.used == 0 || w.f() < .2): // redeploy, new machine id; most drain first
 			w.kill(p, w.f() < .1)
 			p.bootAt = (t + w.between(10, 90)) | 1
-		case w.p(1. / 60): // the net is away for half a minute: the runner sleeps for an hour
+		case w.p(blips): // the net is away for half a minute: the runner sleeps for an hour
 			for _, m := range p.mgrs {
 				if len(m.jobs) < m.r.limit {
 					m.sleepTo = m.lastOK + Sleep
@@ -1010,7 +1009,7 @@ func (w *World) incidents() {
 }
 
 func (w *World) strike(c *Incident) {
-	for try := 0; try < 60; try++ {
+	for try := range 60 {
 		r := w.rs[w.rnd.Intn(len(w.rs))]
 		if !r.listed || r.used || r.paused || r.ephemeral || r.pool < 0 || r.kind == "office" || r.kind == "sibling" || r.retired || r.pinned >= 0 {
 			continue
@@ -1048,9 +1047,7 @@ func (w *World) strike(c *Incident) {
 		case "midjob":
 			p.alive = false // its jobs stay running in GitLab
 		case "machine":
-			for _, j := range m.jobs {
-				r.orphans = append(r.orphans, j)
-			}
+			r.orphans = append(r.orphans, m.jobs...)
 			m.jobs = nil
 			p.used = 0
 			p.alive = false
@@ -1075,6 +1072,3 @@ func (w *World) strike(c *Incident) {
 		return
 	}
 }
-
-// view is what the exporter knows of a runner.
-type view struct{}
