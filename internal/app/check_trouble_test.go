@@ -459,7 +459,7 @@ func TestCheckInterrupted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	t.Cleanup(func() { close(release) })
 	var out buffer
-	cmd := exec.CommandContext(t.Context(), rig.Exporter(t), "--gitlab.check", //nolint:gosec // our own program
+	cmd := exec.CommandContext(t.Context(), rig.Exporter(t), "--gitlab.check",
 		"--config.file="+configFile(t, "gitlabs:\n"+entry("corp", srv.URL, "")+entry("next", w.url, "")))
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {

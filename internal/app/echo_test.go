@@ -55,13 +55,13 @@ func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"access_token":"access-` + canary + `","token_type":"Bearer","expires_in":3600}`))
 	case "text":
 		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte(what)) //nolint:gosec // likewise
+		_, _ = w.Write([]byte(what))
 	case "json":
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(map[string]string{"message": "403 Forbidden - " + what})
 	case "html":
 		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = w.Write([]byte("<html><title>" + what + "</title></html>")) //nolint:gosec // what is wrong is the point
+		_, _ = w.Write([]byte("<html><title>" + what + "</title></html>"))
 	case "requestid":
 		w.Header().Set("X-Request-Id", what[max(0, len(what)-60):])
 		if r.Header.Get("Private-Token") != "" {
@@ -73,7 +73,7 @@ func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusFound)
 	case "type":
 		w.Header().Set("Content-Type", what)
-		_, _ = w.Write([]byte(`{"a": "` + what + `"}`)) //nolint:gosec // likewise
+		_, _ = w.Write([]byte(`{"a": "` + what + `"}`))
 	case "status":
 		e.raw(w, "HTTP/1.1 "+strings.TrimPrefix(strings.TrimPrefix(what, "Bearer "), "Basic ")+"\r\n\r\n")
 	case "header":
@@ -130,7 +130,7 @@ func TestSecretsInForeignTexts(t *testing.T) {
 		write(t, filepath.Join(dir, name), "file-"+name+"-"+canary+"\n")
 	}
 	host := strings.TrimPrefix(srv.URL, "http://")
-	withToken := ", http_headers: {PRIVATE-TOKEN: {files: [token]}}" //nolint:gosec // the name of a file
+	withToken := ", http_headers: {PRIVATE-TOKEN: {files: [token]}}"
 	kinds := map[string]string{
 		"credentials":  `authorization: {credentials: inline-C}`,
 		"file":         `authorization: {credentials_file: token}`,

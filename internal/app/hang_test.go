@@ -22,8 +22,8 @@ import (
 // kernel waits until whoever holds a lease on it gives that up (45 s at most).
 func hang(t *testing.T, path string) (release func()) {
 	t.Helper()
-	signal.Ignore(syscall.SIGIO)              // by which the kernel asks for the lease
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the test's own
+	signal.Ignore(syscall.SIGIO) // by which the kernel asks for the lease
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

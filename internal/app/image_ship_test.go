@@ -36,15 +36,15 @@ func TestShipImage(t *testing.T) {
 	storage := []string{"--storage-driver", "vfs", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot")}
 	buildah := func(args ...string) string { return command(t, "buildah", append(storage, args...)...) }
 	t.Cleanup(func() {
-		_ = exec.Command("buildah", append(storage, "rm", "--all")...).Run()             //nolint:gosec,noctx // after the test's context
-		_ = exec.Command("buildah", append(storage, "rmi", "--all", "--force")...).Run() //nolint:gosec,noctx // likewise
+		_ = exec.Command("buildah", append(storage, "rm", "--all")...).Run()             //nolint:noctx // after the test's context
+		_ = exec.Command("buildah", append(storage, "rmi", "--all", "--force")...).Run() //nolint:noctx // likewise
 	})
 
 	base := buildah("from", "scratch")
 	root := buildah("mount", base)
 	busybox, _ := exec.LookPath("busybox")
 	for _, d := range []string{"bin", "tmp", "etc/ssl/certs", "usr/local", "root"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // an image's folders
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,7 +93,7 @@ func TestShipImage(t *testing.T) {
 	}
 	podman := append(append([]string{}, storage...), "--runtime", "runc", "--cgroup-manager", "cgroupfs")
 	name := fmt.Sprintf("fleet-%d", os.Getpid())
-	s := rig.ServeCommand(t, exec.CommandContext(t.Context(), "podman", append(podman, //nolint:gosec // the test's own arguments
+	s := rig.ServeCommand(t, exec.CommandContext(t.Context(), "podman", append(podman,
 		"run", "--rm", "--name", name, "--network", "host", "--read-only",
 		"--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1024:1024",
 		"--volume", data+":/data", "--env", "GITLAB_TOKEN="+testToken,
@@ -104,7 +104,7 @@ func TestShipImage(t *testing.T) {
 
 	var owners []string
 	for _, proc := range globAll(t, "/proc/[0-9]*/cmdline") {
-		if line, err := os.ReadFile(proc); err == nil && bytes.HasPrefix(line, []byte("/"+program+"\x00")) && bytes.Contains(line, []byte("--gitlab.url="+w.url)) { //nolint:gosec // proc
+		if line, err := os.ReadFile(proc); err == nil && bytes.HasPrefix(line, []byte("/"+program+"\x00")) && bytes.Contains(line, []byte("--gitlab.url="+w.url)) {
 			status, err := os.ReadFile(filepath.Join(filepath.Dir(proc), "status"))
 			if err != nil {
 				t.Fatal(err)
@@ -133,7 +133,7 @@ func TestShipImage(t *testing.T) {
 
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...) //nolint:gosec // the test's own arguments
+	cmd := exec.CommandContext(t.Context(), name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

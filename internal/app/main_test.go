@@ -111,7 +111,7 @@ func startHere(t *testing.T, args ...string) *running {
 func startProcess(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
 	var stdout buffer
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), rig.Exporter(t), append([]string{rig.AnyPort}, args...)...) //nolint:gosec // our own program
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), rig.Exporter(t), append([]string{rig.AnyPort}, args...)...)
 	cmd.Stdout = &stdout
 	cmd.Env = append(os.Environ(), env...)
 	p := rig.ServeCommand(t, cmd)

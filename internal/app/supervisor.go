@@ -260,7 +260,7 @@ func newBudget(g config.GitLab, shards int) *budget.Budget {
 	return budget.New(budget.Options{
 		RequestsPerSecond: g.Poll.MaxRequestsPerSecond / float64(shards),
 		Concurrency:       g.Poll.MaxConcurrentRequests,
-		Seed:              rand.Uint64(), //nolint:gosec // jitter, not a secret
+		Seed:              rand.Uint64(),
 	})
 }
 

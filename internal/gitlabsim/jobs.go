@@ -125,7 +125,7 @@ var generatedNames = [3][]jobName{
 func (w *World) nameID(n jobName) uint16 {
 	id, ok := w.nameIndex[n]
 	if !ok && len(w.names) < math.MaxUint16 {
-		id = uint16(len(w.names)) //nolint:gosec // just compared
+		id = uint16(len(w.names))
 		w.names = append(w.names, n)
 		w.nameIndex[n] = id
 	}
@@ -136,7 +136,7 @@ func (w *World) tagset(tags []string) uint16 {
 	key := strings.Join(tags, ",")
 	id, ok := w.tagIndex[key]
 	if !ok && len(w.tagsets) < math.MaxUint16 {
-		id = uint16(len(w.tagsets)) //nolint:gosec // just compared
+		id = uint16(len(w.tagsets))
 		w.tagsets = append(w.tagsets, slices.Clone(tags))
 		w.tagIndex[key] = id
 	}
@@ -160,7 +160,7 @@ func (w *World) reason(s string) uint8 {
 	}
 	id, ok := w.reasonIdx[s]
 	if !ok && len(w.reasons) < math.MaxUint8 {
-		id = uint8(len(w.reasons)) //nolint:gosec // just compared
+		id = uint8(len(w.reasons))
 		w.reasons = append(w.reasons, s)
 		w.reasonIdx[s] = id
 	}

@@ -287,7 +287,7 @@ func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	}
 	p := w.projects[j.project]
 	pl := &w.pipelines[j.pipeline]
-	seed := mix(uint64(pl.id)) //nolint:gosec // ids are positive
+	seed := mix(uint64(pl.id))
 	ref := refs[seed%uint64(len(refs))]
 	tag := ref[0] == 'v'
 	name := w.names[j.name]
@@ -533,7 +533,7 @@ var (
 
 func (w *World) addUser(username, name string) {
 	u := &user{id: int64(len(w.users) + 1), username: username, name: name, email: username + "@example.com"}
-	sum := mix(uint64(u.id)) //nolint:gosec // likewise
+	sum := mix(uint64(u.id))
 	avatar := "https://secure.gravatar.com/avatar/" + hex.EncodeToString(fmt.Appendf(nil, "%016x", sum)) + "?s=80&d=identicon"
 	b := []byte{'{'}
 	b = kInt(b, "id", u.id)

@@ -96,8 +96,8 @@ func New(o Options) *World {
 	w := &World{
 		opt:       o,
 		f:         parseFeatures(o.Version),
-		rng:       rand.New(rand.NewPCG(o.Seed, 0x5eed)), //nolint:gosec // a simulation wants repeatable numbers
-		faultRng:  rand.New(rand.NewPCG(o.Seed, 0xfa17)), //nolint:gosec // likewise
+		rng:       rand.New(rand.NewPCG(o.Seed, 0x5eed)),
+		faultRng:  rand.New(rand.NewPCG(o.Seed, 0xfa17)),
 		runners:   map[int64]*runner{},
 		paths:     map[string]any{},
 		nameIndex: map[jobName]uint16{},
@@ -268,11 +268,11 @@ func (w *World) FlushRedis() {
 
 // index narrows a row's number: rows are held in memory, so there are fewer
 // than 2^31.
-func index(n int) int32 { return int32(n) } //nolint:gosec // see above
+func index(n int) int32 { return int32(n) }
 
 // hash is mix of an id, as a number in [0, n).
 func hash(id, n int64) int64 {
-	return int64(mix(uint64(id)) % uint64(max(n, 1))) //nolint:gosec // below n
+	return int64(mix(uint64(id)) % uint64(max(n, 1)))
 }
 
 // mix is splitmix64: a stable number for an id, where a stored one would cost

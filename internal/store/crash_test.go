@@ -31,7 +31,7 @@ var children = map[string]func(arg string) int{
 // start runs one of them; its standard input closes with the test at the latest.
 func start(t *testing.T, child, arg string) (cmd *exec.Cmd, lines *bufio.Scanner, stdin io.Closer) {
 	t.Helper()
-	cmd = exec.CommandContext(t.Context(), os.Args[0], arg) //nolint:gosec // this test binary itself
+	cmd = exec.CommandContext(t.Context(), os.Args[0], arg)
 	cmd.Env = append(os.Environ(), childEnv+"="+child)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -51,7 +51,7 @@ func start(t *testing.T, child, arg string) (cmd *exec.Cmd, lines *bufio.Scanner
 // run lets a child that judges for itself come to its end.
 func run(t *testing.T, child, arg string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], arg) //nolint:gosec // this test binary itself
+	cmd := exec.CommandContext(t.Context(), os.Args[0], arg)
 	cmd.Env = append(os.Environ(), childEnv+"="+child)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -103,7 +103,7 @@ func TestAnotherProcessHoldsTheFolder(t *testing.T) {
 // step is the batch of one commit in the life of childCommit: counters that
 // move together, a chunk that is added, one that is forgotten.
 func step(n int) Batch {
-	rnd := random(uint64(n), 1) //nolint:gosec // counts up
+	rnd := random(uint64(n), 1)
 	var b Batch
 	for i := range 20 {
 		b.Put = append(b.Put, put(fmt.Sprintf("counter/%d", i*(1+rnd.IntN(3))), strconv.Itoa(n)).Put...)
@@ -331,7 +331,7 @@ func TestReadOnlyFolder(t *testing.T) {
 		}
 	}
 	run(t, "readonly", path)
-	if err := os.Chmod(path, 0o700); err != nil { //nolint:gosec // for the cleanup
+	if err := os.Chmod(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,15 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
@@ -61,7 +60,7 @@ func (d *diskState) take(f *os.File, r *reader, have identity) error {
 	// First of all: a newer release may have changed everything after it.
 	err := d.admit(have)
 	if err == nil {
-		err = r.changes(func([]byte, int64, int) {})
+		err = r.changes(func(_, _ []byte, _ int64) error { return nil })
 	}
 	if err == nil {
 		// What a killed process wrote, and is read now, must be on disk before
@@ -123,7 +122,7 @@ func (d *diskState) replace(each func(fn func(key, value []byte) error) error) (
 	if err := removeIfThere(path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // within --storage.path
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -181,7 +180,7 @@ func writeAll(f *os.File, id identity, each func(fn func(key, value []byte) erro
 }
 
 func removeIfThere(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) { //nolint:gosec // within --storage.path
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -283,54 +282,51 @@ func (d *diskState) rewrite() error {
 	return errors.Join(err, d.open())
 }
 
-// load reads the file twice: first which changes are the last of their keys,
-// then those. Kept in memory, the records of a week would take more room than
-// all that is made from them.
+// load reads the file twice: first which change of each key is the last, then
+// those. Kept in memory, the records of a week would take more room than what is
+// made from them.
 func (d *diskState) load(fn func(key, value []byte) error) error {
 	if err := d.ready(); err != nil {
 		return fmt.Errorf("load %s: %w", d.path, err)
 	}
-	live, err := d.live()
-	if err != nil {
+	last := map[string]int64{} // where the change ends
+	err := d.changes(func(key, value []byte, at int64) error {
+		if value == nil {
+			delete(last, string(key))
+		} else {
+			last[string(key)] = at
+		}
+		return nil
+	})
+	var failed error // fn's own
+	if err == nil {
+		err = d.changes(func(key, value []byte, at int64) error {
+			if end, ok := last[string(key)]; ok && end == at {
+				failed = fn(bytes.Clone(key), append([]byte{}, value...))
+			}
+			return failed
+		})
+	}
+	switch {
+	case failed != nil:
+		return failed
+	case err != nil:
 		d.abandon()
 		return fmt.Errorf("load %s: %w", d.path, d.named(err))
-	}
-	for _, key := range slices.Sorted(maps.Keys(live)) {
-		value := make([]byte, live[key].size)
-		if _, err := d.file.ReadAt(value, live[key].at); err != nil {
-			return fmt.Errorf("load %s: %w", d.path, err)
-		}
-		if err := fn([]byte(key), value); err != nil {
-			return err
-		}
 	}
 	return nil
 }
 
-// span is where a value is in the file.
-type span struct {
-	at   int64
-	size int
-}
-
-func (d *diskState) live() (map[string]span, error) {
+func (d *diskState) changes(visit func(key, value []byte, at int64) error) error {
 	r, err := newReader(d.file, d.end)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	r.length = d.end // the header may be behind
 	if _, err := r.identity(); err != nil {
-		return nil, err
+		return err
 	}
-	live := map[string]span{}
-	err = r.changes(func(key []byte, at int64, size int) {
-		if at < 0 {
-			delete(live, string(key))
-		} else {
-			live[string(key)] = span{at, size}
-		}
-	})
-	return live, err
+	return r.changes(visit)
 }
 
 func (d *diskState) close() error {

@@ -71,8 +71,8 @@ func checksum(crc uint32, data []byte) uint32 {
 
 func encodeHeader(base, length int64) []byte {
 	out := append(make([]byte, 0, headerSize), magic...)
-	out = binary.LittleEndian.AppendUint64(out, uint64(base))   //nolint:gosec // a length
-	out = binary.LittleEndian.AppendUint64(out, uint64(length)) //nolint:gosec // a length
+	out = binary.LittleEndian.AppendUint64(out, uint64(base))
+	out = binary.LittleEndian.AppendUint64(out, uint64(length))
 	return binary.LittleEndian.AppendUint32(out, checksum(0, out))
 }
 
@@ -106,14 +106,14 @@ func encodeBatch(b Batch) []byte {
 }
 
 // decodeBatch calls visit with each change of a payload that begins at base:
-// where its value begins and how long it is, or -1 for a deleted key. key is only
-// valid during the call.
-func decodeBatch(p []byte, base int64, visit func(key []byte, at int64, size int)) error {
+// key and value (nil: deleted), which are parts of the payload, and where in the
+// file the change ends. It returns visit's first error.
+func decodeBatch(p []byte, base int64, visit func(key, value []byte, at int64) error) error {
 	at := 0
 	number := func() (n int, ok bool) {
 		v, width := binary.Uvarint(p[at:])
 		at += max(width, 0)
-		return int(v), width > 0 && v <= uint64(len(p)-at)+1 //nolint:gosec // compared
+		return int(v), width > 0 && v <= uint64(len(p)-at)+1
 	}
 	for at < len(p) {
 		n, ok := number()
@@ -122,15 +122,17 @@ func decodeBatch(p []byte, base int64, visit func(key []byte, at int64, size int
 		}
 		key := p[at : at+n]
 		at += n
+		var value []byte
 		n, ok = number()
 		switch {
 		case !ok:
 			return damagef("the change of key %q is cut short", key)
-		case n == 0:
-			visit(key, -1, 0)
-		default:
-			visit(key, base+int64(at), n-1)
+		case n > 0:
+			value = p[at : at+n-1]
 			at += n - 1
+		}
+		if err := visit(key, value, base+int64(at)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -154,8 +156,8 @@ func newReader(file io.ReaderAt, size int64) (*reader, error) {
 		return nil, err
 	}
 	r.at = headerSize
-	r.base = int64(binary.LittleEndian.Uint64(head[8:]))    //nolint:gosec // compared below
-	r.length = int64(binary.LittleEndian.Uint64(head[16:])) //nolint:gosec // compared below
+	r.base = int64(binary.LittleEndian.Uint64(head[8:]))
+	r.length = int64(binary.LittleEndian.Uint64(head[16:]))
 	if !bytes.Equal(head[:], encodeHeader(r.base, r.length)) {
 		if binary.NativeEndian.Uint32(head[boltAt:]) == boltMagic {
 			return nil, &OlderError{Have: "format 1", Want: fmt.Sprintf("format %d", formatVersion)}
@@ -187,10 +189,10 @@ func (r *reader) next() error {
 		return err
 	}
 	size := binary.LittleEndian.Uint64(head[:])
-	if size > uint64(r.size-r.at) { //nolint:gosec // at is within the file
+	if size > uint64(r.size-r.at) {
 		return damagef("the frame at byte %d is longer than the file", r.at)
 	}
-	r.payload = slices.Grow(r.payload[:0], int(size))[:size] //nolint:gosec // just compared
+	r.payload = slices.Grow(r.payload[:0], int(size))[:size]
 	if err := r.read(r.payload); err != nil {
 		return err
 	}
@@ -216,7 +218,7 @@ func (r *reader) identity() (id identity, err error) {
 // changes reads the frames after the identity and calls visit as decodeBatch does.
 // It ends where no whole frame follows, unless that is below the acknowledged
 // length.
-func (r *reader) changes(visit func(key []byte, at int64, size int)) error {
+func (r *reader) changes(visit func(key, value []byte, at int64) error) error {
 	for {
 		err := r.next()
 		if _, ok := errors.AsType[damage](err); ok && r.at >= r.length && !errors.Is(err, syscall.EIO) {
@@ -234,14 +236,14 @@ func (r *reader) changes(visit func(key []byte, at int64, size int)) error {
 // readIdentity opens a file and reads no more of it than whose it is. The
 // caller closes the file.
 func readIdentity(path string, flags int) (_ *os.File, _ *reader, id identity, err error) {
-	info, err := os.Stat(path) //nolint:gosec // within --storage.path
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, nil, id, err
 	}
 	if !info.Mode().IsRegular() { // opening a named pipe would wait for ever
 		return nil, nil, id, damagef("it is no regular file but %s", info.Mode().Type())
 	}
-	f, err := os.OpenFile(path, flags, 0) //nolint:gosec // within --storage.path
+	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, nil, id, err
 	}

@@ -1,11 +1,5 @@
 package store
 
-import (
-	"bytes"
-	"maps"
-	"slices"
-)
-
 // memoryState keeps the records of one GitLab while the Folder lives: a reload
 // closes the State and must find them again.
 type memoryState struct {
@@ -14,8 +8,8 @@ type memoryState struct {
 }
 
 func (m *memoryState) load(fn func(key, value []byte) error) error {
-	for _, key := range slices.Sorted(maps.Keys(m.records)) {
-		if err := fn([]byte(key), bytes.Clone(m.records[key])); err != nil {
+	for key, value := range m.records {
+		if err := fn([]byte(key), append([]byte{}, value...)); err != nil {
 			return err
 		}
 	}

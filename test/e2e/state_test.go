@@ -97,7 +97,7 @@ func TestTornStateIsPutAside(t *testing.T) {
 			return os.Truncate(path, info.Size()/2)
 		},
 		"overwritten in the middle": func(path string) error {
-			b, err := os.ReadFile(path) //nolint:gosec // the test made it
+			b, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
@@ -106,7 +106,7 @@ func TestTornStateIsPutAside(t *testing.T) {
 					b[i] ^= 0x55
 				}
 			}
-			return os.WriteFile(path, b, 0o600) //nolint:gosec // the test made it
+			return os.WriteFile(path, b, 0o600)
 		},
 		"emptied of sense": func(path string) error { return os.WriteFile(path, []byte("not a state"), 0o600) },
 	}

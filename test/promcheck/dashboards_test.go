@@ -66,7 +66,7 @@ func TestDashboardQueriesNameWhatExists(t *testing.T) {
 	}
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
-			raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
+			raw, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)
 			}

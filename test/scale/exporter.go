@@ -18,7 +18,7 @@ import (
 )
 
 func build(ctx context.Context, ldflags, path string, stderr io.Writer) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter") //nolint:gosec // our own program
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter")
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build: %w", err)
