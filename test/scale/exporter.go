@@ -52,7 +52,7 @@ func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), rig.AnyPort) //nolint:gosec // our own program
+	cmd := exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), rig.AnyPort)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1") // a line for each collection, which is summed and not kept
