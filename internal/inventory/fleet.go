@@ -194,6 +194,7 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			}
 			if available {
 				st.Available++
+				st.Usable++
 				st.Capacity += r.peaks.most(inv.listedAt)
 				if t := inv.tags[label]; t != nil && r.listed.After(t.lastAvailable) {
 					t.lastAvailable = r.listed
