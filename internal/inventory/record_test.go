@@ -161,7 +161,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 				}
 				inv.Details(id, dt, ms, at)
 			case 4:
-				inv.Executed(id, rng.IntN(5), at)
+				inv.NotePeak(id, rng.IntN(5), at)
 			case 5:
 				if rng.IntN(3) == 0 {
 					inv.Gone(id)

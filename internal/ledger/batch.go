@@ -32,7 +32,7 @@ type Batch struct {
 	chunk   chunk
 	gone    [][]byte
 	meta    bool
-	told    told
+	totals  totals
 }
 
 type batchGroup struct {
@@ -67,7 +67,7 @@ func (l *Ledger) Batch() *Batch {
 	if !l.metaDirty && len(l.runnerDirty) == 0 && len(l.watchDirty) == 0 && len(l.pending) == 0 && len(l.groupDirty) == 0 && len(l.gone) == 0 {
 		return nil
 	}
-	b := &Batch{meta: l.metaDirty, told: l.told}
+	b := &Batch{meta: l.metaDirty, totals: l.totals}
 	put := func(key, value []byte) { b.Records = append(b.Records, Record{key, value}) }
 	for g := range l.groupDirty {
 		c := batchGroup{g: g, sums: g.live.clone(), exposed: g.exposed}
@@ -172,7 +172,7 @@ func (l *Ledger) Committed(b *Batch) {
 	if len(b.settled) > 0 {
 		l.chunks = append(l.chunks, b.chunk)
 	}
-	l.shownTold = b.told
+	l.shownTotals = b.totals
 }
 
 // Failed gives a batch back: nothing of it is lost or shown, it is part of the
@@ -296,7 +296,7 @@ func (l *Ledger) Finish() error {
 			l.restore(r.finished)
 		}
 	}
-	l.shownTold = l.told
+	l.shownTotals = l.totals
 	l.read = true // this process does not know when the first one's answers came
 	return nil
 }
@@ -408,9 +408,9 @@ func (l *Ledger) encodeMeta() []byte {
 	e.int(l.topRunner)
 	e.int(l.lastListing)
 	e.str(l.scope)
-	e.uint(l.told.recovered)
-	e.uint(uint64(len(l.told.unresolved)))
-	for _, n := range l.told.unresolved {
+	e.uint(l.totals.recovered)
+	e.uint(uint64(len(l.totals.unresolved)))
+	for _, n := range l.totals.unresolved {
 		e.uint(n)
 	}
 	return e.b
@@ -419,10 +419,10 @@ func (l *Ledger) encodeMeta() []byte {
 func (l *Ledger) decodeMeta(d *decoder) {
 	l.t0, l.floor, l.topRunner, l.lastListing = d.int(), d.int(), d.int(), d.int()
 	l.scope = d.str()
-	l.told.recovered = d.uint()
+	l.totals.recovered = d.uint()
 	for i := range d.len() {
-		if n := d.uint(); i < len(l.told.unresolved) {
-			l.told.unresolved[i] = n
+		if n := d.uint(); i < len(l.totals.unresolved) {
+			l.totals.unresolved[i] = n
 		}
 	}
 }
@@ -542,7 +542,7 @@ func encodeWatched(w *watched) []byte {
 func decodeWatched(d *decoder, id int64) *watched {
 	return &watched{
 		id: id, runner: d.int(), project: d.int(), started: d.int(), queued: d.bool(), canceling: d.bool(), refused: int(d.int()),
-		executing: true, // until the next reading tells
+		executing: true, // until the next reading
 	}
 }
 

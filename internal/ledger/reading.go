@@ -81,7 +81,7 @@ type descent struct {
 	still  int // pages in a row that led nowhere
 }
 
-// page notes a page that names a next one; an error says that the list does not end.
+// page notes a page that names a next one; an error reports a list that does not end.
 func (d *descent) page(jobs []gitlab.Job) error {
 	d.pages++
 	d.still++

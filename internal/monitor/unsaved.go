@@ -59,33 +59,32 @@ func storable(records []inventory.Record, batch *ledger.Batch, unencoded []inven
 	return b, left, err
 }
 
-// nameLeftOut logs each record that is left out once, until it could be saved.
-// The caller holds the mutex.
-func (m *Monitor) nameLeftOut(left []leftOut, saved store.Batch) {
+// logLeftOut logs each record that is left out once, until it could be saved.
+func (s *saver) logLeftOut(left []leftOut, saved store.Batch) {
 	for _, l := range left {
-		if _, named := m.leftOut[l.key]; named || len(m.leftOut) >= mostLeftOut {
+		if _, logged := s.leftOut[l.key]; logged || len(s.leftOut) >= mostLeftOut {
 			continue
 		}
-		if m.leftOut == nil {
-			m.leftOut = map[string]struct{}{}
+		if s.leftOut == nil {
+			s.leftOut = map[string]struct{}{}
 		}
-		m.leftOut[l.key] = struct{}{}
-		level.Error(m.log).Log("msg", "a record cannot be saved and is left out of the state; everything else is saved",
+		s.leftOut[l.key] = struct{}{}
+		level.Error(s.log).Log("msg", "a record cannot be saved and is left out of the state; everything else is saved",
 			"record", l.subject, "err", l.err,
 			"remedy", "look this runner or tag up in GitLab: a name, version or time of it is out of all bounds. It is shown all the same, and read again after a restart")
 	}
-	if len(m.leftOut) == 0 {
+	if len(s.leftOut) == 0 {
 		return
 	}
 	for _, r := range saved.Put {
-		delete(m.leftOut, string(r.Key))
+		delete(s.leftOut, string(r.Key))
 	}
 	for _, key := range saved.Delete {
-		delete(m.leftOut, string(key))
+		delete(s.leftOut, string(key))
 	}
 }
 
-// saveRemedy says what a person can do about a commit that failed.
+// saveRemedy is what a person can do about a commit that failed.
 func saveRemedy(err error) string {
 	const again = "; saving is tried again by itself"
 	_, damaged := errors.AsType[*store.DamagedError](err)
