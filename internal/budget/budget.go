@@ -399,12 +399,8 @@ type State struct {
 	RateRemaining float64
 	// Rate in force in requests a second, configured or learned; +Inf: none.
 	Rate float64
-	// PausedUntil is when the present pause ends; zero: none.
-	PausedUntil time.Time
 	// AskedUntil is until when GitLab asks to wait, MaxPause apart; zero: it does not.
 	AskedUntil time.Time
-	Waiting    [NumClasses]int
-	InFlight   int
 }
 
 // State is how the budget stands now.
@@ -412,18 +408,12 @@ func (b *Budget) State() State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	s := State{RateLimit: -1, RateRemaining: -1, Rate: b.rate(now, false), InFlight: b.inFlight}
+	s := State{RateLimit: -1, RateRemaining: -1, Rate: b.rate(now, false)}
 	if b.headers.valid(now) {
 		s.RateLimit, s.RateRemaining = b.headers.limit, b.headers.remaining
 	}
-	if b.brake.until.After(now) {
-		s.PausedUntil = b.brake.until
-	}
 	if b.brake.mode == throttledMode && b.brake.asked.After(now) {
 		s.AskedUntil = b.brake.asked
-	}
-	for c := range b.queues {
-		s.Waiting[c] = b.queues[c].Len()
 	}
 	return s
 }

@@ -259,9 +259,6 @@ func (l *Ledger) Advance(date, local time.Time) time.Time {
 	return now
 }
 
-// SetLookback takes a reloaded lookback. A longer one does not bring the floor back.
-func (l *Ledger) SetLookback(d time.Duration) { l.opts.Lookback = d }
-
 // Member is a runner of a complete listing.
 type Member struct {
 	ID   int64

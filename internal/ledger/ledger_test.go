@@ -235,7 +235,7 @@ func TestFloor(t *testing.T) {
 	if l.floor != ms(at(24*60)) {
 		t.Errorf("the floor is at %v", rel(l.floor))
 	}
-	l.SetLookback(72 * time.Hour)
+	l.opts.Lookback = 72 * time.Hour // a reload
 	l.Advance(at(48*60+1), at(48*60+1))
 	if l.floor != ms(at(24*60)) {
 		t.Error("a longer lookback moved the floor")

@@ -374,6 +374,13 @@ func (w *Walk) anew() {
 // End implements Reading.
 func (w *Walk) End() Outcome { return w.out }
 
+// WalkWanted reports whether a runner is to be walked before reconcile_interval
+// is over: a walk is under way, or its list grew by more than was met.
+func (l *Ledger) WalkWanted(id int64) bool {
+	r := l.runners[id]
+	return r != nil && (r.walk.started != 0 || r.hinted)
+}
+
 // WalkEndless reports whether the walk of a runner under way follows one that
 // did not end: a page more of it is no success yet.
 func (l *Ledger) WalkEndless(id int64) bool {

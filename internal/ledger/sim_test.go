@@ -858,7 +858,7 @@ func (s *sim) run() {
 		if raise != 0 && s.now >= raise {
 			raise = 0
 			s.lookback = 36 * time.Hour
-			s.l.SetLookback(s.lookback)
+			s.l.opts.Lookback = s.lookback // a reload
 		}
 		if s.now >= nextSecond {
 			nextSecond = s.now + second

@@ -276,18 +276,6 @@ func (s *Schedule) Lag(stage snapshot.Stage, now time.Time) time.Duration {
 	return lag
 }
 
-// Len is how many readings a stage holds.
-func (s *Schedule) Len(stage snapshot.Stage) int {
-	st := &s.stages[stage]
-	return len(st.waiting.order) + len(st.late.order)
-}
-
-// DueLen is how many of them are due at now.
-func (s *Schedule) DueLen(stage snapshot.Stage, now time.Time) int {
-	s.ripen(stage, s.offset(now))
-	return len(s.stages[stage].late.order)
-}
-
 // less orders by due (at 0) or by deadline (at 1), then so that the order is total.
 func (e *entry) less(o *entry, at uint8) bool {
 	x, y := e.due, o.due

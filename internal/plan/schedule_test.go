@@ -12,7 +12,19 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// model is the Schedule as its documentation tells it, with a plain list.
+// Len is how many readings a stage holds.
+func (s *Schedule) Len(stage snapshot.Stage) int {
+	st := &s.stages[stage]
+	return len(st.waiting.order) + len(st.late.order)
+}
+
+// DueLen is how many of them are due at now.
+func (s *Schedule) DueLen(stage snapshot.Stage, now time.Time) int {
+	s.ripen(stage, s.offset(now))
+	return len(s.stages[stage].late.order)
+}
+
+// model is the Schedule as it is documented, with a plain list.
 type model struct {
 	items []Item
 	turns budget.Shares[snapshot.Stage]
