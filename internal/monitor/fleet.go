@@ -1,6 +1,8 @@
 package monitor
 
 import (
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +70,49 @@ func shardOf(id int64, count int) int {
 	return int(x % uint64(count)) //nolint:gosec // below count
 }
 
+// load reads the saved state.
+func (f *fleet) load(state State) error {
+	err := state.Load(func(key, value []byte) error {
+		for _, load := range []func(key, value []byte) (bool, error){f.inv.Load, f.led.Load} {
+			if handled, err := load(key, value); handled || err != nil {
+				return err
+			}
+		}
+		return fmt.Errorf("monitor: record %q belongs to nothing", key)
+	})
+	if err == nil {
+		err = f.led.Finish()
+	}
+	if err != nil {
+		return err
+	}
+	f.inv.Finish()
+	f.started = f.led.Begun()
+	f.version = f.inv.Version()
+	return nil
+}
+
+// resume plans the readings of the runners in the saved state.
+func (f *fleet) resume(now time.Time) {
+	for _, id := range slices.Clone(f.inv.IDs()) {
+		if !f.opts.owns(id) {
+			// Another shard's by a changed shard.count: two must not count its
+			// jobs until two listings have passed.
+			f.inv.Gone(id)
+			f.led.Leave(id, f.clocks.now())
+			continue
+		}
+		f.planDetails(id, now)
+		f.planJobs(id, now)
+	}
+	for _, id := range f.led.LeftWithWatch() {
+		if f.opts.owns(id) {
+			f.planPoll(id, now)
+		}
+	}
+	f.tried = f.inv.Len() > 0 && !f.inv.ListedAt().IsZero()
+}
+
 // executes reports whether a runner executes jobs, as far as is known.
 func (f *fleet) executes(id int64) bool { return f.inv.Active(id) || f.led.Watched(id) > 0 }
 
@@ -133,6 +178,30 @@ func (f *fleet) detailsRead(id int64, d gitlab.RunnerDetails, managers []gitlab.
 	// The details may show that there is nothing to read of its jobs, or that there is.
 	if !known || !f.executes(id) {
 		f.planJobs(id, now)
+	}
+}
+
+// outcome notes how a reading ended.
+func (f *fleet) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
+	reason := gitlab.ReasonOf(err)
+	switch {
+	case err == nil && stage == snapshot.StageReconcile && f.led.WalkEndless(id):
+		// A page more of a walk that never ended is no success yet.
+	case err == nil:
+		f.plan.Succeeded(stage, id)
+		f.failures.succeeded(stage, id, now)
+	case reason == gitlab.ReasonNotFound:
+		// Most likely deleted, which is no trouble; the next listing decides. A
+		// new runner may not be on every replica yet, so it is asked for again.
+		f.plan.Failed(stage, id)
+	default:
+		known := f.inv.Has(id) || f.led.Watched(id) > 0
+		if known {
+			f.plan.Failed(stage, id)
+		}
+		f.failures.failed(stage, id, err, f.blocked, known)
+		// A refused token: the listing alone finds out when it is taken again.
+		f.blocked = f.blocked || reason == gitlab.ReasonUnauthorized
 	}
 }
 

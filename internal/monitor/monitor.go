@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/go-kit/log"
@@ -139,49 +138,6 @@ func New(o Options, d Deps) (*Monitor, error) {
 	f.resume(now)
 	first.recount()
 	return m, nil
-}
-
-// load reads the saved state.
-func (f *fleet) load(state State) error {
-	err := state.Load(func(key, value []byte) error {
-		for _, load := range []func(key, value []byte) (bool, error){f.inv.Load, f.led.Load} {
-			if handled, err := load(key, value); handled || err != nil {
-				return err
-			}
-		}
-		return fmt.Errorf("monitor: record %q belongs to nothing", key)
-	})
-	if err == nil {
-		err = f.led.Finish()
-	}
-	if err != nil {
-		return err
-	}
-	f.inv.Finish()
-	f.started = f.led.Begun()
-	f.version = f.inv.Version()
-	return nil
-}
-
-// resume plans the readings of the runners in the saved state.
-func (f *fleet) resume(now time.Time) {
-	for _, id := range slices.Clone(f.inv.IDs()) {
-		if !f.opts.owns(id) {
-			// Another shard's by a changed shard.count: two must not count its
-			// jobs until two listings have passed.
-			f.inv.Gone(id)
-			f.led.Leave(id, f.clocks.now())
-			continue
-		}
-		f.planDetails(id, now)
-		f.planJobs(id, now)
-	}
-	for _, id := range f.led.LeftWithWatch() {
-		if f.opts.owns(id) {
-			f.planPoll(id, now)
-		}
-	}
-	f.tried = f.inv.Len() > 0 && !f.inv.ListedAt().IsZero()
 }
 
 // Ready reports whether this GitLab was tried once or is served from saved state.
@@ -320,30 +276,6 @@ func (m *Monitor) read(ctx context.Context, item plan.Item) {
 	next(item.ID, now)
 	m.publisher.arrived(item.ID, now)
 	f.wake()
-}
-
-// outcome notes how a reading ended.
-func (f *fleet) outcome(stage snapshot.Stage, id int64, err error, now time.Time) {
-	reason := gitlab.ReasonOf(err)
-	switch {
-	case err == nil && stage == snapshot.StageReconcile && f.led.WalkEndless(id):
-		// A page more of a walk that never ended is no success yet.
-	case err == nil:
-		f.plan.Succeeded(stage, id)
-		f.failures.succeeded(stage, id, now)
-	case reason == gitlab.ReasonNotFound:
-		// Most likely deleted, which is no trouble; the next listing decides. A
-		// new runner may not be on every replica yet, so it is asked for again.
-		f.plan.Failed(stage, id)
-	default:
-		known := f.inv.Has(id) || f.led.Watched(id) > 0
-		if known {
-			f.plan.Failed(stage, id)
-		}
-		f.failures.failed(stage, id, err, f.blocked, known)
-		// A refused token: the listing alone finds out when it is taken again.
-		f.blocked = f.blocked || reason == gitlab.ReasonUnauthorized
-	}
 }
 
 const forgetInterval = time.Minute
