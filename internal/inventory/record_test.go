@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // disk is what was committed.
 type disk map[string][]byte
 
-func (d disk) commit(recs []Record) {
+func (d disk) commit(recs []record.Record) {
 	for _, r := range recs {
 		if r.Value == nil {
 			delete(d, string(r.Key))
@@ -40,7 +41,7 @@ func (d disk) open(tb testing.TB, o Options) *Inventory {
 	return inv
 }
 
-func records(tb testing.TB, inv *Inventory) []Record {
+func records(tb testing.TB, inv *Inventory) []record.Record {
 	tb.Helper()
 	recs, left := inv.Records()
 	for _, l := range left {

@@ -123,7 +123,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m.publisher = &publisher{
 		fleet: f, scopes: scopes, first: first, budget: d.Budget, to: d.Publisher,
 		// Generations go on over a reload, which makes a new Monitor.
-		generation: uint64(now.UnixMilli()), //nolint:gosec // after 1970
+		generation: uint64(now.UnixMilli()),
 		pictured:   !f.inv.ListedAt().IsZero(),
 	}
 	m.saver = &saver{fleet: f, state: d.State, metrics: d.Metrics, log: d.Logger}

@@ -155,7 +155,7 @@ func (p *publisher) self(now time.Time) snapshot.Self {
 		listInterval, f.opts.Intervals.Details, f.opts.Intervals.Jobs, f.opts.Intervals.Reconcile,
 	}
 	for stage := range s.Stages {
-		st, kind := &s.Stages[stage], snapshot.Stage(stage) //nolint:gosec // four stages
+		st, kind := &s.Stages[stage], snapshot.Stage(stage)
 		st.LastSuccess, st.Interval, st.Lag = f.failures.lastGood[stage], intervals[stage], f.plan.Lag(kind, now)
 		st.Unread = f.failures.counts(kind)
 	}

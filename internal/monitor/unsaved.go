@@ -9,6 +9,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
@@ -24,31 +25,31 @@ const mostLeftOut = 100
 // storable makes one batch of what can be saved. Refused as a whole, one bad
 // record would keep everything else from being saved for ever. The error is
 // that of a record that the others rest upon.
-func storable(records []inventory.Record, batch *ledger.Batch, unencoded []inventory.LeftOut) (b store.Batch, left []leftOut, err error) {
+func storable(records []record.Record, batch *ledger.Batch, unencoded []inventory.LeftOut) (b store.Batch, left []leftOut, err error) {
 	for _, l := range unencoded {
 		left = append(left, leftOut{string(l.Key), l.Subject(), l.Err})
 	}
-	add := func(key, value []byte, subject func() string) bool {
-		if value == nil {
-			b.Delete = append(b.Delete, key)
+	add := func(r record.Record) bool {
+		if r.Value == nil {
+			b.Delete = append(b.Delete, r.Key)
 			return true
 		}
-		if err := store.Storable(key, value); err != nil {
-			left = append(left, leftOut{string(key), subject(), err})
+		if err := store.Storable(r.Key, r.Value); err != nil {
+			left = append(left, leftOut{string(r.Key), r.Subject(), err})
 			return false
 		}
-		b.Put = append(b.Put, store.Record{Key: key, Value: value})
+		b.Put = append(b.Put, store.Record(r))
 		return true
 	}
 	for _, r := range records {
-		add(r.Key, r.Value, r.Subject)
+		add(r)
 	}
 	if batch == nil {
 		return b, left, nil
 	}
 	drop := map[string]struct{}{}
 	for _, r := range batch.Records {
-		if !add(r.Key, r.Value, r.Subject) {
+		if !add(r) {
 			drop[string(r.Key)] = struct{}{}
 			err = left[len(left)-1].err
 		}
