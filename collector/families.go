@@ -13,7 +13,7 @@ import (
 )
 
 // Collect functions, one a family, in the order of the table. Each decides when
-// its family is absent; what is told in the table's help is decided here.
+// its family is absent; what the table's help describes is decided here.
 
 func collectUp(v *view, s *sink) { s.gauge(bit(v.Up)) }
 
@@ -220,6 +220,22 @@ func collectRunnerPaused(v *view, s *sink) {
 	eachRunner(v, func(r *snapshot.Runner, id string) { s.gauge(bit(r.Paused), id) })
 }
 
+func collectRunnerStatusSince(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		if r.Status != snapshot.Online {
+			s.time(r.StatusSince, id)
+		}
+	})
+}
+
+func collectRunnerPausedSince(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		if r.Paused {
+			s.time(r.PausedSince, id)
+		}
+	})
+}
+
 func collectRunnerContacted(v *view, s *sink) {
 	eachRunner(v, func(r *snapshot.Runner, id string) {
 		if !r.DetailsAt.IsZero() {
@@ -287,6 +303,18 @@ func histograms(v *view, s *sink, of func(*snapshot.Counters) []snapshot.Histogr
 	for i := range list {
 		s.histogram(&list[i])
 	}
+}
+
+func collectStatusChanges(v *view, s *sink) {
+	counters(v, s, func(c *snapshot.Counters) []snapshot.Counter { return c.StatusChanges })
+}
+
+func collectRunnersJoined(v *view, s *sink) {
+	counters(v, s, func(c *snapshot.Counters) []snapshot.Counter { return c.RunnersJoined })
+}
+
+func collectRunnersLeft(v *view, s *sink) {
+	counters(v, s, func(c *snapshot.Counters) []snapshot.Counter { return c.RunnersLeft })
 }
 
 func collectJobsFinished(v *view, s *sink) {

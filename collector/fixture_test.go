@@ -108,13 +108,14 @@ func small(name string) *snapshot.GitLab {
 	}
 	f.Rows = []snapshot.Runner{
 		{
-			ID: 9, Type: snapshot.InstanceType, Status: snapshot.Online, Description: `quotes "and" back\slashes` + "\nin two lines",
+			ID: 9, Type: snapshot.InstanceType, Status: snapshot.Online, StatusSince: t0.Add(-time.Hour), Description: `quotes "and" back\slashes` + "\nin two lines",
 			Version: "18.1.0", Platform: "linux", Arch: "amd64", RunUntagged: true, Tags: []string{"linux"},
 			ContactedAt: t0.Add(-time.Minute), DetailsAt: t0, ManagersOnline: 2, ManagersKnown: 3,
 			JobsExecuting: 3, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-time.Second), Exported: true,
 		},
 		{
 			ID: 10, Type: snapshot.GroupType, Status: snapshot.Offline, Paused: true, Owner: "a/group", ContactedAt: t0,
+			StatusSince: t0.Add(-time.Hour), PausedSince: t0.Add(-time.Minute),
 			Tags: []string{snapshot.TagUnknown}, ManagersOnline: -1, ManagersKnown: -1, JobsExecuting: -1, Exported: true,
 		},
 		{ID: 11, Type: snapshot.ProjectType, Status: snapshot.NeverContacted, Description: "excluded", DetailsAt: t0},
@@ -126,6 +127,9 @@ func small(name string) *snapshot.GitLab {
 			{Labels: []string{"instance_type", "success", "", ""}, Value: 1234567, Created: t0},
 			{Labels: []string{"instance_type", "failed", "script", "script_failure"}, Value: 3, Created: t0},
 		},
+		StatusChanges:   []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 5, Created: t0}},
+		RunnersJoined:   []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 4, Created: t0}},
+		RunnersLeft:     []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 3, Created: t0}},
 		TagJobsFinished: []snapshot.Counter{{Labels: []string{"linux", "success", ""}, Value: 40, Created: t0}},
 		Runners: []snapshot.RunnerCounter{
 			{ID: 9, Status: snapshot.Success, Value: 40, Created: t0},

@@ -1,14 +1,15 @@
 package collector
 
-// level is what gives way to metrics.series_limit: a Prometheus that is fed
-// more series than it can hold is lost altogether, so the exporter has a
-// ceiling of its own, and says when it is reached. Sums never give way.
-type level uint8
+// reduction is the set of families that are left out to stay below
+// metrics.series_limit: a Prometheus that is fed more series than it can hold is
+// lost altogether, so the exporter has a ceiling of its own, and reports when it
+// is reached. Sums are never left out.
+type reduction uint8
 
 const (
-	everything  level = iota // nothing gives way
-	withoutTags              // runner_tag_info does
-	withoutRows              // all runner_ families do
+	unreduced   reduction = iota // nothing is left out
+	withoutTags                  // runner_tag_info is
+	withoutRows                  // all runner_ families are
 )
 
 // tagInfo gives way first: it has a series for each tag of each runner.
@@ -18,12 +19,12 @@ const tagInfo = fleetPrefix + "runner_tag_info"
 // back: at its edge they would come and go with every publish.
 const relief = 0.95
 
-func (l level) drops(f *family) bool {
-	return f.rows && (l == withoutRows || (l == withoutTags && f.Name == tagInfo))
+func (r reduction) drops(f *family) bool {
+	return f.rows && (r == withoutRows || (r == withoutTags && f.Name == tagInfo))
 }
 
-func (l level) message() string {
-	switch l {
+func (r reduction) message() string {
+	switch r {
 	case withoutTags:
 		return "more series than metrics.series_limit: runner_tag_info gives way; see series_dropped"
 	case withoutRows:
@@ -33,10 +34,10 @@ func (l level) message() string {
 	}
 }
 
-// chooseLevel finds the least that has to give way, over all GitLabs.
-func chooseLevel(list []*entry, limit int, now level) level {
+// chooseReduction is the smallest one that suffices, over all GitLabs.
+func chooseReduction(list []*entry, limit int, now reduction) reduction {
 	if limit == 0 {
-		return everything
+		return unreduced
 	}
 	sums, rows, tags := 0, 0, 0
 	for _, en := range list {
@@ -48,33 +49,33 @@ func chooseLevel(list []*entry, limit int, now level) level {
 			}
 		}
 	}
-	for l := range withoutRows {
+	for r := range withoutRows {
 		total := sums + rows
-		if l == withoutTags {
+		if r == withoutTags {
 			total -= tags
 		}
 		most := limit
-		if l < now {
+		if r < now {
 			most = int(relief * float64(limit))
 		}
 		if total <= most {
-			return l
+			return r
 		}
 	}
 	return withoutRows
 }
 
-// at is the entry as it is shown at a level.
-func (en *entry) at(l level) *entry {
+// at is the entry as it is shown with a reduction.
+func (en *entry) at(r reduction) *entry {
 	rows := en.rows
-	if rows.level != l {
-		rows = rows.at(l)
+	if rows.reduction != r {
+		rows = rows.at(r)
 	}
-	main := en.main.at(l)
+	main := en.main.at(r)
 	main.view.series = main.series
 	main.view.dropped = map[string]int{}
 	for i, f := range rows.families {
-		if n := rows.counts[i]; n > 0 && l.drops(f) {
+		if n := rows.counts[i]; n > 0 && r.drops(f) {
 			main.view.dropped[f.Name] = n
 		} else {
 			main.view.series += n

@@ -70,7 +70,7 @@ func TestCollectParameter(t *testing.T) {
 }
 
 // The ceiling counts all series; runner_tag_info gives way first, then the
-// other runner_ families, never a sum, and each says how much it gave up.
+// other runner_ families, never a sum, and series_dropped has how much each gave up.
 func TestSeriesLimit(t *testing.T) {
 	probe := newExporter(t, Options{})
 	big := large(300)
@@ -118,10 +118,10 @@ func TestSeriesLimit(t *testing.T) {
 			t.Errorf("limit %d: %d series are shown, want %d", tc.limit, shown, sums+rows-tc.dropped)
 		}
 		if n := f[selfPrefix+"series_dropped"]; (n > 0) != (tc.dropped > 0) {
-			t.Errorf("limit %d: %d families are told in series_dropped", tc.limit, n)
+			t.Errorf("limit %d: %d families are in series_dropped", tc.limit, n)
 		}
 		if got := valueOf(body, selfPrefix+"series"); got != appendedFloat(float64(shown)) {
-			t.Errorf("limit %d: series says %s, %d are shown", tc.limit, got, shown)
+			t.Errorf("limit %d: series is %s, %d are shown", tc.limit, got, shown)
 		}
 	}
 }

@@ -45,10 +45,10 @@ type part struct {
 	created  bool
 	scratch  *sync.Pool
 
-	counts []int // series of each fleet family, as Prometheus counts them
-	series int   // their sum
-	bad    int   // series left out for a wrong number of labels or buckets
-	level  level // what gives way to the ceiling, and is not rendered
+	counts    []int     // series of each fleet family, as Prometheus counts them
+	series    int       // their sum
+	bad       int       // series left out for a wrong number of labels or buckets
+	reduction reduction // its families are not rendered
 
 	once   [numFormats]sync.Once
 	blocks [numFormats]block
@@ -74,11 +74,11 @@ func (e *Exporter) newPart(s *snapshot.GitLab, rows bool) *part {
 	return p
 }
 
-// at is the part as it is shown at a level; nothing of it is rendered yet.
-func (p *part) at(l level) *part {
+// at is the part as it is shown with a reduction; nothing of it is rendered yet.
+func (p *part) at(r reduction) *part {
 	return &part{
 		families: p.families, rows: p.rows, view: p.view, shard: p.shard, created: p.created, scratch: p.scratch,
-		counts: p.counts, series: p.series, bad: p.bad, level: l,
+		counts: p.counts, series: p.series, bad: p.bad, reduction: r,
 	}
 }
 
@@ -94,7 +94,7 @@ func (p *part) block(f format) block {
 		}
 		b := make(block, len(p.families))
 		for i, fam := range p.families {
-			if fam.rows != p.rows || p.level.drops(fam) {
+			if fam.rows != p.rows || p.reduction.drops(fam) {
 				continue
 			}
 			*buf = p.render(fam, f, (*buf)[:0])
@@ -471,7 +471,8 @@ func appendDoubleField(buf []byte, n protowire.Number, v float64) []byte {
 
 // prepare makes what stands before a family's series in each format.
 func (f *family) prepare() {
-	for om, to := range map[bool]format{false: formatText, true: formatOpenMetrics} {
+	for _, to := range []format{formatText, formatOpenMetrics} {
+		om := to == formatOpenMetrics
 		name, help := f.Name, strings.NewReplacer("\\", `\\`, "\n", `\n`).Replace(f.Help)
 		if om {
 			help = string(appendEscaped(nil, f.Help))

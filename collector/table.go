@@ -52,7 +52,7 @@ type Family struct {
 	Labels    []string
 	Stability Stability
 	Group     Group
-	// Series says how many series one GitLab makes, as a formula for people.
+	// Series is the number of series of one GitLab, as a formula for the reference.
 	Series string
 	// Buckets are the upper bounds of a histogram without +Inf.
 	Buckets []float64
@@ -99,7 +99,7 @@ func table() []*family {
 		if f.Stability == "" {
 			f.Stability = Stable
 		}
-		// The name tells the unit; OpenMetrics wants it last. A counter's is
+		// The unit is in the name; OpenMetrics requires it last. A counter's is
 		// before _total.
 		if strings.HasSuffix(f.Name, "_seconds") {
 			f.Unit = "seconds"
@@ -133,7 +133,7 @@ func fleetTable() []*family {
 		}, collect: collectScopeUp},
 		{Family: Family{
 			Name: "gitlab_info", Type: Gauge, Group: GroupFleet, Labels: []string{"url", "version"}, Series: "1",
-			Help: "The monitored GitLab, always 1. version is empty until the server told it. Never absent.",
+			Help: "The monitored GitLab, always 1. version is empty until it was read. Never absent.",
 		}, collect: collectGitLabInfo},
 		{Family: Family{
 			Name: "runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "status", "paused"}, Series: "24",
@@ -157,7 +157,7 @@ func fleetTable() []*family {
 		}, collect: collectTagBusy},
 		{Family: Family{
 			Name: "version_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 52",
-			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner told none." + absentMachines,
+			Help: "Number of runners by gitlab-runner version, the oldest of a runner's online machines: the 50 versions with most runners, the rest under (other); (unknown) where a runner reported none." + absentMachines,
 		}, collect: collectVersions},
 		{Family: Family{
 			Name: "version_behind_minor_releases", Type: Gauge, Group: GroupFleet, Labels: []string{"version"}, Series: "versions, at most 50",
@@ -187,6 +187,18 @@ func fleetTable() []*family {
 			Name: "tag_jobs_executing", Type: Gauge, Group: GroupFleet, Labels: []string{"tag", "runner_type"}, Series: "(tag, runner_type) pairs",
 			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
+		{Family: Family{
+			Name: "runners_status_changes_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Changes of a runner's status (online, offline, stale, never_contacted) from one reading to the next. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectStatusChanges},
+		{Family: Family{
+			Name: "runners_joined_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Runners that came into the fleet. Those of a scope's first listing, or of the first one after GitLab refused it, did not join. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectRunnersJoined},
+		{Family: Family{
+			Name: "runners_left_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
+			Help: "Runners that GitLab does not list any more. Those of a scope that was taken out of the configuration, or that GitLab refuses, did not leave. Kept over restarts. Absent before the first complete listing of runners.",
+		}, collect: collectRunnersLeft},
 	}
 }
 
@@ -206,6 +218,14 @@ func runnerTable() []*family {
 			Name: "runner_paused", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
 			Help: "Whether a runner is paused: 1 if so, else 0." + absentRunner,
 		}, collect: collectRunnerPaused},
+		{Family: Family{
+			Name: "runner_status_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners that are not online",
+			Help: "When a reading first showed the present status of a runner that is not online, in seconds since the epoch; kept over restarts. Absent while it is online." + absentRunner,
+		}, collect: collectRunnerStatusSince},
+		{Family: Family{
+			Name: "runner_paused_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "paused runners",
+			Help: "When a reading first showed that a runner is paused, in seconds since the epoch; kept over restarts. Absent while it is not paused." + absentRunner,
+		}, collect: collectRunnerPausedSince},
 		{Family: Family{
 			Name: "runner_contacted_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
 			Help: "When a runner last contacted GitLab, in seconds since the epoch; up to an hour old for a healthy idle runner. Absent if it never did or its details were not read." + absentRunner,
@@ -334,7 +354,7 @@ func selfTable() []*family {
 		}, collect: collectUnread},
 		{Family: Family{
 			Name: "api_rate_limit_requests", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",
-			Help: "Requests that GitLab's rate limit allows in its window, as its answers tell. Absent without a rate limit and after its window.",
+			Help: "Requests that GitLab's rate limit allows in its window, by the headers of its answers. Absent without a rate limit and after its window.",
 		}, collect: collectRateLimit},
 		{Family: Family{
 			Name: "api_rate_limit_remaining", Type: Gauge, Labels: []string{"gitlab"}, Series: "1",

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// contract is the list of families that users were promised: name without
+// promisedFamilies is the list of families that docs/metrics.md promises users: name without
 // prefix, type, labels without gitlab. It changes only with that promise.
-const contract = `
+const promisedFamilies = `
 up gauge
 scope_up gauge scope path
 gitlab_info gauge url version
@@ -30,6 +30,8 @@ tag_capacity_jobs gauge tag
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id
+runner_status_since_timestamp_seconds gauge runner_id
+runner_paused_since_timestamp_seconds gauge runner_id
 runner_contacted_timestamp_seconds gauge runner_id
 runner_details_timestamp_seconds gauge runner_id
 runner_tag_info gauge runner_id tag
@@ -39,6 +41,9 @@ runner_jobs_executing gauge runner_id
 runner_oldest_job_start_timestamp_seconds gauge runner_id
 runner_last_job_finished_timestamp_seconds gauge runner_id
 runner_jobs_finished_total counter runner_id status failure_class
+runners_status_changes_total counter runner_type
+runners_joined_total counter runner_type
+runners_left_total counter runner_type
 jobs_executing gauge runner_type status
 tag_jobs_executing gauge tag runner_type
 jobs_finished_total counter runner_type status failure_class failure_reason
@@ -48,8 +53,8 @@ job_queued_duration_seconds histogram runner_type
 tag_job_queued_duration_seconds histogram tag
 `
 
-// contractSelf is the exporter about itself, with all labels.
-const contractSelf = `
+// promisedSelf is the exporter about itself, with all labels.
+const promisedSelf = `
 build_info gauge version revision branch goversion goos goarch tags
 api_requests_total counter gitlab route code
 api_retries_total counter gitlab reason
@@ -82,18 +87,18 @@ config_last_reload_success_timestamp_seconds gauge
 
 func promised() map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(strings.TrimSpace(contract)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedFamilies)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_"+f[0]] = strings.Join(append([]string{f[1], "gitlab"}, f[2:]...), " ")
 	}
-	for line := range strings.Lines(strings.TrimSpace(contractSelf)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedSelf)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_exporter_"+f[0]] = strings.Join(f[1:], " ")
 	}
 	return out
 }
 
-func TestTableKeepsTheContract(t *testing.T) {
+func TestTableKeepsWhatIsPromised(t *testing.T) {
 	want := promised()
 	for _, f := range Families() {
 		got := strings.Join(append([]string{string(f.Type)}, f.Labels...), " ")
@@ -107,7 +112,7 @@ func TestTableKeepsTheContract(t *testing.T) {
 	}
 }
 
-func TestTableRules(t *testing.T) {
+func TestTableKeepsThePrometheusNamingRules(t *testing.T) {
 	for _, f := range Families() {
 		if strings.HasPrefix(f.Name, "gitlab_runner_fleet_runner_") != slices.Contains(f.Labels, "runner_id") {
 			t.Errorf("%s: the label runner_id stands if and only if the name begins with runner_", f.Name)
@@ -131,7 +136,7 @@ func TestTableRules(t *testing.T) {
 			t.Errorf("%s: unit %s", f.Name, f.Unit)
 		}
 		if f.Unit == "seconds" && !strings.Contains(f.Help, "in seconds") {
-			t.Errorf("%s: the help does not tell the unit", f.Name)
+			t.Errorf("%s: the help does not name the unit", f.Name)
 		}
 		if f.Name != buildInfo && !strings.HasSuffix(f.Help, ".") {
 			t.Errorf("%s: the help is not a sentence: %q", f.Name, f.Help)
@@ -211,7 +216,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 	for name := range whole {
 		if promised()[name] == "" {
-			t.Errorf("%s is shown and not in the contract", name)
+			t.Errorf("%s is shown and not promised", name)
 		}
 	}
 
@@ -226,7 +231,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 }
 
-func TestSelfValues(t *testing.T) {
+func TestSelfMetricsHaveTheReportedValues(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Self().Declare("corp", []string{"runners", "jobs"}, []string{"timeout", "auth"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})
@@ -273,27 +278,5 @@ func TestSelfValues(t *testing.T) {
 	last := scrapeBody(t, e, acceptText)
 	if strings.Contains(last, `gitlab="corp"`) || !strings.Contains(last, `code="429",gitlab="public"`) {
 		t.Error("forgetting a GitLab leaves its series, or takes another's")
-	}
-}
-
-func TestMarkdownTable(t *testing.T) {
-	rows := map[string]int{}
-	for line := range strings.Lines(MarkdownTable()) {
-		if !strings.HasPrefix(line, "| `gitlab_") {
-			continue
-		}
-		cells := strings.Split(strings.ReplaceAll(line, `\|`, ""), "|")
-		if len(cells) != 8 {
-			t.Errorf("%d cells in %q", len(cells)-2, line)
-		}
-		rows[strings.Trim(cells[1], " `")]++
-	}
-	for _, f := range Families() {
-		if rows[f.Name] != 1 {
-			t.Errorf("%s stands %d times in the documentation", f.Name, rows[f.Name])
-		}
-	}
-	if len(rows) != len(Families()) {
-		t.Errorf("%d rows for %d families", len(rows), len(Families()))
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// Summary tells in words what was found, for --config.check: no secret, and no
+// Summary describes what was found, for --config.check: no secret, and no
 // proxy's URL, which may hold one.
 func (v Validated) Summary() string {
 	var b strings.Builder

@@ -205,7 +205,7 @@ func (v *validator) poll(base Poll, path string, p, above PollConfig) Poll {
 	return out
 }
 
-// origin says where the other value of a rule comes from, if not from the same block.
+// origin is where the other value of a rule comes from, if not from the same block.
 func origin(elsewhere bool, global *model.Duration, key string) string {
 	switch {
 	case !elsewhere:
@@ -594,7 +594,7 @@ func (v *validator) refs(path string, c *commoncfg.HTTPClientConfig) bool {
 	return found
 }
 
-// headers tells whether one of them carries the token.
+// headers reports whether one of them carries the token.
 func (v *validator) headers(path string, h *commoncfg.Headers) (token bool) {
 	if h == nil {
 		return false

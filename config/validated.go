@@ -20,7 +20,7 @@ type Validated struct {
 	gitlabs  []GitLab
 	metrics  Metrics
 	warnings []string
-	// disableAt says where each entry of metrics.disable stands, for CheckFamilies.
+	// disableAt is the place of each entry of metrics.disable, for CheckFamilies.
 	disableAt []Error
 }
 
@@ -75,7 +75,7 @@ func (v *Validated) GitLabs() []GitLab {
 	return out
 }
 
-// Metrics says which series are exported.
+// Metrics selects the series that are exported.
 func (v *Validated) Metrics() Metrics {
 	m := v.metrics
 	m.Disable = slices.Clone(m.Disable)
@@ -134,12 +134,12 @@ func wholeFamilyName(name string) string {
 	return familyPrefix + name
 }
 
-// Equal tells whether a reload has nothing to change on this GitLab. Secrets
+// Equal reports whether a reload has nothing to change on this GitLab. Secrets
 // written in the file count; those in files do not, they are read at each
 // request.
 func (g GitLab) Equal(o GitLab) bool { return reflect.DeepEqual(g.clone(), o.clone()) }
 
-// Equal tells whether both export the same series.
+// Equal reports whether both export the same series.
 func (m Metrics) Equal(o Metrics) bool {
 	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.Equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.Equal(o.Tags) &&
 		m.TagsLimit == o.TagsLimit && m.TagsRetention == o.TagsRetention &&

@@ -278,7 +278,7 @@ func (f *fleet) ids(is func(*gitlab.FleetRunner) bool) []int64 {
 	return out
 }
 
-// jobsOpen tells whether this runner's jobs can be read as far as is known:
+// jobsOpen reports whether this runner's jobs can be read as far as is known:
 // those of an instance runner only where all are.
 func (c *check) jobsOpen(r *gitlab.FleetRunner) bool {
 	return c.visible != 0 || r.Type != "instance_type"
@@ -467,7 +467,7 @@ func (t tagCount) String() string {
 // warning.
 type shortfall struct{ missing, written, down, few []string }
 
-// judge compares with the floor, and says at the tag what is wrong.
+// judge compares with the floor, and names at the tag what is wrong.
 func (l *shortfall) judge(ctx context.Context, c *check, tag string, t tagCount, left *int) string {
 	quoted := fmt.Sprintf("%q", tag)
 	switch {
@@ -493,7 +493,7 @@ func (l *shortfall) report(c *check) {
 		c.warn("expected tags that no runner carries: "+listed(l.missing), "check their spelling in expected, or start runners with them")
 	}
 	if len(l.written) > 0 {
-		c.warn("expected tags that differ by upper and lower case from those of runners: "+listed(l.written), "write them in expected as the runners do: GitLab tells them apart")
+		c.warn("expected tags that differ by upper and lower case from those of runners: "+listed(l.written), "write them in expected as the runners do: GitLab treats them as different tags")
 	}
 	if len(l.down) > 0 {
 		c.warn("expected tags without an available runner: "+listed(l.down), "start or resume a runner of each, or lower expected: an alert would fire now")

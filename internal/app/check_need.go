@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// rowsPerPage is what GitLab gives at most (API notes 2).
+	// rowsPerPage is what GitLab gives at most (docs/gitlab-api.md 2).
 	rowsPerPage = 100
 
 	// limitShare is the share of a stated limit, and of the first minute's
@@ -123,7 +123,7 @@ func leftOf(remaining float64) string {
 	return fmt.Sprintf(" (%.0f left in the present window)", remaining)
 }
 
-// firstPicture tells how long the dashboards stay empty after a first start.
+// firstPicture is how long the dashboards stay empty after a first start.
 func (c *check) firstPicture() {
 	f := &c.fleet
 	requests, from := f.pages, count(f.pages, "page")+" of the list"

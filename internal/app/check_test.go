@@ -8,8 +8,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/plan"
 )
 
-// TestDemand holds the formula to numbers reckoned by hand.
-func TestDemand(t *testing.T) {
+// TestDemandEqualsHandReckoning holds the formula to numbers reckoned by hand.
+func TestDemandEqualsHandReckoning(t *testing.T) {
 	iv := plan.Intervals{Runners: time.Minute, Details: 15 * time.Minute, Jobs: time.Minute, Reconcile: time.Hour}
 	for _, tt := range []struct {
 		name string

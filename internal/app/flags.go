@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
+	"gitlab-runner-fleet-exporter/alerts"
 	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
@@ -24,13 +25,13 @@ const (
 	exitUsage   = 2 // bad flags
 )
 
-// defaultAddress is where Prometheus finds the exporter unless told otherwise.
+// defaultAddress is where Prometheus finds the exporter unless configured otherwise.
 const defaultAddress = ":9756"
 
 // envPrefix stands before the environment variable of each flag.
 const envPrefix = "GITLAB_RUNNER_FLEET_"
 
-// options are what the flags say.
+// options are the values of the flags.
 type options struct {
 	configFile     string
 	configCheck    bool
@@ -47,11 +48,14 @@ type options struct {
 	logFormat      string
 	shardIndex     int
 	shardCount     int
+	rulesPrint     bool
+	rulesValues    string
+	rulesFormat    string
 
 	secrets *secret.List // of the whole process
 }
 
-// errDone says that --help or --version was answered.
+// errDone: --help or --version was answered.
 var errDone = errors.New("answered")
 
 // envFlags names each flag's environment variable as it is made, those of
@@ -77,6 +81,9 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("gitlab.url", "Address of one GitLab, in place of a configuration file. The token comes from the environment variable GITLAB_TOKEN or from --gitlab.token-file.").PlaceHolder("URL").StringVar(&o.gitlabURL)
 	e.Flag("gitlab.token-file", "File with the token for --gitlab.url. It is read again at each request.").PlaceHolder("FILE").StringVar(&o.tokenFile)
 	e.Flag("gitlab.check", "Read each GitLab once, print its version, what the token may see, and the requests a minute that the configuration will need beside the budget, and exit with 0 or 1.").BoolVar(&o.gitlabCheck)
+	e.Flag("rules.print", "Print the alert and recording rules, and exit with 0 or 1. Needs no configuration.").BoolVar(&o.rulesPrint)
+	e.Flag("rules.values", "File with what differs from alerts/values.yml: thresholds, severities, labels, addresses.").PlaceHolder("FILE").StringVar(&o.rulesValues)
+	e.Flag("rules.format", "Format of the rules: prometheus, operator (a PrometheusRule), mimir (with a namespace).").Default(string(alerts.Prometheus)).EnumVar(&o.rulesFormat, alerts.Formats()...)
 	e.Flag("demo", "Start a simulated GitLab on loopback and monitor it: no configuration, no token, nothing on disk.").BoolVar(&o.demo)
 	e.Flag("storage.path", "Folder of the durable state. Empty: memory only, counters begin anew at each start.").Default("data").StringVar(&o.storagePath)
 	o.web = kingpinflag.AddFlags(e, defaultAddress)
@@ -126,14 +133,19 @@ func usageError(err error) error {
 	return err
 }
 
-// waysToStart is told to whoever starts the program with nothing.
+// waysToStart is printed where the program is started without any flag.
 const waysToStart = `nothing to monitor: start in one of three ways
   --demo                                      a simulated GitLab, to look around
   --gitlab.url=https://gitlab.example.com     one GitLab; its token in the environment variable GITLAB_TOKEN, or in a file named by --gitlab.token-file
   --config.file=config.yml                    everything else`
 
 func (o *options) validate() error {
+	if o.rulesPrint {
+		return nil // whatever else is given, nothing of it is used
+	}
 	switch {
+	case o.rulesValues != "":
+		return errors.New("--rules.values goes with --rules.print")
 	case o.demo && (o.configFile != "" || o.gitlabURL != ""):
 		return errors.New("--demo brings its own GitLab: leave out --config.file and --gitlab.url")
 	case o.demo && (o.configCheck || o.gitlabCheck):

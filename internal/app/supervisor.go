@@ -35,7 +35,7 @@ type supervisor struct {
 	opts   *options
 	logger log.Logger
 	folder *store.Folder
-	failed func(error) // told of a monitor that ended unasked
+	failed func(error) // called when a monitor ended unasked
 
 	exporter atomic.Pointer[collector.Exporter]
 
@@ -59,7 +59,7 @@ type watch struct {
 	published chan struct{} // closed by the first picture
 }
 
-// errBroken says that a failed reload could not be undone: the process must end,
+// errBroken: a failed reload could not be undone: the process must end,
 // so that whoever supervises it starts it anew.
 var errBroken = errors.New("the old configuration could not be restored")
 
@@ -261,7 +261,7 @@ func newBudget(g config.GitLab, shards int) *budget.Budget {
 	return budget.New(budget.Options{
 		RequestsPerSecond: g.Poll.MaxRequestsPerSecond / float64(shards),
 		Concurrency:       g.Poll.MaxConcurrentRequests,
-		Seed:              rand.Uint64(), //nolint:gosec // jitter, not a secret
+		Seed:              rand.Uint64(),
 	})
 }
 
@@ -304,7 +304,7 @@ func inventoryOptions(g config.GitLab, m config.Metrics) inventory.Options {
 	}
 }
 
-// firstPicture tells when a monitor has published for the first time.
+// firstPicture closes a channel when a monitor has published for the first time.
 type firstPicture struct {
 	monitor.Publisher
 
@@ -342,7 +342,7 @@ func (s *supervisor) start(ctx context.Context, w *watch) {
 }
 
 // halt stops a monitor; when it returns everything folded is saved, or the log
-// says that it could not be.
+// reports that it could not be.
 func (s *supervisor) halt(w *watch) {
 	w.cancel()
 	<-w.done

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // seeded is chance that repeats.
 func seeded(seed uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	return rand.New(rand.NewPCG(seed, 1))
 }
 
 // inside is what a Budget does not show.

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/ratelimit"
 )
 
 // rateHeaders is what GitLab reports of its throttle (docs/gitlab-api.md 5.1). Remaining and
@@ -45,7 +47,7 @@ func (t *rateHeaders) read(h http.Header, status int, now time.Time, inFlight in
 	if left <= 0 || left > longestWindow {
 		return // a late answer, of a window that is over; or nonsense
 	}
-	date, reset := serverTime(h, now), serverTime(h, now).Add(left).Unix()
+	date, reset := ratelimit.ServerTime(h, now), ratelimit.ServerTime(h, now).Add(left).Unix()
 	same := t.valid(now) && reset == t.reset
 	if same && float64(remaining) > t.remaining && date.Before(t.date.Add(2*time.Second)) {
 		return // overtaken by an answer to a later request
@@ -295,19 +297,11 @@ func backOff(tries int, most time.Duration) time.Duration {
 	return min(firstPause<<min(tries-1, 20), most)
 }
 
-// retryAfter is how long a 429 asks to wait: Retry-After in seconds or as a
-// date, else the end of the throttle's window. ok is false if it asks for nothing.
+// retryAfter is how long a 429 asks to wait: the header Retry-After, else the
+// end of the throttle's window. ok is false where it has neither.
 func retryAfter(h http.Header, now time.Time) (d time.Duration, ok bool) {
-	if s := strings.TrimSpace(h.Get("Retry-After")); s != "" {
-		if f, err := strconv.ParseFloat(s, 64); err == nil {
-			if f > 0 {
-				return seconds(f), true
-			}
-		} else if at, err := http.ParseTime(s); err == nil {
-			if d = at.Sub(serverTime(h, now)); d > 0 {
-				return d, true
-			}
-		}
+	if d = ratelimit.RetryAfter(h, now); d > 0 {
+		return d, true
 	}
 	d, ok = untilReset(h, now)
 	return d, ok && d > 0
@@ -320,19 +314,12 @@ func untilReset(h http.Header, now time.Time) (time.Duration, bool) {
 		if reset < 1e8 {
 			return seconds(float64(reset)), true // some proxies write seconds to wait
 		}
-		return time.Unix(reset, 0).Sub(serverTime(h, now)), true
+		return time.Unix(reset, 0).Sub(ratelimit.ServerTime(h, now)), true
 	}
 	if at, err := http.ParseTime(h.Get("RateLimit-ResetTime")); err == nil {
-		return at.Sub(serverTime(h, now)), true
+		return at.Sub(ratelimit.ServerTime(h, now)), true
 	}
 	return 0, false
-}
-
-func serverTime(h http.Header, now time.Time) time.Time {
-	if at, err := http.ParseTime(h.Get("Date")); err == nil {
-		return at
-	}
-	return now
 }
 
 func headerInt(h http.Header, key string) (int64, bool) {

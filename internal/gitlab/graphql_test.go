@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -118,8 +119,8 @@ func TestErrorsInside200(t *testing.T) {
 		refused    bool
 	}{
 		{"not for this user", `{"data":{"runners":null},"errors":[{"message":"` + denied + `","path":["runners"]}]}`, ReasonForbidden, denied, "-", true},
-		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
-		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
+		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
+		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
 		{"a field that must be", `{"errors":[{"message":"Field 'status' doesn't exist on type 'CiRunner'","path":["query fleet","runners","nodes","status"]}]}`, ReasonBadRequest, "Field 'status' doesn't exist on type 'CiRunner'", "status", true},
 		{"no runners at all", `{"errors":[{"message":"Field 'runners' doesn't exist on type 'Query'"},{"message":"Field 'managers' doesn't exist on type 'CiRunner'"}]}`, ReasonBadRequest, "Field 'runners' doesn't exist on type 'Query'; Field 'managers' doesn't exist on type 'CiRunner'", "runners", true},
 		{"a field that was not asked for", `{"errors":[{"message":"Field 'c4n4ry' doesn't exist on type 'Query'"}]}`, ReasonBadRequest, "Field 'c4n4ry' doesn't exist on type 'Query'", "", true},
@@ -240,8 +241,8 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	for most, want := range map[int]int{1: 13, 5: 4} {
 		c, asked := asking(t, func(document string) string {
 			var objections []string
-			for _, o := range optional {
-				if o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
+			for _, o := range runnerFields {
+				if o.field == 0 || o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
 					continue
 				}
 				if key := o.keys[0]; strings.Contains(strings.Split(document, "managers(first")[0], " "+key) || key == "managers" && strings.Contains(document, key) {
@@ -281,7 +282,7 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	}
 }
 
-// TestGraphQLFailure: what is said of a failure is what it was.
+// TestGraphQLFailure: the text for users names the failure that happened.
 func TestGraphQLFailure(t *testing.T) {
 	for _, c := range []struct {
 		status int
@@ -370,7 +371,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			t.Errorf("%d: %v", c.status, err)
 		}
 		if _, text, _ := strings.Cut(c.body, `"message":"`); text != "" && !strings.Contains(err.Error(), strings.TrimSuffix(text, `"}]}`)) {
-			t.Errorf("%d: %v does not say %s", c.status, err, text)
+			t.Errorf("%d: %v lacks %s", c.status, err, text)
 		}
 		if c.status == 302 && !strings.Contains(err.Error(), "set url to https://other") {
 			t.Error(err)
@@ -685,15 +686,38 @@ func TestGroupAsksNoMore(t *testing.T) {
 
 func TestFieldSetString(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 16 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 16 || names[0] != "jobExecutionStatus" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
-	for _, name := range names[:10] { // each stands for the field of that name
+	for _, name := range names[:11] { // each stands for the field of that name
 		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
+	}
+}
+
+// TestFieldsOnce: what a query requests of a runner is read from the answer, in
+// any form, and what is read is requested: one table makes both.
+func TestFieldsOnce(t *testing.T) {
+	first := regexp.MustCompile(`^[A-Za-z]+`)
+	members := map[string]bool{}
+	for _, f := range []FieldSet{FieldsAll, 0, FieldMachine, fieldEnd - 1, fieldLegacyMode} {
+		for i := range runnerFields {
+			o := &runnerFields[i]
+			text := o.write(f)
+			if text == "" {
+				continue
+			}
+			members[o.member] = true
+			if first.FindString(text) != o.member || o.read == nil || runnerMembers[o.member] != o {
+				t.Errorf("%q is requested and read as %q", text, o.member)
+			}
+		}
+	}
+	if len(members) != len(runnerMembers) {
+		t.Errorf("requested %v, read %d members", members, len(runnerMembers))
 	}
 }

@@ -46,7 +46,7 @@ func Routes() []Route {
 	}
 }
 
-// Reason says why a reading failed. It is a label value and a field of log
+// Reason is why a reading failed. It is a label value and a field of log
 // lines, decided once, here, where the cause is still known.
 type Reason string
 

@@ -319,7 +319,7 @@ func (inv *Inventory) versions(counts map[string]int) []snapshot.Version {
 
 func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 	row := snapshot.Runner{
-		ID: r.id, Type: r.kind, Status: r.status, Paused: r.paused,
+		ID: r.id, Type: r.kind, Status: r.status, Paused: r.paused, StatusSince: r.statusSince, PausedSince: r.pausedSince,
 		Description: r.description, Owner: r.owner, Version: r.version, Platform: r.platform, Arch: r.arch,
 		RunUntagged: r.runUntagged, Protected: r.protected, Tags: r.labels,
 		ContactedAt: r.contactedAt, DetailsAt: r.detailsAt,

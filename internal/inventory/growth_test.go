@@ -11,6 +11,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 func ofType(id int64, kind string) gitlab.Runner {
@@ -184,8 +185,8 @@ func TestProjectTagsAfterAReload(t *testing.T) {
 // the retention, nobody waits while there is a place for them, and a restart
 // changes nothing.
 func TestAdmission(t *testing.T) {
-	for seed := range uint64(150) {
-		rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // repeatable
+	for seed := range uint64(rig.Sized(150, 40)) {
+		rng := rand.New(rand.NewPCG(seed, 7))
 		o := options()
 		o.TagLimit = 1 + rng.IntN(12)
 		o.Expected = map[string]int{"t0": 1}

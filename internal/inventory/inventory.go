@@ -52,6 +52,12 @@ type Inventory struct {
 
 	relabel bool // tags came or went: every runner's labels must be derived again
 
+	// events as of now, as the last Records returned them, and as a scrape may
+	// see them. zeroGen is the picture that first showed them, at zeroAt.
+	events, savedEvents, shownEvents events
+	zeroGen                          uint64
+	zeroAt                           time.Time
+
 	dirtyMeta    bool
 	dirtyRunners map[int64]struct{} // includes removed ones
 	dirtyTags    map[string]struct{}
@@ -63,6 +69,8 @@ type runner struct {
 	kind        snapshot.RunnerType
 	status      snapshot.Status
 	paused      bool
+	statusSince time.Time // the first reading that showed the present status, by GitLab's clock
+	pausedSince time.Time // likewise; zero: not paused
 	active      bool      // job_execution_status is active
 	idle        bool      // job_execution_status is idle: neither on releases without it
 	firstSeen   time.Time // start of the first listing that showed it
@@ -136,22 +144,33 @@ func New(o Options) *Inventory {
 func (inv *Inventory) reorder() { inv.order = slices.Sorted(maps.Keys(inv.runners)) }
 
 // take copies the fields that a list row and the details share.
-func (inv *Inventory) take(r *runner, row *gitlab.Runner) {
+func (inv *Inventory) take(r *runner, row *gitlab.Runner, at time.Time) {
 	kind, ok := snapshot.ParseRunnerType(row.Type)
 	if !ok {
 		kind = snapshot.ProjectType // a type of a future release: least privileged
 	}
 	status, paused, active := statusOf(row), pausedOf(row), row.Execution == "active"
-	if r.kind != kind || r.status != status || r.paused != paused || r.description != row.Description {
+	changed := r.status != status && !r.statusSince.IsZero()
+	if changed {
+		inv.events.Changes[kind]++
+		inv.dirtyMeta = true
+	}
+	statusSince, pausedSince := since(r.statusSince, changed, at), time.Time{}
+	if paused {
+		pausedSince = since(r.pausedSince, !r.paused, at)
+	}
+	if r.kind != kind || r.status != status || r.paused != paused || r.description != row.Description ||
+		!r.statusSince.Equal(statusSince) || !r.pausedSince.Equal(pausedSince) {
 		r.kind, r.status, r.paused, r.description = kind, status, paused, row.Description
+		r.statusSince, r.pausedSince = statusSince, pausedSince
 		inv.dirtyRunners[r.id] = struct{}{}
 	}
 	r.active, r.idle = active, row.Execution == "idle"
 }
 
-// statusOf is the status of docs/metrics.md: GitLab's REST status hides under
-// "paused" whether the runner is up, so only stale and never_contacted are
-// taken from it, and the rest from online.
+// statusOf is the status of docs/metrics.md. GitLab's REST status hides under
+// "paused" whether the runner is up (docs/gitlab-api.md 3.1), so only stale and
+// never_contacted are taken from it, and the rest from online.
 func statusOf(row *gitlab.Runner) snapshot.Status {
 	switch row.Status {
 	case "stale":
@@ -208,7 +227,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		if d.Type == "" {
 			d.Type = r.kind.String()
 		}
-		inv.take(r, &d.Runner)
+		inv.take(r, &d.Runner, at)
 		if d.Execution == "" {
 			r.active, r.idle = active, idle
 		}

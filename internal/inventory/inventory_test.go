@@ -376,7 +376,7 @@ func TestRows(t *testing.T) {
 	}
 	got := f.Rows[3]
 	want := snapshot.Runner{
-		ID: 10, Description: "prod-1", Owner: "corp/web", Version: "17.5.0", Platform: "linux", Arch: "arm64", RunUntagged: true, Protected: true,
+		ID: 10, StatusSince: t0, Description: "prod-1", Owner: "corp/web", Version: "17.5.0", Platform: "linux", Arch: "arm64", RunUntagged: true, Protected: true,
 		Tags: []string{snapshot.TagUntagged, "a", "z"}, ContactedAt: d.ContactedAt, DetailsAt: t0.Add(time.Second),
 		ManagersOnline: 2, ManagersKnown: 6, JobsExecuting: 1, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-2 * time.Hour), Exported: true,
 	}

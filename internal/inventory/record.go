@@ -25,7 +25,8 @@ type metaRecord struct {
 	Version  string    `json:"version,omitempty"`
 	// Whole are the parts of the picture that were whole once: a restart must
 	// not withdraw them for a runner that joined last or cannot be read.
-	Whole [snapshot.NumParts]bool `json:"whole"`
+	Whole  [snapshot.NumParts]bool `json:"whole"`
+	Events events                  `json:"events,omitzero"`
 }
 
 type scopeRecord struct {
@@ -56,6 +57,8 @@ type runnerRecord struct {
 	Machines    *[snapshot.NumStatuses]int `json:"mm,omitempty"`
 	FirstSeen   time.Time                  `json:"fs,omitzero"`
 	OtherTags   bool                       `json:"ot,omitempty"`
+	StatusSince time.Time                  `json:"ss,omitzero"`
+	PausedSince time.Time                  `json:"ps,omitzero"`
 }
 
 type tagRecord struct {
@@ -89,8 +92,8 @@ func (inv *Inventory) Records() ([]record.Record, []LeftOut) {
 		out = append(out, record.Record{Key: key, Value: b})
 		return true
 	}
-	if inv.dirtyMeta {
-		put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.whole})
+	if inv.dirtyMeta && put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.whole, inv.events}) {
+		inv.savedEvents = inv.events
 	}
 	for id := range inv.dirtyRunners {
 		r := inv.runners[id]
@@ -102,7 +105,7 @@ func (inv *Inventory) Records() ([]record.Record, []LeftOut) {
 			Kind: r.kind, Status: r.status, Paused: r.paused, Dropped: r.dropped, Description: r.description,
 			DetailsAt: r.detailsAt, Tags: r.tags, RunUntagged: r.runUntagged, Protected: r.protected,
 			Version: r.version, Platform: r.platform, Arch: r.arch, Owner: r.owner, ContactedAt: r.contactedAt, Peaks: r.peaks,
-			FirstSeen: r.firstSeen, OtherTags: r.otherTags,
+			FirstSeen: r.firstSeen, OtherTags: r.otherTags, StatusSince: r.statusSince, PausedSince: r.pausedSince,
 		}
 		if !r.touchedAt.Equal(r.contactedAt) {
 			rec.TouchedAt = r.touchedAt
@@ -168,6 +171,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 		var m metaRecord
 		if err = json.Unmarshal(value, &m); err == nil {
 			inv.listedAt, inv.version, inv.whole = m.ListedAt, m.Version, m.Whole
+			inv.events, inv.savedEvents, inv.shownEvents = m.Events, m.Events, m.Events
 		}
 	case prefixRunner:
 		if record.ID(key) <= 0 {
@@ -183,7 +187,7 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
 				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,
-				firstSeen: rec.FirstSeen, otherTags: rec.OtherTags,
+				firstSeen: rec.FirstSeen, otherTags: rec.OtherTags, statusSince: rec.StatusSince, pausedSince: rec.PausedSince,
 			}
 			if rec.Machines != nil {
 				r.machines = machines{known: true, byStatus: *rec.Machines}

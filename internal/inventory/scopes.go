@@ -95,7 +95,7 @@ func (inv *Inventory) List(l Listing) Change {
 			c.Joined = append(c.Joined, row.ID)
 			inv.dirtyRunners[row.ID] = struct{}{}
 		}
-		inv.take(r, row)
+		inv.take(r, row, l.Start)
 		inv.knownSince(r, l.Start)
 		r.listed, r.executing = l.Start, -1
 		inv.show(r, s)
@@ -107,9 +107,11 @@ func (inv *Inventory) List(l Listing) Change {
 			c.Active = append(c.Active, r.id)
 		}
 	}
+	var left []snapshot.RunnerType
 	if l.Whole {
-		inv.miss(s, present, l.Began, &c)
+		left = inv.miss(s, present, l.Began, &c)
 	}
+	inv.count(s.listedAt.IsZero(), l.Start, &c, left)
 	if len(c.Joined)+len(c.Left)+len(c.Dropped) > 0 || len(inv.order) != len(inv.runners) {
 		inv.reorder()
 	}
@@ -141,8 +143,9 @@ func (inv *Inventory) show(r *runner, s *scope) {
 	inv.dirtyRunners[r.id] = struct{}{}
 }
 
-// miss notes whom a scope's whole listing does not show any more.
-func (inv *Inventory) miss(s *scope, present map[int64]struct{}, began time.Time, c *Change) {
+// miss notes whom a scope's whole listing does not show any more. It returns
+// the types of those who left.
+func (inv *Inventory) miss(s *scope, present map[int64]struct{}, began time.Time, c *Change) (left []snapshot.RunnerType) {
 	for id, r := range inv.runners {
 		if _, ok := present[id]; ok {
 			continue
@@ -165,8 +168,10 @@ func (inv *Inventory) miss(s *scope, present map[int64]struct{}, began time.Time
 			c.Dropped = append(c.Dropped, id)
 		} else {
 			c.Left = append(c.Left, id)
+			left = append(left, r.kind)
 		}
 	}
+	return left
 }
 
 // Begin notes that counting begins at t0: what runs on runners of a scope that

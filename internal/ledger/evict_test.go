@@ -13,6 +13,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // crowd is a fleet whose runners come and go, with what must be remembered.
@@ -128,10 +129,10 @@ func (c *crowd) commit() {
 // they counted stays.
 func TestEviction(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(60) {
+	for i := range uint64(rig.Sized(60, 20)) {
 		l, d := begun(t)
 		c := &crowd{
-			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0, //nolint:gosec // repeatable
+			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0,
 			listed: map[int64]bool{10: true}, left: map[int64]time.Time{}, old: map[int64]bool{}, job: 100,
 		}
 		l.keepLeft = 8 + c.rng.IntN(30)

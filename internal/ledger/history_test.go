@@ -8,6 +8,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // story is one small random history: a few runners, some dozen jobs, and
@@ -29,7 +30,7 @@ type story struct {
 func newStory(t *testing.T, seed uint64) *story {
 	t.Helper()
 	s := &story{
-		t: t, rng: rand.New(rand.NewPCG(seed, 2)), now: simStart, //nolint:gosec // a simulation
+		t: t, rng: rand.New(rand.NewPCG(seed, 2)), now: simStart,
 		d: disk{}, polls: map[int64]*poll{}, shown: map[string]float64{},
 	}
 	for i := range 1 + s.rng.IntN(3) {
@@ -179,7 +180,7 @@ func (s *story) drain() {
 // TestHistories: whatever the order, each finished job is counted exactly once.
 func TestHistories(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(400) {
+	for i := range uint64(rig.Sized(400, 150)) {
 		s := newStory(t, seed+i)
 		for range s.rng.IntN(300) {
 			s.step()

@@ -17,10 +17,11 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 var (
-	simJobs = flag.Int("sim.jobs", 50_000, "finished jobs of TestSimulation")
+	simJobs = flag.Int("sim.jobs", 0, "finished jobs of TestSimulation; 0: 50,000, or fewer where that is slow")
 	simRate = flag.Float64("sim.requests", 0.9, "request budget of TestSimulation a minute and runner")
 	simSeed = flag.Uint64("sim.seed", 0, "seed of the simulations and histories; 0: a random one, which is printed")
 )
@@ -168,7 +169,7 @@ func (h *simHeap) Pop() any {
 func newSim(t *testing.T, seed uint64, jobs int) *sim {
 	t.Helper()
 	s := &sim{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart, //nolint:gosec // a simulation
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart,
 		byID:     map[int64]*modelRunner{},
 		lookback: 24 * time.Hour, disk: map[string][]byte{},
 		shown: map[string]float64{},
@@ -197,7 +198,7 @@ func (s *sim) makeWorld(n, jobs int) {
 	perHour := float64(jobs) / (float64(simSpan) / float64(hour)) * 1.12 / weight
 	ids := s.rng.Perm(n)
 	for i := range n {
-		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)} //nolint:gosec // small
+		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)}
 		if i%10 == 9 {
 			r.rate = 0 // idle
 		}
@@ -796,7 +797,11 @@ func (s *sim) stop(kind int) (down int64) {
 func TestSimulation(t *testing.T) {
 	seed := seedOf()
 	began := time.Now()
-	s := newSim(t, seed, *simJobs)
+	jobs := *simJobs
+	if jobs == 0 {
+		jobs = rig.Sized(50_000, 12_000)
+	}
+	s := newSim(t, seed, jobs)
 	t.Logf("seed %d: %d runners, %d jobs, made in %v", seed, len(s.runners), len(s.jobs), time.Since(began).Round(time.Millisecond))
 	s.run()
 	s.judge(seed, time.Since(began))

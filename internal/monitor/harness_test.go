@@ -172,7 +172,7 @@ func (c *crashing) set(dead, fail bool) {
 	c.dead, c.fail = dead, fail
 }
 
-const secret = "glpat-canary-7Qx" //nolint:gosec // of a simulated GitLab
+const secret = "glpat-canary-7Qx"
 
 // withToken authenticates as the transport of prometheus/common does.
 type withToken struct {

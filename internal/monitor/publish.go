@@ -73,6 +73,7 @@ func (p *publisher) publish(now time.Time) {
 	f.led.Tags(f.inv.TagNames())
 	s.Counters = f.led.Counters(p.generation, f.clocks.elapsed(now), rows, f.inv.Exported)
 	if s.Counters != nil {
+		f.inv.Events(s.Counters, p.generation, p.to.Served(f.opts.Name), f.clocks.elapsed(now))
 		if rows {
 			p.lastRunners = s.Counters.Runners
 		} else {

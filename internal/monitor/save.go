@@ -69,6 +69,7 @@ func (s *saver) save(now time.Time) error {
 		}
 		return err
 	}
+	f.inv.Committed()
 	s.logLeftOut(out, b)
 	if s.failures > 0 {
 		s.failures = 0

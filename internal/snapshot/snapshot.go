@@ -7,7 +7,7 @@ import "time"
 type GitLab struct {
 	Name    string // the label gitlab
 	URL     string
-	Version string // "" until the server told it
+	Version string // "" until it was read
 	// Generation rises with each publish of this GitLab. The collector reports
 	// the highest one that a scrape has read, so that a new counter may leave 0.
 	Generation uint64
@@ -16,7 +16,7 @@ type GitLab struct {
 	RowsGeneration uint64
 	Time           time.Time
 
-	// Up says that the last listing was complete, or complete but for scopes that
+	// Up: the last listing was complete, or complete but for scopes that
 	// GitLab itself refuses. It is false whenever Fleet is nil.
 	Up bool
 	// Scopes are the configured scopes, in the order of the configuration.
@@ -56,7 +56,7 @@ type Fleet struct {
 	// incomplete sums and must not be exported.
 	Detailed bool
 	// MachinesWhole is the same for the machines behind the runners, and true
-	// where GitLab does not tell of machines: until then Managers and Versions
+	// where GitLab has no machines: until then Managers and Versions
 	// must not be exported.
 	MachinesWhole bool
 	// JobsWhole is the same for the jobs of each runner that may be executing:
@@ -102,6 +102,9 @@ type Runner struct {
 	Type   RunnerType
 	Status Status
 	Paused bool
+	// The first readings that showed the present status, and that it is paused;
+	// zero: not known.
+	StatusSince, PausedSince time.Time
 
 	Description string
 	Owner       string // full path of the owning group or project; "" for instance runners
@@ -134,6 +137,8 @@ type Counters struct {
 	JobDuration     []Histogram     // runner_type, status
 	JobQueued       []Histogram     // runner_type
 	TagJobQueued    []Histogram     // tag
+	// What happened to runners, by runner_type; none before the first listing.
+	StatusChanges, RunnersJoined, RunnersLeft []Counter
 }
 
 // Counter is one counter series. Value is what may be shown: 0 until a scrape
@@ -161,7 +166,7 @@ type Histogram struct {
 	Created time.Time
 }
 
-// Self is what the exporter says about its own reading of this GitLab, where
+// Self describes the exporter's own reading of this GitLab, where
 // the monitor knows it better than a counter in the collector would.
 type Self struct {
 	Stages [NumStages]StageState

@@ -76,7 +76,7 @@ func breakages() []breakage {
 			expect: []expected{{what: "page GitLabRunnerFleetTokenRefused unauthorized", within: 10 * time.Minute}},
 			strike: func(v *town) { v.world.RevokeToken(token) },
 			heal: func(v *town) {
-				v.world.SetToken(gitlabsim.TokenSpec{Token: token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
+				v.world.AddToken(gitlabsim.TokenSpec{Token: token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
 			},
 			healed: 30 * time.Minute,
 		},

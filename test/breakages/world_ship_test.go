@@ -16,7 +16,7 @@ import (
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
 )
 
-const token = "glpat-breakages-5Xw2" //nolint:gosec // of a simulated GitLab
+const token = "glpat-breakages-5Xw2"
 
 // town is one simulated GitLab with a healthy fleet.
 type town struct {
@@ -94,7 +94,7 @@ type place struct {
 // while jammed tells since when more jobs come than they can take. What waits
 // then waits the longer the longer that lasts, for at most half an hour.
 func (v *town) line(ctx context.Context, kind string, jammed func() time.Time) {
-	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(1, 2))
 	var places []*place
 	for _, r := range v.runners[kind] {
 		places = append(places, &place{runner: r}, &place{runner: r})
@@ -130,7 +130,7 @@ func (v *town) line(ctx context.Context, kind string, jammed func() time.Time) {
 // are retagged, and GitLab's proxy answers 502 now and then.
 func (v *town) life(ctx context.Context) {
 	v.world.AddFault(gitlabsim.Fault{Probability: 0.01, Status: 502})
-	rng := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(3, 4))
 	one := func(kind string) int64 { return v.runners[kind][rng.IntN(len(v.runners[kind]))] }
 	sleep := func(minutes int) { pause(ctx, lived(time.Duration(minutes)*time.Minute)) }
 	for ctx.Err() == nil {

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"go.yaml.in/yaml/v3"
 )
 
 type panel struct {
@@ -38,29 +36,7 @@ type dashboard struct {
 // client library add.
 func withRules(t *testing.T) *Vocabulary {
 	t.Helper()
-	raw, err := os.ReadFile("../../alerts/rules.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct {
-		Groups []struct{ Rules []rule }
-	}
-	if err := yaml.Unmarshal(raw, &file); err != nil {
-		t.Fatal(err)
-	}
-	v := New()
-	for _, g := range file.Groups {
-		for _, r := range g.Rules {
-			if r.Record == "" {
-				continue
-			}
-			l, err := v.Check(r.Expr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v.Add(r.Record, l)
-		}
-	}
+	v := known(t)
 	alert := Of("alertname", "severity", "gitlab", "tag", "runner_id", "runner_type", "description", "owner")
 	v.Add("ALERTS_FOR_STATE", alert)
 	v.Add("ALERTS", alert.plus("alertstate"))
@@ -80,17 +56,17 @@ func filled(expr string) string {
 
 var template = regexp.MustCompile(`\{\{\s*(\w+)\s*\}\}`)
 
-// TestDashboards holds each expression of the dashboards to the metrics and
+// TestDashboardQueriesNameWhatExists holds each expression of the dashboards to the metrics and
 // labels there are, each legend and column to the labels of its expression, and
 // all but the exporter's own to numbers that two processes do not double.
-func TestDashboards(t *testing.T) {
+func TestDashboardQueriesNameWhatExists(t *testing.T) {
 	files, err := filepath.Glob("../../dashboards/*.json")
 	if err != nil || len(files) != 5 {
 		t.Fatalf("dashboards %v (%v)", files, err)
 	}
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
-			raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
+			raw, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)
 			}
