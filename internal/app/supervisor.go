@@ -22,6 +22,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
+	"gitlab-runner-fleet-exporter/internal/plan"
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
@@ -229,15 +230,7 @@ func (s *supervisor) load(w *watch) (err error) {
 	w.published = make(chan struct{})
 	m, err = monitor.New(monitor.Options{
 		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: g.API, Expected: expected, Inventory: inventoryOptions(g, w.metrics),
-		Poll: monitor.Poll{
-			RunnersInterval:   g.Poll.RunnersInterval,
-			DetailsInterval:   g.Poll.DetailsInterval,
-			JobsInterval:      g.Poll.JobsInterval,
-			ReconcileInterval: g.Poll.ReconcileInterval,
-			Lookback:          g.Poll.Lookback,
-			Staleness:         g.Poll.Staleness,
-			Concurrency:       g.Poll.MaxConcurrentRequests,
-		},
+		Intervals: intervals(g.Poll), Concurrency: g.Poll.MaxConcurrentRequests,
 		ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
 	}, monitor.Deps{
 		Client: client, Budget: newBudget(g, s.opts.shardCount), State: w.state,
@@ -253,6 +246,14 @@ func newClient(g config.GitLab, httpClient *http.Client, list *secret.List, logg
 		BaseURL: g.URL, HTTPClient: httpClient, Timeout: g.Poll.RequestTimeout, UserAgent: userAgent(),
 		Scrub: list.Scrub, ScrubNames: list.ScrubName, Hooks: hooks, Logger: logger,
 	})
+}
+
+// intervals are how often what is read.
+func intervals(p config.Poll) plan.Intervals {
+	return plan.Intervals{
+		Runners: p.RunnersInterval, Details: p.DetailsInterval, Jobs: p.JobsInterval, Reconcile: p.ReconcileInterval,
+		Lookback: p.Lookback, Staleness: p.Staleness,
+	}
 }
 
 // newBudget gives this process its share of the GitLab's budget.

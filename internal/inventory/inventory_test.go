@@ -233,7 +233,7 @@ func TestJoinsAndLeaves(t *testing.T) {
 	// Details of a runner that left meanwhile change nothing.
 	inv.Details(4, tagged(up(4), "ghost"), nil, at)
 	inv.DetailsFailed(4)
-	inv.Executed(4, 3, at)
+	inv.NotePeak(4, 3, at)
 	if inv.Has(4) || slices.Contains(inv.TagNames(), "ghost") {
 		t.Error("details of a gone runner were taken")
 	}

@@ -60,10 +60,9 @@ func smallBudget(t *testing.T, graphql bool) {
 	}
 	s := newScraper()
 	_, state := openState(t, "")
-	poll := defaultPoll()
-	poll.Concurrency = max(1, poll.Concurrency*fleet/10_000) // what waits at the gate must not wait longer in a small one
+	concurrency := max(1, 8*fleet/10_000) // what waits at the gate must not wait longer in a small one
 	// The budget is what GitLab allows: more is not to be had.
-	r := start(t, world, state, s, setup{poll: poll, rate: float64(limit) / 60})
+	r := start(t, world, state, s, setup{concurrency: concurrency, rate: float64(limit) / 60})
 	defer r.end(t)
 
 	time.Sleep(time.Minute)
@@ -197,13 +196,13 @@ func TestBeginningToExecuteIsNotALag(t *testing.T) {
 		began := time.Now()
 		for range 1500 {
 			time.Sleep(100 * time.Millisecond)
-			r.m.mu.Lock()
-			for stage, st := range r.m.self(time.Now()).Stages {
+			r.m.fleet.mu.Lock()
+			for stage, st := range r.m.publisher.self(time.Now()).Stages {
 				if st.Lag > 5*time.Second {
 					t.Errorf("%v after the jobs began, stage %v is told to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
 				}
 			}
-			r.m.mu.Unlock()
+			r.m.fleet.mu.Unlock()
 			if t.Failed() {
 				return
 			}
@@ -254,11 +253,11 @@ func listRoute(graphql bool) string {
 
 // readAt is when each runner's jobs were read last.
 func (r *running) readAt() map[int64]time.Time {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
+	r.m.fleet.mu.Lock()
+	defer r.m.fleet.mu.Unlock()
 	out := map[int64]time.Time{}
-	for _, id := range r.m.inv.IDs() {
-		out[id] = r.m.led.ReadAt(id)
+	for _, id := range r.m.fleet.inv.IDs() {
+		out[id] = r.m.fleet.led.ReadAt(id)
 	}
 	return out
 }

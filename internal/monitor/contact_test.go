@@ -30,7 +30,7 @@ func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.RunnersInterval, poll.Staleness = 5*time.Minute, time.Hour
+		poll.Runners, poll.Staleness = 5*time.Minute, time.Hour
 		r := start(t, world, state, s, setup{poll: poll})
 		defer r.end(t)
 		time.Sleep(25 * time.Hour)

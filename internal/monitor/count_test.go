@@ -47,8 +47,8 @@ func countEveryJob(t *testing.T, version string, atLeast, runners int, graphql b
 		mount(t, world)
 	}
 	poll := defaultPoll()
-	poll.JobsInterval = 5 * time.Minute
-	poll.DetailsInterval, poll.ReconcileInterval, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
+	poll.Jobs = 5 * time.Minute
+	poll.Details, poll.Reconcile, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
 	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
 	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})
 	// Not at the first start: a job that a stale answer shows executing counts,

@@ -32,7 +32,7 @@ func TestGraphQLReadsALargeFleetCheaply(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.JobsInterval = time.Hour // what is measured is the rest
+		poll.Jobs = time.Hour // what is measured is the rest
 		r := start(t, world, state, s, setup{poll: poll})
 		time.Sleep(30 * time.Second)
 		truth := world.Truth()
