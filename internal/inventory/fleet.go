@@ -17,7 +17,10 @@ type Jobs struct {
 	LastFinished       time.Time
 	ReadAt             time.Time // zero: not read yet
 	Failed             bool      // they could not be read in three tries
-	listed             bool      // the numbers are the list's
+
+	LastSeen time.Time // of the runner, by any evidence; zero: not known
+	Unusable bool      // by health it would not do a job
+	listed   bool      // the numbers are the list's
 }
 
 // Awaits reports whether a part of the picture waits for a reading of a runner.
@@ -250,7 +253,9 @@ func (inv *Inventory) addTag(st *snapshot.Tag, r *runner, j Jobs, busy bool) {
 		return
 	}
 	st.Available++
-	st.Usable++
+	if !j.Unusable {
+		st.Usable++
+	}
 	st.Capacity += r.peaks.most(inv.listedAt)
 	if t := inv.tags[st.Name]; t != nil && r.listed.After(t.lastAvailable) {
 		t.lastAvailable = r.listed
@@ -323,7 +328,7 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 		ID: r.id, Type: r.kind, Status: r.status, Paused: r.paused, StatusSince: r.statusSince, PausedSince: r.pausedSince,
 		Description: r.description, Owner: r.owner, Version: r.version, Platform: r.platform, Arch: r.arch,
 		RunUntagged: r.runUntagged, Protected: r.protected, Tags: r.labels,
-		ContactedAt: r.contactedAt, DetailsAt: r.detailsAt,
+		ContactedAt: r.contactedAt, LastSeen: j.LastSeen, DetailsAt: r.detailsAt,
 		ManagersOnline: -1, ManagersKnown: -1,
 		JobsExecuting: -1, OldestJobStart: j.Oldest, LastJobFinished: j.LastFinished,
 		Exported: inv.exported(r),

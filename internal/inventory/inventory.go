@@ -94,6 +94,7 @@ type runner struct {
 	platform    string
 	arch        string
 	owner       string
+	timeout     time.Duration // maximum_timeout of its jobs; 0: none known
 	contactedAt time.Time
 	touchedAt   time.Time // the latest at which it may have taken a job, as the contacts show
 	machines    machines
@@ -252,6 +253,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 		r.touchedAt = at
 	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
+	r.timeout = d.MaximumTimeout
 	if managers != nil || r.machines.byStatus[snapshot.Online] == 0 {
 		r.version = d.Version // else its machines show it, though they could not be read this time
 	}

@@ -133,8 +133,9 @@ type settledJob struct{ id, end int64 }
 // watched is a job that was seen executing and must be met again.
 type watched struct {
 	id, runner, project int64
-	started             int64 // ms; 0: unknown
-	queued              bool  // its queue time was observed, or must not be
+	started             int64   // ms; 0: unknown
+	queued              bool    // its queue time was observed, or must not be
+	waited              float64 // seconds from pending to picked up; negative: unknown, or of a process before
 	canceling           bool
 	executing           bool // as of the runner's last reading
 	read                uint64
@@ -147,6 +148,8 @@ type runner struct {
 	id   int64
 	kind snapshot.RunnerType
 	tags []string // label values that its next job counts under
+
+	ended []gitlab.Job // see TakeEnded
 
 	since   int64 // ms; jobs that ended before are not counted
 	high    int64 // the newest rows were read without a gap down to this id
@@ -519,7 +522,7 @@ func (l *Ledger) foldExecuting(r *runner, j *gitlab.Job) (v verdict, met bool) {
 	w := l.watch[j.ID]
 	first := w == nil
 	if first {
-		w = &watched{id: j.ID, runner: r.id}
+		w = &watched{id: j.ID, runner: r.id, waited: j.Queued}
 		l.watch[j.ID] = w
 		if r.watch == nil {
 			r.watch = map[int64]*watched{}
@@ -564,6 +567,7 @@ func (l *Ledger) foldFinished(r *runner, j *gitlab.Job, status snapshot.JobStatu
 			l.observeQueued(r, j.Queued)
 		}
 	}
+	r.ended = append(r.ended, *j)
 	l.settled[j.ID] = struct{}{}
 	l.pending = append(l.pending, settledJob{j.ID, end})
 	if w != nil {

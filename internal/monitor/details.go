@@ -83,6 +83,7 @@ func (r *detailsReader) failed(ctx context.Context, id int64, err error) error {
 	}
 	known := f.inv.TagsKnown(id)
 	f.inv.DetailsFailed(id)
+	f.health.fleet.ReadFailed(id)
 	if !known && f.inv.TagsKnown(id) {
 		f.planJobs(id, now)
 	}

@@ -29,6 +29,7 @@ type fleet struct {
 	inv      *inventory.Inventory
 	led      *ledger.Ledger
 	plan     *plan.Plan
+	health   *judge
 	failures *failures
 	machines machinesEndpoint
 	noJobs   map[int64]struct{} // runners whose list of jobs answered 404
@@ -73,7 +74,7 @@ func shardOf(id int64, count int) int {
 // load reads the saved state.
 func (f *fleet) load(state State) error {
 	err := state.Load(func(key, value []byte) error {
-		for _, load := range []func(key, value []byte) (bool, error){f.inv.Load, f.led.Load} {
+		for _, load := range []func(key, value []byte) (bool, error){f.inv.Load, f.led.Load, f.health.load} {
 			if handled, err := load(key, value); handled || err != nil {
 				return err
 			}
@@ -102,6 +103,7 @@ func (f *fleet) resume(now time.Time) {
 			f.led.Leave(id, f.clocks.now())
 			continue
 		}
+		f.health.describe(f.inv, id)
 		f.planDetails(id, now)
 		f.planJobs(id, now)
 	}
@@ -175,6 +177,8 @@ func (f *fleet) detailsRead(id int64, d gitlab.RunnerDetails, managers []gitlab.
 	f.plan.Read(snapshot.StageDetails, id, began)
 	f.inv.Details(id, d, managers, at)
 	f.led.Describe(id, f.inv.TagLabels(id))
+	f.health.describe(f.inv, id)
+	f.health.read(id, &d, managers, at)
 	// The details may show that there is nothing to read of its jobs, or that there is.
 	if !known || !f.executes(id) {
 		f.planJobs(id, now)
@@ -211,6 +215,7 @@ func (f *fleet) leave(id int64, now time.Time) {
 	f.failures.forget(id)
 	delete(f.noJobs, id)
 	f.led.Leave(id, f.clocks.now())
+	f.health.fleet.Remove(id)
 	if f.led.Watched(id) > 0 {
 		f.planPoll(id, now)
 	}
@@ -244,6 +249,8 @@ func (f *fleet) jobs(id int64) inventory.Jobs {
 		j.ReadAt = f.led.ReadAt(id)
 	}
 	j.Failed = f.jobsFailed(id)
+	j.LastSeen = f.health.fleet.LastSeen(id)
+	_, j.Unusable = f.health.unusable[id]
 	return j
 }
 

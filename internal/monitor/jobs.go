@@ -93,6 +93,7 @@ func (j *jobsReader) drive(ctx context.Context, item plan.Item, r ledger.Reading
 // holds the mutex.
 func (j *jobsReader) end(id int64, r ledger.Reading) ledger.Outcome {
 	f, o := j.fleet, r.End()
+	f.health.fleet.Jobs(id, f.clocks.now(), f.led.ExecutingJobs(id), f.led.TakeEnded(id))
 	if o.Gone {
 		f.doubt(id, time.Now())
 	}

@@ -83,6 +83,7 @@ func (l *listings) once(ctx context.Context, s *scope, began time.Time) {
 		f.failures.lastGood[snapshot.StageRunners] = now
 	}
 	f.led.Works(l.scopes.up)
+	f.judge(now)
 	l.publisher.settle(now)
 }
 
@@ -93,6 +94,8 @@ func (l *listings) failed(s *scope, err error) {
 	s.up, s.refused = false, refuses(reason)
 	if s.refused {
 		f.inv.Refused(s.key, f.clocks.now())
+	} else {
+		f.health.fleet.ListingFailed(f.clocks.now()) // a refusal is no trouble that runners could have too
 	}
 	l.metrics.PollFailure(f.opts.Name, snapshot.StageRunners.String(), string(reason))
 	f.failures.messages.unlisted(s, l.scopes.several(), f.blocked, reason, err)
@@ -133,6 +136,11 @@ func (l *listings) take(s *scope, list listing, began, now time.Time) {
 	}
 	f.led.Listed(members, f.opts.scopeKey(), at)
 	f.inv.SetByGraphQL(s.key, list.graphql)
+	f.health.fleet.SetDense(list.detailed)
+	f.health.fleet.ListingDone(at)
+	for i := range list.rows {
+		f.health.listed(f, list.rows[i].ID, at)
+	}
 	if list.detailed {
 		l.takeDetails(list.details, began, at, now)
 	}

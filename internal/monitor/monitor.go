@@ -111,6 +111,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 		inv:      inventory.New(o.Inventory),
 		led:      led,
 		plan:     plan.New(o.Intervals, now),
+		health:   newJudge(d.Logger),
 		failures: newFailures(o.Name, d.Metrics, newMessages(d.Logger)),
 		noJobs:   map[int64]struct{}{},
 		visible:  -1,
@@ -145,6 +146,13 @@ func (m *Monitor) Ready() bool {
 	m.fleet.mu.Lock()
 	defer m.fleet.mu.Unlock()
 	return m.fleet.tried
+}
+
+// Evidence is all that the verdict on a runner rests on; false: it is not known.
+func (m *Monitor) Evidence(id int64) (snapshot.HealthEvidence, bool) {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	return m.fleet.health.fleet.Evidence(id)
 }
 
 // Attempt is the client's hook: every answer's Date sets the clock.

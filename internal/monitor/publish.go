@@ -69,6 +69,9 @@ func (p *publisher) publish(now time.Time) {
 		p.rowsGen, p.rowsAt = p.generation, now
 	}
 	s.RowsGeneration = p.rowsGen
+	if s.Fleet != nil {
+		s.Health = f.health.picture
+	}
 	// Once a picture, not once a reading: it looks at every tag.
 	f.led.Tags(f.inv.TagNames())
 	s.Counters = f.led.Counters(p.generation, f.clocks.elapsed(now), rows, f.inv.Exported)

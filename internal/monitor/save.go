@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -44,11 +45,12 @@ func (s *saver) save(now time.Time) error {
 	begun := f.led.Begun()
 	batch := f.led.Batch()
 	records, left := f.inv.Records()
+	verdicts := f.health.fleet.Records(f.clocks.now())
 	f.mu.Unlock()
-	if batch == nil && len(records)+len(left) == 0 {
+	if batch == nil && len(records)+len(left)+len(verdicts) == 0 {
 		return nil
 	}
-	b, out, err := storable(records, batch, left)
+	b, out, err := storable(slices.Concat(records, verdicts), batch, left)
 	if err == nil {
 		err = s.state.Commit(b)
 	}
@@ -61,6 +63,7 @@ func (s *saver) save(now time.Time) error {
 	defer f.mu.Unlock()
 	if err != nil {
 		f.inv.Failed(records)
+		f.health.fleet.Failed(verdicts)
 		if batch != nil {
 			f.led.Failed(batch)
 		}

@@ -244,6 +244,12 @@ func (p *Plan) Doubt(id int64, now time.Time) {
 	p.schedule.Set(budget.NewDetails, id, now, now.Add(p.intervals.Jobs))
 }
 
+// Hurry reads a runner's details at once, before those of others that are due:
+// the next contact decides whether it is down.
+func (p *Plan) Hurry(id int64, now time.Time) {
+	p.schedule.Set(budget.ActiveDetails, id, now, now.Add(p.intervals.Runners))
+}
+
 // Jobs sets when a runner's jobs are read next: those of executing ones at the
 // interval, of others the more seldom the longer ago their last job ended.
 func (p *Plan) Jobs(id int64, r Runner, now time.Time) {

@@ -20,6 +20,8 @@ const (
 	Tag        = "it"
 	RunnerJobs = "lr" // internal/ledger
 	TagJobs    = "lt"
+
+	RunnerHealth = "hr" // internal/health
 )
 
 // KindLen is the length of a kind.
@@ -46,6 +48,8 @@ func (r Record) Subject() string {
 	switch string(r.Key[:KindLen]) {
 	case Runner:
 		return fmt.Sprintf("runner %d", ID(r.Key))
+	case RunnerHealth:
+		return fmt.Sprintf("health of runner %d", ID(r.Key))
 	case RunnerJobs:
 		return fmt.Sprintf("jobs of runner %d", ID(r.Key))
 	case Tag:
