@@ -10,7 +10,7 @@ import (
 )
 
 func seeded(seed uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	return rand.New(rand.NewPCG(seed, 1))
 }
 
 var start = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
