@@ -6,48 +6,7 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
-
-// Picture is the health of a fleet at one moment. It is immutable.
-type Picture struct {
-	Time time.Time
-	// Runners counts every runner once; the last index is 1 where it is paused.
-	// Reasons that a verdict does not have stay 0.
-	Runners  [snapshot.NumRunnerTypes][NumHealths][NumReasons][2]int
-	Suspects [NumSuspicions]int
-	// AfterOutage and FleetSilent are why no new down verdict is passed; Until is
-	// when that ends at the latest, if nothing else happens. Zero: it is not.
-	AfterOutage, FleetSilent bool
-	Until                    time.Time
-	CacheLostAt              time.Time // zero: not seen
-	// Ill are the runners with anything to say of, sorted by id.
-	Ill []Ill
-}
-
-// Ill is a runner that is not alive, is suspected, has orphaned jobs or failed jobs.
-type Ill struct {
-	ID       int64
-	Type     snapshot.RunnerType
-	Paused   bool
-	Health   Health
-	Reason   Reason
-	Since    time.Time // of Health
-	LastSeen time.Time // zero: never
-	// Suspects are the times since when it is suspected; zero: it is not.
-	Suspects [NumSuspicions]time.Time
-	Grounds  [NumSuspicions]Grounds
-	// OrphanedJobs were executing when their machine fell silent; Machines are
-	// GitLab's rows of those machines.
-	OrphanedJobs      int
-	Machines          []int64
-	ConsecutiveFailed int
-}
-
-// Usable is false for a runner that would not do a job if it got one:
-// tag_usable_runners counts those that are available and usable.
-func (i *Ill) Usable() bool { return i.Health != Down && i.Suspects[BlackHole].IsZero() }
 
 // Change is a verdict or a suspicion that came or went.
 type Change struct {
@@ -199,29 +158,6 @@ func (f *Fleet) LastSeen(id int64) time.Time {
 		return r.lastSeen()
 	}
 	return time.Time{}
-}
-
-// Evidence is everything that a runner's verdict rests on, for its page.
-type Evidence struct {
-	Health            Health
-	Reason            Reason
-	Since, FirstSeen  time.Time
-	ReadAt            time.Time // of the last good reading of its details; zero: none
-	FailedReadings    int       // since
-	LastSeen          time.Time
-	ContactedAt       time.Time // as GitLab last gave it
-	LastStart         time.Time // of a job
-	LastEnd           time.Time // of a job, reported by the runner
-	PausedAt          time.Time // when it was last listed as paused
-	Silence           time.Duration
-	Habit, Limit      time.Duration // of its silence
-	Missed            int           // moments of its group at which it was not heard
-	Chance            float64       // that it works and missed so many; 1: its hit rate is not known or too low
-	Hits, Misses      float64       // moments at which it was heard, and was not
-	Peers             int
-	SharesMachine     bool
-	OwedJobs          float64 // starts it should have had since its last one
-	ConsecutiveFailed int
 }
 
 // Evidence returns what is known of a runner; ok is false where it is not known.

@@ -42,7 +42,7 @@ func newWalker(seed uint64) *walker {
 
 func (w *walker) join() {
 	w.nextID++
-	w.lives[w.nextID] = &life{id: w.nextID, group: uint8(w.nextID % 3), contact: w.now} //nolint:gosec // below 3
+	w.lives[w.nextID] = &life{id: w.nextID, group: uint8(w.nextID % 3), contact: w.now}
 }
 
 func (w *walker) p(p float64) bool { return w.rnd.Float64() < p }

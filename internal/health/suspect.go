@@ -85,16 +85,6 @@ type take struct {
 	starts        int // since the last judgement
 }
 
-// Grounds are what a suspicion rests on.
-type Grounds struct {
-	Jobs      int   // black_hole, infrastructure: failed jobs
-	Projects  int   // of so many projects
-	Seconds   int64 // black_hole: the longest of them; over_timeout: of the oldest job
-	Elsewhere int   // jobs of the same projects that ended on other runners meanwhile
-	Failed    int   // of those
-	Expected  float64
-}
-
 func (f *Fleet) outcome(r *runner, j *gitlab.Job, start, end int64) {
 	t := took(min(end-start, math.MaxUint32>>tookShift)) << tookShift //nolint:gosec // bounded
 	if j.Status == "success" {

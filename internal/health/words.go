@@ -1,62 +1,46 @@
 package health
 
-// Health is the verdict on a runner.
-type Health uint8
+import "gitlab-runner-fleet-exporter/internal/snapshot"
 
-// The verdicts, in the order of their exposition.
-const (
-	Alive   Health = iota // positive evidence
-	Overdue               // silent for longer than expected, or executing without a sign
-	Down                  // silent beyond its limit, or long after its peers were heard
-	Unknown               // never contacted, or its own readings fail while the listing works
-	NumHealths
+// The words and the picture stand in internal/snapshot, which a scrape is served from.
+type (
+	// Health is the verdict on a runner.
+	Health = snapshot.Health
+	// Reason says why a runner is not alive.
+	Reason = snapshot.HealthReason
+	// Suspicion is what a runner that is alive is suspected of.
+	Suspicion = snapshot.Suspicion
+	// Picture is the health of a fleet at one moment.
+	Picture = snapshot.HealthPicture
+	// Ill is a runner with anything to report.
+	Ill = snapshot.Ill
+	// Grounds are what a suspicion rests on.
+	Grounds = snapshot.Grounds
+	// Evidence is everything that a verdict rests on.
+	Evidence = snapshot.HealthEvidence
 )
 
-var healthNames = [NumHealths]string{"alive", "overdue", "down", "unknown"}
-
-// String is the label value of health.
-func (h Health) String() string { return healthNames[h] }
-
-// Reason says why a runner is not alive.
-type Reason uint8
-
-// The reasons, in the order of their exposition. Their values are written to
-// disk: new ones are added at the end.
+// Short names for this room.
 const (
-	NoReason         Reason = iota // alive
-	NotSeen                        // never contacted GitLab, or its details were not read yet
-	Unread                         // its own readings fail
-	Silent                         // no sign for longer than its habit (overdue) or its limit (down)
-	SilentAmongPeers               // its group was heard at moments at which it was not
-	JobSilent                      // executing without a sign
-	MachineBusy                    // silent while its machine works for another runner
-	AfterOutage                    // silent beyond its limit, but GitLab was in trouble
-	FleetSilent                    // silent beyond its limit, but so is most of the fleet
-	Abandoned                      // no sign for a week
-	NumReasons
+	Alive            = snapshot.HealthAlive
+	Overdue          = snapshot.HealthOverdue
+	Down             = snapshot.HealthDown
+	Unknown          = snapshot.HealthUnknown
+	NoReason         = snapshot.NoHealthReason
+	NotSeen          = snapshot.HealthNotSeen
+	Unread           = snapshot.HealthUnread
+	Silent           = snapshot.HealthSilent
+	SilentAmongPeers = snapshot.HealthSilentAmongPeers
+	JobSilent        = snapshot.HealthJobSilent
+	MachineBusy      = snapshot.HealthMachineBusy
+	AfterOutage      = snapshot.HealthAfterOutage
+	FleetSilent      = snapshot.HealthFleetSilent
+	Abandoned        = snapshot.HealthAbandoned
+	NumReasons       = snapshot.NumHealthReasons
+	BlackHole        = snapshot.SuspectBlackHole
+	Infrastructure   = snapshot.SuspectInfrastructure
+	TakesNoJobs      = snapshot.SuspectTakesNoJobs
+	OverTimeout      = snapshot.SuspectOverTimeout
+	NumHealths       = snapshot.NumHealths
+	NumSuspicions    = snapshot.NumSuspicions
 )
-
-var reasonNames = [NumReasons]string{
-	"", "new", "unread", "silent", "silent_among_peers", "job_silent", "machine_busy", "after_outage", "fleet_silent", "abandoned",
-}
-
-// String is the label value of reason.
-func (r Reason) String() string { return reasonNames[r] }
-
-// Suspicion is what a runner that is alive is suspected of.
-type Suspicion uint8
-
-// The suspicions, in the order of their exposition. Their values are written to
-// disk: new ones are added at the end.
-const (
-	BlackHole      Suspicion = iota // fails job after job at once, where the same projects succeed elsewhere
-	Infrastructure                  // more infrastructure failures than the same projects have elsewhere
-	TakesNoJobs                     // heard and idle, while its peers start the jobs that it should have had
-	OverTimeout                     // a job runs beyond the runner's maximum_timeout
-	NumSuspicions
-)
-
-var suspicionNames = [NumSuspicions]string{"black_hole", "infrastructure", "takes_no_jobs", "over_timeout"}
-
-// String is the label value of reason on the suspect families.
-func (s Suspicion) String() string { return suspicionNames[s] }

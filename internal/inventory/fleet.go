@@ -250,6 +250,7 @@ func (inv *Inventory) addTag(st *snapshot.Tag, r *runner, j Jobs, busy bool) {
 		return
 	}
 	st.Available++
+	st.Usable++
 	st.Capacity += r.peaks.most(inv.listedAt)
 	if t := inv.tags[st.Name]; t != nil && r.listed.After(t.lastAvailable) {
 		t.lastAvailable = r.listed

@@ -25,6 +25,9 @@ type GitLab struct {
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
 	Fleet *Fleet
+	// Health is nil until the runners were judged for the first time, and where
+	// Fleet is nil. It judges those of Fleet.
+	Health *HealthPicture
 	// Counters are never withdrawn. nil before the first answer of this GitLab.
 	Counters *Counters
 
@@ -92,6 +95,7 @@ type Tag struct {
 	JobsExecuting [NumRunnerTypes]int // exported where Runners is not nil
 	Busy          int
 	Available     int
+	Usable        int       // available, neither down nor a black hole; Available where nobody judged
 	Capacity      int       // jobs that its available runners can execute at once, as learned
 	LastAvailable time.Time // zero: never seen
 }
@@ -116,6 +120,7 @@ type Runner struct {
 	Tags        []string // label values, the special ones included; sorted, unique
 
 	ContactedAt time.Time // zero: never, or not read
+	LastSeen    time.Time // last sign of it by any evidence; zero: none
 	DetailsAt   time.Time // zero: details never read
 
 	ManagersOnline int // -1: not known
