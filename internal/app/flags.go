@@ -158,12 +158,21 @@ func (o *options) validate() error {
 		return errors.New("--config.check and --gitlab.check are both given: the second checks the configuration too")
 	case !o.demo && o.configFile == "" && o.gitlabURL == "":
 		return errors.New(waysToStart)
+	}
+	if err := o.checkShards(); err != nil {
+		return err
+	}
+	return checkTelemetryPath(o.telemetryPath)
+}
+
+func (o *options) checkShards() error {
+	switch {
 	case o.shardCount < 1 || o.shardCount > 1000:
 		return fmt.Errorf("--shard.count is %d: it must be between 1 and 1000", o.shardCount)
 	case o.shardIndex < 0 || o.shardIndex >= o.shardCount:
 		return fmt.Errorf("--shard.index is %d: with --shard.count=%d it must be between 0 and %d", o.shardIndex, o.shardCount, o.shardCount-1)
 	}
-	return checkTelemetryPath(o.telemetryPath)
+	return nil
 }
 
 // checkTelemetryPath keeps metrics off the paths that have another meaning, and

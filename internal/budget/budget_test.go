@@ -446,7 +446,7 @@ func TestNoOutage(t *testing.T) {
 	})
 }
 
-// A trial goes out of turn, while the told window still says that nothing is
+// A trial goes out of turn, while the reported window still shows that nothing is
 // left. The next request must not wait as if the trial had used a far slot.
 func TestTrialDoesNotDelayTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -133,7 +133,7 @@ func sum(n []int) (s int) {
 	return s
 }
 
-// A server allows 25 requests a second, and tells it, or does not. The promise
+// A server allows 25 requests a second, and reports it, or does not. The promise
 // is under 5 % refused and at least 70 % used; where the others come and go
 // every two minutes the target moves, and less is asked.
 func TestLearnsTheServersLimit(t *testing.T) {
@@ -191,7 +191,7 @@ func answer(kv ...string) http.Header {
 	return h
 }
 
-// All that a 429 may say about the time to wait, and how it is bounded.
+// All that a 429 may give as the time to wait, and how it is bounded.
 func TestPauseAfter429(t *testing.T) {
 	// GitLab's clock is a month ahead of ours: only its own times may be compared.
 	server := func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
@@ -342,7 +342,7 @@ func TestSpreadsWhatRemains(t *testing.T) {
 	})
 }
 
-// Whatever a header says: no panic, no pause beyond the cap, and never a stop.
+// Whatever a header holds: no panic, no pause beyond the cap, and never a stop.
 func FuzzHeaders(f *testing.F) {
 	f.Add(200, "", "", "", "", "", "")
 	f.Add(429, "30", "120", "7201", "0", "1767225600", "Thu, 01 Jan 2026 00:00:00 GMT")

@@ -96,7 +96,7 @@ func TestExecutingByTheList(t *testing.T) {
 		name                         string
 		told                         int
 		jobs                         Jobs
-		running, canceling, of, seen int // of the runner, and what Executing tells
+		running, canceling, of, seen int // of the runner, and what ListedJobs returns
 		oldest                       bool
 	}{
 		{"jobs not read yet", 3, Jobs{}, 3, 0, 3, 3, false},

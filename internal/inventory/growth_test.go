@@ -444,7 +444,7 @@ func TestRecordsLeaveOutOne(t *testing.T) {
 	}
 }
 
-// A contact of the far future, once told, must not outdo the true ones for ever.
+// A contact of the far future, once read, must not outdo the true ones for ever.
 func TestContactOfTheFuture(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1), true, t0)

@@ -278,7 +278,7 @@ func TestActive(t *testing.T) {
 			t.Errorf("runner %d: active, idle %v, want %v", id, got, want)
 		}
 	}
-	// Details of a release that tells it in the list only must not make it unknown.
+	// Details of a release that shows it in the list only must not make it unknown.
 	d := tagged(up(2))
 	d.Execution = ""
 	inv.Details(2, d, nil, t0)

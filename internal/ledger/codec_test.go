@@ -178,7 +178,7 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("%d bytes became %d tags", len(value), len(r.tags))
 			}
 		}
-		// It may be inconsistent with the rest, but then Finish says so, and
+		// It may be inconsistent with the rest, but then Finish reports it, and
 		// what it lets through works.
 		if l.Finish() != nil || !l.Begun() {
 			return

@@ -144,7 +144,7 @@ func TestOnlyWhatEndedAfterTheFirstStartCounts(t *testing.T) {
 	if _, ok := l.settled[4]; !ok {
 		t.Error("the job that ended after the first start is not settled")
 	}
-	// Seen executing, a job counts whatever its stamps say.
+	// Seen executing, a job counts whatever its stamps are.
 	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(6, "running", -60, 0)}})
 	read(l, 10, at(3), reading{newest: []gitlab.Job{ran(6, "success", -60, -1)}})
 	wantFinished(t, l, 2)
@@ -555,7 +555,7 @@ func TestJobsWithoutStamps(t *testing.T) {
 	refusedLate.Duration = 7 // what cannot be must not count either
 	refusedLate.Queued = 7
 	unfinished := ran(3, "failed", 1, 0)
-	before := ran(4, "failed", 0, 0) // created before the first start: there is nothing to say when it ended
+	before := ran(4, "failed", 0, 0) // created before the first start: nothing shows when it ended
 	l, _ := begun(t)
 	read(l, 10, at(5), reading{newest: []gitlab.Job{before, unfinished, refusedLate, refused}})
 	wantFinished(t, l, 3)
@@ -838,7 +838,7 @@ func TestTooOldIsToldOnce(t *testing.T) {
 	l.Advance(at(now), at(now))
 	p := l.poll(10, at(now))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
-	p.done(false) // the next reading will tell
+	p.done(false) // the next reading will show it
 	if l.totals.unresolved[snapshot.UnresolvedTooOld] != 0 {
 		t.Error("told by a reading that was not whole")
 	}
@@ -1236,7 +1236,7 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 }
 
 // The running list is left out where the newest rows show as many jobs as the
-// list of runners told, at the time that it told it, and no watched one is missing.
+// list of runners counted, at the time that it counted, and no watched one is missing.
 func TestExplains(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})

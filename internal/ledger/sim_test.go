@@ -49,7 +49,7 @@ const (
 // window is a stretch of trouble: delays in it are not those of a steady state.
 type window struct{ from, to int64 }
 
-// sim drives a Ledger as internal/monitor does (the design's "One cycle"),
+// sim drives a Ledger as internal/monitor does (docs/counting.md),
 // against a model of GitLab's rows, on a clock of its own.
 type sim struct {
 	t        *testing.T
@@ -346,7 +346,7 @@ func (s *sim) open() {
 	s.missing = map[int64]int{}
 	s.unsaved, s.finals = nil, nil
 	s.cur, s.relisted = s.dur.clone(), false
-	// Details are kept in the state, so the first thing the driver does is to tell them.
+	// Details are kept in the state, so the driver passes them first.
 	for id := range s.cur.since {
 		s.l.Describe(id, s.byID[id].tags)
 	}
@@ -436,7 +436,7 @@ func (s *sim) listing() {
 	s.listDue = s.now + minute
 	for range max(1, len(s.runners)/100) {
 		if !s.request() {
-			return // a partial listing tells nothing
+			return // a partial listing proves nothing
 		}
 	}
 	start := s.clock()

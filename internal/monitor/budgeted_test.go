@@ -18,7 +18,7 @@ var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudge
 
 // A fleet whose budget suffices for the list and for the runners that execute,
 // and for little else: these are read as configured, the others late by a
-// bounded time that is told, and no job is lost. By GraphQL, which tells of
+// bounded time that is shown, and no job is lost. By GraphQL, which shows
 // each runner whether it did anything, the same budget suffices for all.
 // -args -fleet=10000: 10,000 runners, 200 of them execute, 600 requests a minute.
 func TestLargeFleetOnASmallBudget(t *testing.T) {
@@ -178,7 +178,7 @@ func smallBudget(t *testing.T, graphql bool) {
 }
 
 // A runner that begins to execute after an hour of nothing is read at once: it
-// is not late, and must not be told as late.
+// is not late, and must not be shown as late.
 func TestBeginningToExecuteIsNotALag(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 )
 
 // A job created before lookback is counted because it was seen executing. The
-// number of jobs that the list told must not hide it for all of its life, also
+// number of jobs that the list counted must not hide it for all of its life, also
 // where the list is read seldomer than the jobs.
 func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ import (
 
 // TestCountsEveryFinishedJob takes 20,000 jobs (5,000 where that is slow) through client, JSON and store
 // in virtual time, with faults, stale replicas, kills and restarts; fewer for
-// an old release, whose rows differ, and where GraphQL tells what executes.
+// an old release, whose rows differ, and where GraphQL shows what executes.
 func TestCountsEveryFinishedJob(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

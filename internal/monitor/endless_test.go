@@ -120,7 +120,7 @@ func (e endlessList) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Request: r, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-// Every listing ends, with an error that says what was wrong: up is 0, nobody
+// Every listing ends, with an error that names what was wrong: up is 0, nobody
 // leaves or joins by it, and with the first good one all is well.
 func TestEveryListingEnds(t *testing.T) {
 	t.Parallel()

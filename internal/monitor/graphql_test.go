@@ -170,7 +170,7 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 	})
 }
 
-// The line about the way round by REST says what it was: neither an outage nor
+// The line about the way round by REST names what it was: neither an outage nor
 // a proxy is blamed on the token.
 func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
 	const refused = "GitLab does not let this token"

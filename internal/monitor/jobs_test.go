@@ -79,7 +79,7 @@ func tagJobs(g *snapshot.GitLab, labels ...string) float64 {
 }
 
 // A job deleted while it runs is asked for three times, with listings between,
-// and then told as unresolved; it is not counted and no longer executing.
+// and then counted as unresolved; it is not counted and no longer executing.
 func TestJobDeletedWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})

@@ -54,7 +54,7 @@ func (l *lines) logger() log.Logger { return log.NewLogfmtLogger(l) }
 
 func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "+route] }
 
-// A revoked token stops all but the listing, is told once with what to do,
+// A revoked token stops all but the listing, is logged once with what to do,
 // and a rotated one is taken up without a restart.
 func TestTokenRevokedAndRotated(t *testing.T) {
 	t.Parallel()

@@ -102,7 +102,7 @@ func TestIntervalsAreKept(t *testing.T) {
 			if busy[id] {
 				from, to = time.Minute*9/10, time.Minute*11/10
 			} else {
-				to *= 2 // details between two readings that tell of no contact put the second off
+				to *= 2 // details between two readings that show no contact put the second off
 			}
 			if n < 10 || least < from-second || most > to+second {
 				t.Errorf("runner %d (busy %t): jobs every %v to %v, want %v to %v", id, busy[id], least, most, from, to)
@@ -250,7 +250,7 @@ func TestScopes(t *testing.T) {
 	})
 }
 
-// A token that may not see all says so, and does what it can.
+// A token that may not see all is reported, and does what it can.
 func TestPlainUsersToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 60, Tags: 8, JobsPerHour: 600, Token: "glpat-root"})
@@ -298,7 +298,7 @@ func TestPlainUsersToken(t *testing.T) {
 }
 
 // Where the token may list runners but is refused their details or jobs, the
-// sums still come, under (unknown), and the log says it once.
+// sums still come, under (unknown), and it is logged once.
 func TestForbiddenReadings(t *testing.T) {
 	for _, route := range []string{"/runners/:id", "/runners/:id/jobs", "/runners/:id/managers"} {
 		t.Run(route, func(t *testing.T) {
@@ -396,11 +396,11 @@ func TestLeavesNoBooks(t *testing.T) {
 			}
 		}
 		r.m.fleet.mu.Lock()
-		for state := reflect.ValueOf(r.m.fleet.plan).Elem().FieldByName("state").MapRange(); state.Next(); {
-			key, value := state.Key(), state.Value().Elem()
-			if value.FieldByName("fails").Int() > 0 {
-				t.Errorf("still failing: %v", key)
-			}
+		books := reflect.ValueOf(r.m.fleet.plan).Elem()
+		for _, key := range books.FieldByName("fails").MapKeys() {
+			t.Errorf("still failing: %v", key)
+		}
+		for _, key := range books.FieldByName("state").MapKeys() {
 			if key.FieldByName("id").Int() == gone {
 				t.Errorf("still planned: %v", key)
 			}

@@ -500,7 +500,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 	})
 }
 
-// A GitLab that asks to wait for longer than staleness: told once, and up is 0
+// A GitLab that asks to wait for longer than staleness: logged once, and up is 0
 // with the gauges.
 func TestLongPauseIsTold(t *testing.T) {
 	t.Parallel()

@@ -138,7 +138,7 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 }
 
 // Without a record that others rest upon nothing may be saved; the cause of a
-// failure decides what a person is told to do.
+// failure decides which remedy is logged.
 func TestSaveRemedies(t *testing.T) {
 	l := ledger.New(ledger.Options{Lookback: time.Hour})
 	l.Begin(time.Now())

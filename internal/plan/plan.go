@@ -57,6 +57,7 @@ type Plan struct {
 	schedule  *Schedule
 	underWay  map[reading]struct{} // a runner's jobs (polls and walks together, one at a time) or its details
 	state     map[reading]*state
+	fails     map[reading]int     // failures in a row; apart, since few have any and each picture asks for all
 	walked    map[int64]time.Time // start of the last whole walk of this process, local clock
 	fast      map[int64]struct{}  // runners whose details are planned as those of an executing one
 }
@@ -71,14 +72,13 @@ type reading struct {
 type state struct {
 	began time.Time // when it was last read or tried; zero: never
 	good  time.Time // start of the last reading of this process that succeeded; zero: none
-	fails int       // in a row
 }
 
 // New makes an empty plan.
 func New(iv Intervals, now time.Time) *Plan {
 	return &Plan{
 		intervals: iv, schedule: NewSchedule(now),
-		underWay: map[reading]struct{}{}, state: map[reading]*state{},
+		underWay: map[reading]struct{}{}, state: map[reading]*state{}, fails: map[reading]int{},
 		walked: map[int64]time.Time{}, fast: map[int64]struct{}{},
 	}
 }
@@ -162,16 +162,14 @@ func exclusive(item Item) reading {
 func (p *Plan) Ended(item Item) { delete(p.underWay, exclusive(item)) }
 
 // Failed counts a failed reading.
-func (p *Plan) Failed(stage snapshot.Stage, id int64) { p.note(stage, id).fails++ }
+func (p *Plan) Failed(stage snapshot.Stage, id int64) { p.fails[reading{stage, id}]++ }
 
 // Fails is how many readings failed in a row.
-func (p *Plan) Fails(stage snapshot.Stage, id int64) int { return p.look(stage, id).fails }
+func (p *Plan) Fails(stage snapshot.Stage, id int64) int { return p.fails[reading{stage, id}] }
 
 // Succeeded ends a row of failures.
 func (p *Plan) Succeeded(stage snapshot.Stage, id int64) {
-	if s := p.state[reading{stage, id}]; s != nil {
-		s.fails = 0
-	}
+	delete(p.fails, reading{stage, id})
 }
 
 // Read notes when a reading that succeeded began.
@@ -193,6 +191,7 @@ func (p *Plan) Forget(id int64) {
 	p.schedule.Remove(id)
 	for stage := range snapshot.Stage(snapshot.NumStages) {
 		delete(p.state, reading{stage, id})
+		delete(p.fails, reading{stage, id})
 	}
 	delete(p.fast, id)
 	delete(p.walked, id)
@@ -220,10 +219,10 @@ func (p *Plan) Details(id int64, r Runner, now time.Time) {
 		class = budget.NewDetails
 	case r.AwaitsMachines:
 		class = budget.NewMachines
-		if s := p.look(snapshot.StageDetails, id); s.fails == 0 {
+		if p.Fails(snapshot.StageDetails, id) == 0 {
 			due = now // right behind its details
-			if !s.began.IsZero() {
-				due = s.began
+			if began := p.look(snapshot.StageDetails, id).began; !began.IsZero() {
+				due = began
 			}
 		}
 	}
@@ -330,12 +329,12 @@ func (p *Plan) set(class budget.Class, id int64, due, deadline, now time.Time) {
 // later while it fails, at once where it was never read. One that sums wait for
 // (awaited) is tried again sooner.
 func (p *Plan) due(stage snapshot.Stage, id int64, at time.Time, interval time.Duration, awaited bool, now time.Time) time.Time {
-	s := p.look(stage, id)
-	switch began := later(s.began, at); {
-	case s.fails > 0 && awaited:
-		return s.began.Add(retryWait(s.fails))
-	case s.fails > 0:
-		return s.began.Add(max(retryWait(s.fails), min(interval, retryMost)))
+	tried, fails := p.look(stage, id).began, p.Fails(stage, id)
+	switch began := later(tried, at); {
+	case fails > 0 && awaited:
+		return tried.Add(retryWait(fails))
+	case fails > 0:
+		return tried.Add(max(retryWait(fails), min(interval, retryMost)))
 	case !began.IsZero(): // at is later where the details came with the list
 		return began.Add(interval + Spread(interval))
 	}

@@ -130,7 +130,7 @@ func same(a, b Item) bool {
 	return a.Class == b.Class && a.ID == b.ID && a.Due.Equal(b.Due) && a.Deadline.Equal(b.Deadline)
 }
 
-// drive runs the same steps on Schedule and model and compares all they say.
+// drive runs the same steps on Schedule and model and compares all results.
 func drive(t *testing.T, step func() (byte, bool)) {
 	t.Helper()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
