@@ -104,7 +104,8 @@ func (f *fleet) judge(now time.Time) {
 func (j *judge) report(f *fleet, changes []health.Change) {
 	logged := 0
 	for _, c := range changes {
-		msg, reason := "", c.Reason.String()
+		var msg string
+		reason := c.Reason.String()
 		switch {
 		case c.To == snapshot.HealthDown && c.From != snapshot.HealthDown:
 			msg = "a runner is down"
