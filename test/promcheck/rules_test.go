@@ -26,7 +26,7 @@ type ruleFile struct {
 	}
 }
 
-func rules(t *testing.T) ruleFile {
+func rulesOf(t testing.TB) ruleFile {
 	t.Helper()
 	raw, err := os.ReadFile("../../alerts/rules.yml")
 	if err != nil {
@@ -45,7 +45,7 @@ func rules(t *testing.T) ruleFile {
 func TestRules(t *testing.T) {
 	v := New()
 	n := 0
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			n++
 			name := r.Record + r.Alert
@@ -127,7 +127,7 @@ var textQuery = regexp.MustCompile(`printf ("(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*") 
 func TestQueriesInTexts(t *testing.T) {
 	v := known(t)
 	found := 0
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			for _, text := range r.Annotations {
 				if n := strings.Count(text, "| query"); n != len(textQuery.FindAllString(text, -1)) {
