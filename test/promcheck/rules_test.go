@@ -26,15 +26,15 @@ type ruleFile struct {
 	}
 }
 
-func rulesOf(t testing.TB) ruleFile {
-	t.Helper()
+func rulesOf(tb testing.TB) ruleFile {
+	tb.Helper()
 	raw, err := os.ReadFile("../../alerts/rules.yml")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var f ruleFile
 	if err := yaml.Unmarshal(raw, &f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return f
 }
