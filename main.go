@@ -1,5 +1,5 @@
 // Command gitlab_runner_fleet_exporter watches the CI runners of one or more
-// GitLabs and tells Prometheus about them.
+// GitLabs and exports metrics about them to Prometheus.
 package main
 
 import (

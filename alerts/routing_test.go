@@ -311,7 +311,7 @@ func alertmanager(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=") //nolint:gosec // a tool of the Makefile
+	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -145,7 +145,7 @@ func (e *Exporter) deliver(w http.ResponseWriter, r *reader, body [][]byte) erro
 				left = readChunk
 			}
 			n := min(left, len(c))
-			if _, err := w.Write(c[:n]); err != nil { //nolint:gosec // not HTML, and its type says so
+			if _, err := w.Write(c[:n]); err != nil { //nolint:gosec // not HTML, and its Content-Type is not HTML's
 				return fmt.Errorf("write body: %w", err)
 			}
 			c, left = c[n:], left-n
@@ -155,7 +155,7 @@ func (e *Exporter) deliver(w http.ResponseWriter, r *reader, body [][]byte) erro
 		return err
 	}
 	// What still lies in a buffer has not been read by anyone. A wrapper that
-	// cannot flush says ErrNotSupported, which tells nothing about the client.
+	// cannot flush returns ErrNotSupported, which is no evidence about the client.
 	if err := r.control.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("flush: %w", err)
 	}

@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
-	loglevel "github.com/go-kit/log/level"
+	"github.com/go-kit/log/level"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -47,7 +47,7 @@ type Options struct {
 	// CreatedSamples adds _created lines to OpenMetrics text. Protobuf carries
 	// created timestamps always.
 	CreatedSamples bool
-	// Logger receives what a scrape cannot tell its client. nil: nothing is logged.
+	// Logger receives what a scrape cannot report to its client. nil: nothing is logged.
 	Logger log.Logger
 	// Registry takes the self metrics. nil: a new one, with the go_ and
 	// process_ families.
@@ -66,7 +66,7 @@ type Exporter struct {
 
 	publishing sync.Mutex // serialises writers of picture; a scrape never takes it
 	limit      int
-	level      level // what gives way to limit now
+	reduction  reduction // to stay below limit
 	picture    atomic.Pointer[[]*entry]
 
 	// asked is when a scrape last asked for a format, in Unix nanoseconds: one
@@ -186,7 +186,7 @@ func (e *Exporter) Publish(s *snapshot.GitLab) {
 	}
 	next.main = e.newPart(s, false)
 	if bad := next.main.bad + next.rows.bad; bad > 0 {
-		_ = loglevel.Error(e.logger).Log("msg", "series with a wrong number of labels or buckets left out", "gitlab", s.Name, "count", bad)
+		_ = level.Error(e.logger).Log("msg", "series with a wrong number of labels or buckets left out", "gitlab", s.Name, "count", bad)
 	}
 
 	var list []*entry
@@ -202,15 +202,15 @@ func (e *Exporter) Publish(s *snapshot.GitLab) {
 // show puts the list under the ceiling, renders the entries that changed in
 // the formats that are asked for, and makes it the picture.
 func (e *Exporter) show(list []*entry, changed *entry) {
-	was := e.level
-	e.level = chooseLevel(list, e.limit, was)
-	if e.level != was {
-		_ = loglevel.Warn(e.logger).Log("msg", e.level.message(), "series_limit", e.limit)
+	was := e.reduction
+	e.reduction = chooseReduction(list, e.limit, was)
+	if e.reduction != was {
+		_ = level.Warn(e.logger).Log("msg", e.reduction.message(), "series_limit", e.limit)
 	}
 	now := time.Now().UnixNano()
 	for i, en := range list {
-		if en == changed || en.rows.level != e.level {
-			en = en.at(e.level)
+		if en == changed || en.rows.reduction != e.reduction {
+			en = en.at(e.reduction)
 			list[i] = en
 			for f := range format(numFormats) {
 				if now-e.asked[f].Load() < int64(hotFor) {
@@ -257,7 +257,7 @@ func (e *Exporter) Served(name string) uint64 {
 
 // ServedRows is the highest RowsGeneration whose runner_ families a completed
 // scrape has read; 0: none yet. They are rebuilt more seldom than the rest, so
-// Served says nothing about them.
+// Served does not cover them.
 func (e *Exporter) ServedRows(name string) uint64 {
 	list := *e.picture.Load()
 	if at, found := find(list, name); found {

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	loglevel "github.com/go-kit/log/level"
+	"github.com/go-kit/log/level"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -16,7 +16,7 @@ import (
 )
 
 // serve is a scrape: it negotiates as promhttp does, joins the blocks of the
-// picture it found at its start, and says afterwards what it has shown.
+// picture it found at its start, and reports afterwards what it has shown.
 func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -66,13 +66,13 @@ func (e *Exporter) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	defer e.readers.leave(client)
 	if err != nil {
-		_ = loglevel.Error(e.logger).Log("msg", "scrape failed", "err", err)
+		_ = level.Error(e.logger).Log("msg", "scrape failed", "err", err)
 		h.Del("Content-Encoding")
 		http.Error(w, "An error has occurred while serving metrics, see the log.", http.StatusInternalServerError)
 		return
 	}
 	if err := e.deliver(w, client, body); err != nil {
-		_ = loglevel.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
+		_ = level.Debug(e.logger).Log("msg", "scrape not written to its end", "err", err)
 		return
 	}
 	if packed != nil {
@@ -133,7 +133,7 @@ func (e *Exporter) body(list []*entry, wire expfmt.Format, want groups) ([][]byt
 	var err error
 	if want.has(GroupExporter) {
 		if families, err = e.registry.Gather(); err != nil {
-			_ = loglevel.Error(e.logger).Log("msg", "gathering self metrics", "err", err)
+			_ = level.Error(e.logger).Log("msg", "gathering self metrics", "err", err)
 		}
 	}
 	var self bytes.Buffer

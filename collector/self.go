@@ -174,7 +174,7 @@ func (s *Self) StateSave(d time.Duration, err error) {
 // StateDamaged counts one state file that was put aside.
 func (s *Self) StateDamaged(gitlab string) { s.damaged.WithLabelValues(gitlab).Inc() }
 
-// ConfigReload tells the outcome of a load of the configuration, the first one included.
+// ConfigReload records the outcome of a load of the configuration, the first one included.
 func (s *Self) ConfigReload(ok bool, t time.Time) {
 	s.reloadOK.WithLabelValues().Set(bit(ok))
 	if ok {

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// contract is the list of families that users were promised: name without
+// promisedFamilies is the list of families that docs/metrics.md promises users: name without
 // prefix, type, labels without gitlab. It changes only with that promise.
-const contract = `
+const promisedFamilies = `
 up gauge
 scope_up gauge scope path
 gitlab_info gauge url version
@@ -25,6 +25,10 @@ version_runners gauge version
 version_behind_minor_releases gauge version
 tag_expected_runners gauge tag
 tag_available_runners gauge tag
+tag_usable_runners gauge tag
+health_runners gauge runner_type health reason paused
+suspect_runners gauge reason
+health_judgement_suspended gauge reason
 tag_last_available_timestamp_seconds gauge tag
 tag_capacity_jobs gauge tag
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
@@ -34,6 +38,11 @@ runner_status_since_timestamp_seconds gauge runner_id
 runner_paused_since_timestamp_seconds gauge runner_id
 runner_contacted_timestamp_seconds gauge runner_id
 runner_details_timestamp_seconds gauge runner_id
+runner_last_seen_timestamp_seconds gauge runner_id
+runner_unhealthy_since_timestamp_seconds gauge runner_id health reason
+runner_suspect_since_timestamp_seconds gauge runner_id reason
+runner_orphaned_jobs gauge runner_id
+runner_consecutive_failed_jobs gauge runner_id
 runner_tag_info gauge runner_id tag
 runner_managers_online gauge runner_id
 runner_managers_known gauge runner_id
@@ -53,8 +62,8 @@ job_queued_duration_seconds histogram runner_type
 tag_job_queued_duration_seconds histogram tag
 `
 
-// contractSelf is the exporter about itself, with all labels.
-const contractSelf = `
+// promisedSelf is the exporter about itself, with all labels.
+const promisedSelf = `
 build_info gauge version revision branch goversion goos goarch tags
 api_requests_total counter gitlab route code
 api_retries_total counter gitlab reason
@@ -87,18 +96,18 @@ config_last_reload_success_timestamp_seconds gauge
 
 func promised() map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(strings.TrimSpace(contract)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedFamilies)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_"+f[0]] = strings.Join(append([]string{f[1], "gitlab"}, f[2:]...), " ")
 	}
-	for line := range strings.Lines(strings.TrimSpace(contractSelf)) {
+	for line := range strings.Lines(strings.TrimSpace(promisedSelf)) {
 		f := strings.Fields(line)
 		out["gitlab_runner_fleet_exporter_"+f[0]] = strings.Join(f[1:], " ")
 	}
 	return out
 }
 
-func TestTableKeepsTheContract(t *testing.T) {
+func TestTableKeepsWhatIsPromised(t *testing.T) {
 	want := promised()
 	for _, f := range Families() {
 		got := strings.Join(append([]string{string(f.Type)}, f.Labels...), " ")
@@ -112,7 +121,7 @@ func TestTableKeepsTheContract(t *testing.T) {
 	}
 }
 
-func TestTableRules(t *testing.T) {
+func TestTableKeepsThePrometheusNamingRules(t *testing.T) {
 	for _, f := range Families() {
 		if strings.HasPrefix(f.Name, "gitlab_runner_fleet_runner_") != slices.Contains(f.Labels, "runner_id") {
 			t.Errorf("%s: the label runner_id stands if and only if the name begins with runner_", f.Name)
@@ -136,7 +145,7 @@ func TestTableRules(t *testing.T) {
 			t.Errorf("%s: unit %s", f.Name, f.Unit)
 		}
 		if f.Unit == "seconds" && !strings.Contains(f.Help, "in seconds") {
-			t.Errorf("%s: the help does not tell the unit", f.Name)
+			t.Errorf("%s: the help does not name the unit", f.Name)
 		}
 		if f.Name != buildInfo && !strings.HasSuffix(f.Help, ".") {
 			t.Errorf("%s: the help is not a sentence: %q", f.Name, f.Help)
@@ -216,7 +225,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 	for name := range whole {
 		if promised()[name] == "" {
-			t.Errorf("%s is shown and not in the contract", name)
+			t.Errorf("%s is shown and not promised", name)
 		}
 	}
 
@@ -231,7 +240,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 }
 
-func TestSelfValues(t *testing.T) {
+func TestSelfMetricsHaveTheReportedValues(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Self().Declare("corp", []string{"runners", "jobs"}, []string{"timeout", "auth"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})
@@ -278,27 +287,5 @@ func TestSelfValues(t *testing.T) {
 	last := scrapeBody(t, e, acceptText)
 	if strings.Contains(last, `gitlab="corp"`) || !strings.Contains(last, `code="429",gitlab="public"`) {
 		t.Error("forgetting a GitLab leaves its series, or takes another's")
-	}
-}
-
-func TestMarkdownTable(t *testing.T) {
-	rows := map[string]int{}
-	for line := range strings.Lines(MarkdownTable()) {
-		if !strings.HasPrefix(line, "| `gitlab_") {
-			continue
-		}
-		cells := strings.Split(strings.ReplaceAll(line, `\|`, ""), "|")
-		if len(cells) != 8 {
-			t.Errorf("%d cells in %q", len(cells)-2, line)
-		}
-		rows[strings.Trim(cells[1], " `")]++
-	}
-	for _, f := range Families() {
-		if rows[f.Name] != 1 {
-			t.Errorf("%s stands %d times in the documentation", f.Name, rows[f.Name])
-		}
-	}
-	if len(rows) != len(Families()) {
-		t.Errorf("%d rows for %d families", len(rows), len(Families()))
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"gitlab-runner-fleet-exporter/internal/bounded"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // maxFileBytes bounds the configuration file: a path such as /dev/zero must
@@ -45,17 +46,19 @@ type GitLabConfig struct {
 	Name             string                     `yaml:"name,omitempty"`
 	URL              string                     `yaml:"url"`
 	HTTPClientConfig commoncfg.HTTPClientConfig `yaml:",inline"`
-	Scope            Scope                      `yaml:"scope,omitempty"`
+	Scope            snapshot.ScopeKind         `yaml:"scope,omitempty"`
 	Groups           []string                   `yaml:"groups,omitempty"`
 	Projects         []string                   `yaml:"projects,omitempty"`
-	API              API                        `yaml:"api,omitempty"`
+	API              snapshot.API               `yaml:"api,omitempty"`
 	Expected         map[string]int             `yaml:"expected,omitempty"`
 	Poll             PollConfig                 `yaml:"poll,omitempty"`
 }
 
 // UnmarshalYAML starts from our defaults of the HTTP client: redirects are not
 // followed, because the transport sends the token with every request it makes,
-// also to the place a redirect names.
+// also to the place a redirect names. HTTP/2 is off, because net/http reads up
+// to 10 MiB of header of each of its answers, and HTTP/1.1 serves a few
+// requests at once as well.
 func (g *GitLabConfig) UnmarshalYAML(unmarshal func(any) error) error {
 	type plain GitLabConfig
 	*g = GitLabConfig{HTTPClientConfig: defaultHTTPClientConfig()}
@@ -64,7 +67,7 @@ func (g *GitLabConfig) UnmarshalYAML(unmarshal func(any) error) error {
 
 func defaultHTTPClientConfig() commoncfg.HTTPClientConfig {
 	c := commoncfg.DefaultHTTPClientConfig
-	c.FollowRedirects = false
+	c.FollowRedirects, c.EnableHTTP2 = false, false
 	return c
 }
 

@@ -64,7 +64,7 @@ func parent(path string) string {
 	return path[:max(0, strings.LastIndexAny(path, ".["))]
 }
 
-// isBelow tells whether path is of, or something inside it.
+// isBelow reports whether path is of, or something inside it.
 func isBelow(path, of string) bool {
 	rest, ok := strings.CutPrefix(path, of)
 	return ok && (rest == "" || of == "" || rest[0] == '.' || rest[0] == '[')

@@ -25,7 +25,7 @@ func (v *Validated) Secrets() []string {
 	return s.values()
 }
 
-// shortSecret tells whether one of them is too short to be masked.
+// shortSecret reports whether one of them is too short to be masked.
 func shortSecret(c commoncfg.HTTPClientConfig) bool {
 	var s secrets
 	s.client(c)

@@ -4,33 +4,13 @@ import (
 	"maps"
 	"net/url"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	commoncfg "github.com/prometheus/common/config"
-)
 
-// Scope says which runner list of a GitLab is read (API notes 1.1).
-type Scope string
-
-// The scopes.
-const (
-	ScopeInstance Scope = "instance" // GET /runners/all
-	ScopeOwned    Scope = "owned"    // GET /runners
-	ScopeGroups   Scope = "groups"   // GET /groups/:id/runners
-	ScopeProjects Scope = "projects" // GET /projects/:id/runners
-)
-
-// API says which of GitLab's APIs is read.
-type API string
-
-// The APIs.
-const (
-	APIAuto    API = "auto" // GraphQL where it is offered and cheaper, else REST
-	APIREST    API = "rest"
-	APIGraphQL API = "graphql"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Validated is a configuration that was found right, with every default filled
@@ -40,7 +20,7 @@ type Validated struct {
 	gitlabs  []GitLab
 	metrics  Metrics
 	warnings []string
-	// disableAt says where each entry of metrics.disable stands, for CheckFamilies.
+	// disableAt is the place of each entry of metrics.disable, for CheckFamilies.
 	disableAt []Error
 }
 
@@ -49,10 +29,10 @@ type Validated struct {
 type GitLab struct {
 	Name     string // value of the label gitlab; unique
 	URL      string // without /api/v4 and without a slash at the end
-	Scope    Scope
-	Groups   []string // ids or full paths, only with ScopeGroups
-	Projects []string // ids or full paths, only with ScopeProjects
-	API      API
+	Scope    snapshot.ScopeKind
+	Groups   []string // ids or full paths, only with snapshot.ScopeGroups
+	Projects []string // ids or full paths, only with snapshot.ScopeProjects
+	API      snapshot.API
 	Expected map[string]int // tag to the least number of available runners; 0: it may have none
 	Poll     Poll
 
@@ -77,32 +57,13 @@ type Poll struct {
 // Metrics is which series are exported.
 type Metrics struct {
 	RunnersEnabled bool
-	Runners        Matcher       // over descriptions
-	RunnersMinAge  time.Duration // a runner known for less has no series of its own
-	Tags           Matcher       // over tag names
-	TagsLimit      int           // per GitLab
+	Runners        snapshot.Matcher // over descriptions
+	RunnersMinAge  time.Duration    // a runner known for less has no series of its own
+	Tags           snapshot.Matcher // over tag names
+	TagsLimit      int              // per GitLab
 	TagsRetention  time.Duration
 	Disable        []string // whole names of families, sorted
 	SeriesLimit    int
-}
-
-// Matcher tells which names are let through. The zero Matcher lets all through.
-type Matcher struct {
-	Include string // as written; "": everything
-	Exclude string // as written; "": nothing
-
-	include, exclude *regexp.Regexp
-}
-
-// Match tells whether s as a whole is included and not excluded.
-func (m Matcher) Match(s string) bool {
-	return (m.include == nil || m.include.MatchString(s)) && (m.exclude == nil || !m.exclude.MatchString(s))
-}
-
-// anchored compiles as Prometheus does in relabelling: the whole name, and a
-// dot matches a line end too.
-func anchored(expr string) (*regexp.Regexp, error) {
-	return regexp.Compile("^(?s:" + expr + ")$")
 }
 
 // GitLabs are the GitLabs in the order of the file.
@@ -114,7 +75,7 @@ func (v *Validated) GitLabs() []GitLab {
 	return out
 }
 
-// Metrics says which series are exported.
+// Metrics selects the series that are exported.
 func (v *Validated) Metrics() Metrics {
 	m := v.metrics
 	m.Disable = slices.Clone(m.Disable)
@@ -173,19 +134,17 @@ func wholeFamilyName(name string) string {
 	return familyPrefix + name
 }
 
-// Equal tells whether a reload has nothing to change on this GitLab. Secrets
+// Equal reports whether a reload has nothing to change on this GitLab. Secrets
 // written in the file count; those in files do not, they are read at each
 // request.
 func (g GitLab) Equal(o GitLab) bool { return reflect.DeepEqual(g.clone(), o.clone()) }
 
-// Equal tells whether both export the same series.
+// Equal reports whether both export the same series.
 func (m Metrics) Equal(o Metrics) bool {
-	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.equal(o.Tags) &&
+	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.Equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.Equal(o.Tags) &&
 		m.TagsLimit == o.TagsLimit && m.TagsRetention == o.TagsRetention &&
 		slices.Equal(m.Disable, o.Disable) && m.SeriesLimit == o.SeriesLimit
 }
-
-func (m Matcher) equal(o Matcher) bool { return m.Include == o.Include && m.Exclude == o.Exclude }
 
 func (g GitLab) clone() GitLab {
 	g.Groups = slices.Clone(g.Groups)

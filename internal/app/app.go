@@ -31,14 +31,15 @@ import (
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
 const (
 	// stopWithin bounds a stop, whatever hangs: a supervisor such as Kubernetes
-	// kills after 30 s, and then no line says why.
+	// kills after 30 s, and then no line names the cause.
 	stopWithin = 15 * time.Second
-	// readyPoll is how often it is looked whether the log may say "ready".
+	// readyPoll is how often readiness is looked at, to log it.
 	readyPoll = 250 * time.Millisecond
 	// pruneInterval is how often the storage folder is tidied.
 	pruneInterval = 24 * time.Hour
@@ -55,7 +56,7 @@ type process struct {
 	stdout, stderr io.Writer // run masks what was given as a secret in both
 	greeting       io.Writer // stdout for the demonstration, which shows its token
 	secrets        *secret.List
-	// listening is told the addresses, for tests that listen on port 0. nil: nobody asks.
+	// listening is called with the addresses, for tests that listen on port 0; may be nil.
 	listening func(addresses []string)
 	// stopWithin is for tests; 0: the constant.
 	stopWithin time.Duration
@@ -71,7 +72,7 @@ func (p process) run(ctx context.Context, args []string) int {
 		return exitOK
 	}
 	if err != nil {
-		tell(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
+		printf(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
 		return exitUsage
 	}
 	if o.rulesPrint {
@@ -165,8 +166,8 @@ func noting(list *secret.List, load func() (*config.Validated, error)) func() (*
 	}
 }
 
-// tell writes for a person. An output that is gone cannot be told of.
-func tell(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+// printf writes for a user. A failure of the output itself cannot be reported.
+func printf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 
 // load reads the configuration that the flags name.
 func (o *options) load() (*config.Validated, error) {
@@ -201,10 +202,10 @@ func (p process) checkConfig(ctx context.Context, o *options, v *config.Validate
 		err = validateWeb(ctx, *o.web.WebConfigFile)
 	}
 	if err != nil {
-		tell(p.stderr, "%s\n", err)
+		printf(p.stderr, "%s\n", err)
 		return exitFailure
 	}
-	tell(p.stdout, "%sthe configuration is valid\n", v.Summary())
+	printf(p.stdout, "%sthe configuration is valid\n", v.Summary())
 	return exitOK
 }
 
@@ -273,7 +274,7 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	if err := s.sup.apply(ctx, v); err != nil {
 		return failure(l.own, "monitoring cannot be started", err)
 	}
-	s.told(true)
+	s.recordReload(true)
 
 	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, pictures: s.sup.pictures, scrub: o.secrets.Scrub}
 	if o.lifecycle {
@@ -360,7 +361,7 @@ func (s *service) reload(ctx context.Context, by string) error {
 		logWarnings(s.logger, v)
 		err = s.sup.apply(ctx, v)
 	}
-	s.told(err == nil)
+	s.recordReload(err == nil)
 	if err != nil {
 		_ = level.Error(s.logger).Log("msg", "the configuration was not reloaded; the old one stays in force", "by", by, "err", err)
 		return err
@@ -407,10 +408,10 @@ func (s *service) askReload(ctx context.Context) error {
 	}
 }
 
-// told sets the metrics of reloads; the first load counts.
-func (s *service) told(ok bool) { s.sup.exporter.Load().Self().ConfigReload(ok, time.Now()) }
+// recordReload sets the metrics of reloads; the first load counts.
+func (s *service) recordReload(ok bool) { s.sup.exporter.Load().Self().ConfigReload(ok, time.Now()) }
 
-// fail ends the program; the first cause is the one that is told.
+// fail ends the program; the first cause is the one that is reported.
 func (s *service) fail(err error) {
 	select {
 	case s.broken <- err:
@@ -423,7 +424,7 @@ func logWarnings(l log.Logger, v *config.Validated) {
 		_ = level.Warn(l).Log("msg", w)
 	}
 	for _, g := range v.GitLabs() {
-		if g.API == config.APIGraphQL && g.Scope != config.ScopeInstance && g.Scope != config.ScopeGroups {
+		if g.API == snapshot.APIGraphQL && g.Scope != snapshot.ScopeInstance && g.Scope != snapshot.ScopeGroups {
 			_ = level.Warn(l).Log("msg", "api: graphql has no list for this scope; REST is read", "gitlab", g.Name, "scope", g.Scope)
 		}
 	}

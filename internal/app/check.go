@@ -19,6 +19,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 const (
@@ -35,14 +36,14 @@ const (
 func checkGitLabs(ctx context.Context, o *options, v *config.Validated, out io.Writer, logger log.Logger) int {
 	code := exitOK
 	for _, w := range v.Warnings() {
-		tell(out, "warning: %s\n", w)
+		printf(out, "warning: %s\n", w)
 	}
 	for _, g := range v.GitLabs() {
 		c := &check{report: report{out: out}, gitlab: g, shards: o.shardCount, secrets: o.secrets}
-		tell(out, "gitlab %q at %s\n", g.Name, g.URL)
+		printf(out, "gitlab %q at %s\n", g.Name, g.URL)
 		c.run(ctx, logger)
 		if ctx.Err() != nil {
-			tell(out, "interrupted: the check is not complete\n")
+			printf(out, "interrupted: the check is not complete\n")
 			return exitFailure
 		}
 		c.result()
@@ -62,14 +63,14 @@ type report struct {
 	over func() bool
 }
 
-func (r *report) tell(format string, args ...any) {
+func (r *report) printf(format string, args ...any) {
 	if r.over == nil || !r.over() {
-		tell(r.out, format, args...)
+		printf(r.out, format, args...)
 	}
 }
 
 func (r *report) fact(label, format string, args ...any) {
-	r.tell("  %-14s %s\n", label, fmt.Sprintf(format, args...))
+	r.printf("  %-14s %s\n", label, fmt.Sprintf(format, args...))
 }
 
 func (r *report) problem(what, remedy string) {
@@ -85,9 +86,9 @@ func (r *report) trouble(n *int, kind, what, remedy string) {
 		return
 	}
 	*n++
-	r.tell("  %s: %s\n", kind, what)
+	r.printf("  %s: %s\n", kind, what)
 	if remedy != "" {
-		r.tell("           remedy: %s\n", remedy)
+		r.printf("           remedy: %s\n", remedy)
 	}
 }
 
@@ -131,8 +132,8 @@ type check struct {
 }
 
 // failed reports a reading that failed, with the remedy that the log has.
-func (c *check) failed(say func(what, remedy string), what string, err error) {
-	say(what+": "+err.Error(), gitlab.Remedy(gitlab.ReasonOf(err), err))
+func (c *check) failed(report func(what, remedy string), what string, err error) {
+	report(what+": "+err.Error(), gitlab.Remedy(gitlab.ReasonOf(err), err))
 }
 
 func (c *check) run(ctx context.Context, logger log.Logger) {
@@ -176,7 +177,7 @@ func (c *check) run(ctx context.Context, logger log.Logger) {
 	}
 }
 
-// foreignAnswer tells the failures that an address without GitLab's API gives,
+// foreignAnswer reports the failures that an address without GitLab's API gives,
 // and a proxy that lets only some endpoints pass.
 func foreignAnswer(err error) bool {
 	switch gitlab.ReasonOf(err) {
@@ -224,8 +225,8 @@ func (c *check) first(ctx context.Context, ask func(context.Context) error) erro
 	return ask(ctx)
 }
 
-// isGitLab tells an address without GitLab's API from a proxy that lets only the
-// runner lists pass.
+// isGitLab distinguishes an address without GitLab's API from a proxy that lets
+// only the runner lists pass.
 func (c *check) isGitLab(ctx context.Context, version error) bool {
 	err := c.first(ctx, func(ctx context.Context) error {
 		_, err := c.client.RunnersWhere(ctx, scopes(c.gitlab)[0], gitlab.RunnerFilter{}, 1)
@@ -284,15 +285,15 @@ func (c *check) token(ctx context.Context) bool {
 	return true
 }
 
-// visibility tells whether the job counts will be whole: GitLab leaves out,
-// without a word, jobs of projects that the token may not see (API notes 4.3).
+// visibility reports whether the job counts will be whole: GitLab leaves out,
+// without an error, jobs of projects that the token may not see (docs/gitlab-api.md 4.3).
 // Only who may list all runners by REST sees all.
 func (c *check) visibility(ctx context.Context) bool {
 	c.visible = -1
-	instance := c.gitlab.Scope == config.ScopeInstance
+	instance := c.gitlab.Scope == snapshot.ScopeInstance
 	var err error
 	if !instance || c.fleet.graphql {
-		_, err = c.client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
+		_, err = c.client.RunnersWhere(ctx, gitlab.Scope{Kind: snapshot.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	}
 	switch gitlab.ReasonOf(err) {
 	case "":
@@ -325,11 +326,11 @@ func (c *check) adminRemedy() string {
 	}
 }
 
-// statedLimit is the requests a minute that GitLab says it allows this user; 0: not said.
+// statedLimit is the requests a minute that GitLab's headers allow this user; 0: not given.
 type statedLimit struct{ perMinute atomic.Int64 }
 
 // listener reads GitLab's limit off the answers. RateLimit-Limit is normalised
-// to a minute (API notes 5.1); what has no RateLimit-Observed is not GitLab's.
+// to a minute (docs/gitlab-api.md 5.1); what has no RateLimit-Observed is not GitLab's.
 type listener struct {
 	*budget.Gate
 

@@ -13,6 +13,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // checked is what a check printed.
@@ -59,7 +60,7 @@ func (c checked) has(t *testing.T, patterns ...string) {
 	t.Helper()
 	for _, p := range patterns {
 		if !regexp.MustCompile(p).MatchString(c.text) {
-			t.Errorf("does not say %q", p)
+			t.Errorf("lacks %q", p)
 		}
 	}
 }
@@ -68,7 +69,7 @@ func (c checked) lacks(t *testing.T, patterns ...string) {
 	t.Helper()
 	for _, p := range patterns {
 		if regexp.MustCompile(p).MatchString(c.text) {
-			t.Errorf("says %q", p)
+			t.Errorf("contains %q", p)
 		}
 	}
 }
@@ -223,7 +224,7 @@ func TestCheckOfTokens(t *testing.T) {
 			if tt.token.Token == "" {
 				tt.token.Token = testToken
 			}
-			w.SetToken(tt.token)
+			w.AddToken(tt.token)
 			if !tt.graphql && tt.more == "" {
 				tt.more = "    api: rest\n"
 			}
@@ -240,7 +241,7 @@ func TestCheckOfTokens(t *testing.T) {
 	}
 }
 
-// A kind of token that cannot be asked, and says so by 400, is no trouble.
+// A kind of token without the endpoint, which GitLab answers by 400, is no trouble.
 func TestCheckOfTokenThatReportsNothing(t *testing.T) {
 	w := mounted(t, newWorld(t, smallFleet(1)))
 	w.AddFault(gitlabsim.Fault{Route: "/personal_access_tokens/self", Status: http.StatusBadRequest, Body: `{"error":"400 Bad request"}`, ContentType: "application/json"})
@@ -347,7 +348,7 @@ func TestCheckOfLimits(t *testing.T) {
 }
 
 // Each floor stands beside who is there, by either API, and a tag nobody has is
-// told from one that is only down or only written in another way.
+// distinguished from one that is only down or only written in another way.
 func TestCheckOfFloors(t *testing.T) {
 	for _, api := range []string{"rest", "auto"} {
 		t.Run(api, func(t *testing.T) {
@@ -387,13 +388,12 @@ func TestCheckBoundsFloors(t *testing.T) {
 
 // Each group is checked alone and named as it is configured.
 func TestCheckOfSeveralGroups(t *testing.T) {
-	for _, graphql := range []bool{false, true} {
-		t.Run(fmt.Sprint("graphql ", graphql), func(t *testing.T) {
+	for _, api := range []string{"rest", "auto"} {
+		t.Run("api "+api, func(t *testing.T) {
 			w := newWorld(t, smallFleet(1))
-			if graphql {
+			if api == "auto" {
 				w = mounted(t, w)
 			}
-			api := map[bool]string{true: "auto", false: "rest"}[graphql]
 			c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, "    api: "+api+"\n    scope: groups\n    groups: [1, gone/for-good, 2]\n"))
 			c.has(t, `group +"1": \d+ runner`, `group +"2": \d+ runner`, `PROBLEM: the runners of group "gone/for-good" cannot be listed: .*404`,
 				"remedy: check the id or path of this group", "requests +", "runners +[1-9]")
@@ -407,7 +407,7 @@ func TestCheckOfSeveralGroups(t *testing.T) {
 // The documented set-up: a group's token, and instance runners in its list.
 func TestCheckOfGroupTokenWithInstanceRunners(t *testing.T) {
 	w := newWorld(t, gitlabsim.Options{Seed: 1, Runners: 30, Tags: 4, Token: "somebody-else"})
-	w.SetToken(gitlabsim.TokenSpec{Token: testToken, Groups: []int64{1}, Scopes: []string{"read_api"}})
+	w.AddToken(gitlabsim.TokenSpec{Token: testToken, Groups: []int64{1}, Scopes: []string{"read_api"}})
 	c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, "    api: rest\n    scope: groups\n    groups: [1]\n"))
 	c.has(t, `instance [1-9]`, "warning: .*no jobs of instance runners")
 	if c.code != exitOK || len(c.problems) != 0 {
@@ -428,7 +428,7 @@ func TestCheckBehindANarrowProxy(t *testing.T) {
 	}
 }
 
-// A GraphQL that is out of order is told from one that is not open to the token.
+// A GraphQL that is out of order is distinguished from one that is not open to the token.
 func TestCheckOfGraphQLOutOfOrder(t *testing.T) {
 	w := mounted(t, newWorld(t, smallFleet(1)))
 	w.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 405})
@@ -440,7 +440,7 @@ func TestCheckOfGraphQLOutOfOrder(t *testing.T) {
 	}
 }
 
-// Asked to stop, it says so and does not look as if it had found something.
+// Asked to stop, it reports so and does not look as if it had found something.
 func TestCheckInterrupted(t *testing.T) {
 	asked := make(chan struct{}, 100)
 	release := make(chan struct{})
@@ -459,7 +459,7 @@ func TestCheckInterrupted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	t.Cleanup(func() { close(release) })
 	var out buffer
-	cmd := exec.CommandContext(t.Context(), binaryPath(t), "--gitlab.check", //nolint:gosec // our own program
+	cmd := exec.CommandContext(t.Context(), rig.Exporter(t), "--gitlab.check",
 		"--config.file="+configFile(t, "gitlabs:\n"+entry("corp", srv.URL, "")+entry("next", w.url, "")))
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {

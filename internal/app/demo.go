@@ -59,7 +59,7 @@ func startDemo(ctx context.Context) (*demo, error) {
 	d.server = &http.Server{Handler: world.Handler(), ReadHeaderTimeout: readHeaderTimeout}
 	go func() {
 		defer close(d.done)
-		_ = d.server.Serve(l) // ends with stop; before that the monitor tells what is wrong
+		_ = d.server.Serve(l) // ends with stop; before that the monitor reports what is wrong
 	}()
 	return d, nil
 }
@@ -99,7 +99,7 @@ func (d *demo) load() (*config.Validated, error) {
 	}}}.Validate()
 }
 
-// greet tells where to look. The token opens nothing but the simulation.
+// greet prints where to look. The token opens nothing but the simulation.
 func greet(w io.Writer, addresses []string, o *options, v *config.Validated) {
 	gitlabs := v.GitLabs()
 	if len(addresses) == 0 || len(gitlabs) == 0 {
@@ -107,13 +107,13 @@ func greet(w io.Writer, addresses []string, o *options, v *config.Validated) {
 	}
 	base := "http://" + browsable(addresses[0])
 	if *o.web.WebConfigFile != "" {
-		base = strings.Replace(base, "http://", "https://", 1) // or as that file says
+		base = strings.Replace(base, "http://", "https://", 1) // or as that file has it
 	}
 	token := ""
 	if a := gitlabs[0].HTTPClientConfig.Authorization; a != nil {
 		token = string(a.Credentials)
 	}
-	tell(w, `
+	printf(w, `
 A simulated GitLab with %[1]d runners is being monitored; it lives on its own, and
 ends with this process. The whole picture is there within ten seconds.
 

@@ -25,13 +25,13 @@ const (
 	exitUsage   = 2 // bad flags
 )
 
-// defaultAddress is where Prometheus finds the exporter unless told otherwise.
+// defaultAddress is where Prometheus finds the exporter unless configured otherwise.
 const defaultAddress = ":9756"
 
 // envPrefix stands before the environment variable of each flag.
 const envPrefix = "GITLAB_RUNNER_FLEET_"
 
-// options are what the flags say.
+// options are the values of the flags.
 type options struct {
 	configFile     string
 	configCheck    bool
@@ -55,7 +55,7 @@ type options struct {
 	secrets *secret.List // of the whole process
 }
 
-// errDone says that --help or --version was answered.
+// errDone: --help or --version was answered.
 var errDone = errors.New("answered")
 
 // envFlags names each flag's environment variable as it is made, those of
@@ -133,7 +133,7 @@ func usageError(err error) error {
 	return err
 }
 
-// waysToStart is told to whoever starts the program with nothing.
+// waysToStart is printed where the program is started without any flag.
 const waysToStart = `nothing to monitor: start in one of three ways
   --demo                                      a simulated GitLab, to look around
   --gitlab.url=https://gitlab.example.com     one GitLab; its token in the environment variable GITLAB_TOKEN, or in a file named by --gitlab.token-file

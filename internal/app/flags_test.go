@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/tools/txtar"
 )
 
 // runOnce runs the program to its end.
@@ -19,7 +22,7 @@ func runOnce(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-func TestExitStatus(t *testing.T) {
+func TestExitStatusByTheKindOfEnd(t *testing.T) {
 	for _, name := range []string{"GITLAB_TOKEN"} {
 		t.Setenv(name, "")
 	}
@@ -44,7 +47,7 @@ func TestExitStatus(t *testing.T) {
 		name string
 		args string
 		code int
-		says string // in stdout or stderr
+		want string // in stdout or stderr
 	}{
 		{"help", "--help", exitOK, "--web.listen-address"},
 		{"help names environment variables", "--help", exitOK, "GITLAB_RUNNER_FLEET_CONFIG_FILE"},
@@ -95,8 +98,8 @@ func TestExitStatus(t *testing.T) {
 			if code != tt.code {
 				t.Errorf("exit status %d, want %d", code, tt.code)
 			}
-			if !strings.Contains(stdout+stderr, tt.says) {
-				t.Errorf("does not say %q:\n%s%s", tt.says, stdout, stderr)
+			if !strings.Contains(stdout+stderr, tt.want) {
+				t.Errorf("lacks %q:\n%s%s", tt.want, stdout, stderr)
 			}
 			if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, testToken) || strings.Contains(stderr, "Pa55w0") {
 				t.Errorf("a stack trace or a secret:\n%s", stderr)
@@ -164,15 +167,29 @@ func TestTokenFromEnvironment(t *testing.T) {
 
 var wantLine = regexp.MustCompile(`^line (\d+): (?:([^ ]+): )?(.*)$`)
 
-// TestBadConfigurations starts the program with each bad file of config: it
-// must end with 1, at once, and name each mistake.
-func TestBadConfigurations(t *testing.T) {
-	t.Chdir("../../config") // the expected texts name files from there
-	files, err := filepath.Glob("testdata/bad/*.yml")
-	if err != nil || len(files) < 20 {
-		t.Fatalf("%d files, error %v", len(files), err)
+// TestRefusedConfigurationsEndAtOnce starts the program with each configuration that config
+// refuses: it must end with 1, at once, and name each mistake.
+func TestRefusedConfigurationsEndAtOnce(t *testing.T) {
+	archive, err := txtar.ParseFile("../../config/testdata/refused.txtar")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, file := range files {
+	files, err := txtar.FS(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for folder, from := range map[string]fs.FS{"refused": files, "files": os.DirFS("../../config/testdata/files")} {
+		if err := os.CopyFS(filepath.Join(dir, "testdata", folder), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir) // the expected texts name files from there
+	inputs, err := filepath.Glob("testdata/refused/*.yml")
+	if err != nil || len(inputs) < 100 {
+		t.Fatalf("%d files, error %v", len(inputs), err)
+	}
+	for _, file := range inputs {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yml"), func(t *testing.T) {
 			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".want")
 			if err != nil {

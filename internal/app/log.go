@@ -30,7 +30,7 @@ func newLoggers(w io.Writer, format, least string) loggers {
 	base = level.NewFilter(base, level.Allow(level.ParseDefault(least, level.InfoValue())))
 
 	// What a library reports at Info (that it listens, and that TLS is off) is
-	// said by ourselves, once.
+	// logged by this program, once.
 	bridged := slog.LevelWarn
 	if least == "debug" {
 		bridged = slog.LevelDebug

@@ -37,14 +37,14 @@ func landingPage(config web.LandingConfig, pictures func() []*snapshot.GitLab) (
 		var b strings.Builder
 		if len(reading) > 0 {
 			if err := progressPage.Execute(&b, reading); err != nil {
-				say(w, http.StatusInternalServerError, "The page cannot be made: "+err.Error()+"\n")
+				respond(w, http.StatusInternalServerError, "The page cannot be made: "+err.Error()+"\n")
 				return
 			}
 		}
 		c.ExtraHTML = b.String()
 		page, err := web.NewLandingPage(c)
 		if err != nil {
-			say(w, http.StatusInternalServerError, "The page cannot be made: "+err.Error()+"\n")
+			respond(w, http.StatusInternalServerError, "The page cannot be made: "+err.Error()+"\n")
 			return
 		}
 		page.ServeHTTP(w, r)

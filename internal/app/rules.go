@@ -13,18 +13,18 @@ func (p process) printRules(o *options) int {
 	if o.rulesValues != "" {
 		raw, err := os.ReadFile(o.rulesValues)
 		if err != nil {
-			tell(p.stderr, "%s: error: --rules.values: %s\n", program, err)
+			printf(p.stderr, "%s: error: --rules.values: %s\n", program, err)
 			return exitFailure
 		}
 		values = raw
 	}
 	rules, err := alerts.Render(alerts.Format(o.rulesFormat), o.rulesValues, values)
 	if err != nil {
-		tell(p.stderr, "%s: error: the values of the rules are wrong:\n%s\n", program, err)
+		printf(p.stderr, "%s: error: the values of the rules are wrong:\n%s\n", program, err)
 		return exitFailure
 	}
 	if _, err := p.stdout.Write(rules); err != nil {
-		tell(p.stderr, "%s: error: the rules cannot be written: %s\n", program, err)
+		printf(p.stderr, "%s: error: the rules cannot be written: %s\n", program, err)
 		return exitFailure
 	}
 	return exitOK

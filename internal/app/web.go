@@ -77,14 +77,14 @@ func newRoutes(p pages) (http.Handler, error) {
 	mux.Handle(p.telemetryPath, p.metrics) // limits itself
 	mux.Handle(pathLanding, reading(landing))
 	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		say(w, http.StatusOK, program+" is healthy.\n")
+		respond(w, http.StatusOK, program+" is healthy.\n")
 	})))
 	mux.Handle(pathReady, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if waiting := p.waiting(); len(waiting) > 0 {
-			say(w, http.StatusServiceUnavailable, "Not ready: not yet tried: "+strings.Join(waiting, ", ")+"\n")
+			respond(w, http.StatusServiceUnavailable, "Not ready: not yet tried: "+strings.Join(waiting, ", ")+"\n")
 			return
 		}
-		say(w, http.StatusOK, program+" is ready.\n")
+		respond(w, http.StatusOK, program+" is ready.\n")
 	})))
 	// A page open in an administrator's browser must not be able to reload.
 	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload, p.scrub)))
@@ -94,27 +94,27 @@ func newRoutes(p pages) (http.Handler, error) {
 func reloading(reload func(ctx context.Context) error, scrub func(string) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if reload == nil {
-			say(w, http.StatusForbidden, "Reloading over HTTP is off: start with --web.enable-lifecycle, or send SIGHUP.\n")
+			respond(w, http.StatusForbidden, "Reloading over HTTP is off: start with --web.enable-lifecycle, or send SIGHUP.\n")
 			return
 		}
 		if r.Method != http.MethodPost {
 			w.Header().Set("Allow", http.MethodPost)
-			say(w, http.StatusMethodNotAllowed, "Reload by POST.\n")
+			respond(w, http.StatusMethodNotAllowed, "Reload by POST.\n")
 			return
 		}
 		if err := reload(r.Context()); err != nil {
-			say(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+scrub(err.Error())+"\n")
+			respond(w, http.StatusInternalServerError, "Not reloaded, the old configuration stays in force:\n"+scrub(err.Error())+"\n")
 			return
 		}
-		say(w, http.StatusOK, "Reloaded.\n")
+		respond(w, http.StatusOK, "Reloaded.\n")
 	})
 }
 
-func say(w http.ResponseWriter, status int, text string) {
+func respond(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text) // a client that went away cannot be told
+	_, _ = io.WriteString(w, text) // nothing can be reported to a client that went away
 }
 
 // reading lets only GET and HEAD through.
@@ -122,7 +122,7 @@ func reading(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
-			say(w, http.StatusMethodNotAllowed, "Only GET and HEAD.\n")
+			respond(w, http.StatusMethodNotAllowed, "Only GET and HEAD.\n")
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -220,7 +220,7 @@ func (s *servers) close() {
 	}
 }
 
-// serve answers until shutdown. failed is told of what ended a server otherwise.
+// serve answers until shutdown. failed is called with what ended a server otherwise.
 func (s *servers) serve(handler http.Handler, logger *slog.Logger, failed func(error)) (wait func()) {
 	var g errgroup.Group
 	for _, l := range s.listeners {

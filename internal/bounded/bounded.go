@@ -62,7 +62,7 @@ func call[T any](ctx context.Context, key string, patience time.Duration, f func
 	abandoned.Unlock()
 	began := time.Now()
 	// One that was given up early, since nobody needed it any more, may return
-	// at once and says nothing yet.
+	// at once and prove nothing yet.
 	if h.n > 0 && began.Sub(h.first) > patience && began.Sub(h.last) < time.Duration(h.n)*again {
 		return none, &HangError{patience}
 	}

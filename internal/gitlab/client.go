@@ -1,11 +1,11 @@
 // Package gitlab reads one GitLab: its REST endpoints for runners, machines
 // and jobs, page by page, by hand on net/http.
 //
-// Its duty ends at facts: it asks a Gate before each request, repeats what is
-// worth repeating, decodes leniently what GitLab's releases write differently,
-// and names each failure by a Reason from a closed set. What a row means is
+// It waits for a Gate before each request, repeats what may be repeated, decodes
+// leniently what GitLab's releases write differently, and names each failure by
+// a Reason from a closed set. What a row means is
 // decided elsewhere (internal/inventory, internal/ledger). Section numbers in
-// comments are those of the notes on GitLab's API.
+// comments are those of docs/gitlab-api.md.
 //
 // A request is built in one place: its method is GET, or POST with a GraphQL
 // query, never a mutation. Secrets live in the http.Client that is handed in and
@@ -17,7 +17,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,11 +26,11 @@ import (
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
 
+	"gitlab-runner-fleet-exporter/internal/ratelimit"
 	"gitlab-runner-fleet-exporter/internal/secret"
 )
 
-// Gate is asked before each attempt, retries included. It is where the budget
-// of a GitLab is kept.
+// Gate admits each attempt, retries included. The budget of a GitLab implements it.
 type Gate interface {
 	// Acquire blocks until one request may be sent.
 	Acquire(ctx context.Context) error
@@ -51,12 +50,13 @@ type Attempt struct {
 	Route      Route
 	Code       int           // 0: no HTTP answer
 	Duration   time.Duration // until the body was read, or the failure
-	Date       time.Time     // GitLab's clock; zero if absent or unparsable
+	Date       time.Time     // GitLab's clock; zero if absent, unparsable or not GitLab's
 	ReceivedAt time.Time     // our clock when the answer's header came, or the failure
 }
 
-// Hooks are told what happens on the wire. nil functions are not called; they
-// are called from the goroutine of the reading and must be safe for many.
+// Hooks are functions that are called for events on the wire, where not nil.
+// They are called from the goroutine of the reading and must be safe for
+// concurrent use.
 type Hooks struct {
 	Attempt func(Attempt)
 	Retry   func(Reason) // just before an attempt is repeated
@@ -69,9 +69,6 @@ type Options struct {
 	Timeout    time.Duration // of one attempt, body included; 0: 30 s
 	UserAgent  string
 	Hooks      Hooks
-	// MaxBody bounds a body in bytes, decompressed, further than its endpoint's
-	// own bound does; 0: not.
-	MaxBody int64
 	// Scrub masks the secrets of the HTTPClient in a foreign text; nil: those
 	// are not known here.
 	Scrub func(string) string
@@ -94,7 +91,6 @@ type Client struct {
 	timeout time.Duration
 	agent   string
 	hooks   Hooks
-	maxBody int64
 	logger  log.Logger
 	gate    Gate
 	scrub   func(string) string
@@ -122,14 +118,11 @@ func New(o Options) (*Client, error) {
 	base.Path = strings.TrimRight(strings.TrimSuffix(base.Path, apiRoot), "/") // pasted with the API's root
 	c := &Client{
 		base: *base, http: o.HTTPClient, timeout: o.Timeout, agent: o.UserAgent, hooks: o.Hooks,
-		maxBody: o.MaxBody, scrub: o.Scrub, names: o.ScrubNames, logger: o.Logger, gate: openGate{},
+		scrub: o.Scrub, names: o.ScrubNames, logger: o.Logger, gate: openGate{},
 		unpackers: new(sync.Pool),
 	}
 	if c.timeout <= 0 {
 		c.timeout = defaultTimeout
-	}
-	if c.maxBody <= 0 {
-		c.maxBody = math.MaxInt64
 	}
 	if c.logger == nil {
 		c.logger = log.NewNopLogger()
@@ -180,8 +173,8 @@ func (r request) below() string {
 	return apiRoot + r.path
 }
 
-// newRequest is the only place where a request is made, so that this program
-// cannot but read: what is not a GET is a GraphQL document of one query.
+// newRequest is the only place where a request is made. It makes nothing but
+// GET, and POST with a GraphQL document of one query, so this program only reads.
 func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, error) {
 	method, body := http.MethodGet, io.Reader(http.NoBody)
 	if r.document != "" {
@@ -227,7 +220,7 @@ func (c *Client) get(ctx context.Context, r request, decode func(io.Reader) erro
 			return header, nil
 		}
 		if ours := (e.Reason == ReasonTimeout || e.Reason == ReasonCanceled) && !e.retryable; ours && last != nil {
-			return nil, last // what went wrong with GitLab tells more than that our time is up
+			return nil, last // GitLab's failure is more useful than the end of our time
 		}
 		last = e
 		delay, again := c.retry(e, n)
@@ -284,6 +277,9 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 		return c.readBody(ctx, resp, r, decode)
 	}()
 	result.Duration = time.Since(start)
+	if e != nil && e.Reason == ReasonNotGitLab {
+		result.Date = time.Time{} // the clock of whoever answered in GitLab's place
+	}
 
 	if c.hooks.Attempt != nil {
 		c.hooks.Attempt(result)
@@ -318,7 +314,7 @@ func (c *Client) readBody(ctx context.Context, resp *http.Response, r request, d
 		drain(resp.Body)
 		return c.statusError(resp, r, text)
 	}
-	body := &cappedBody{r: plain, left: min(c.maxBody, r.route.maxBody())}
+	body := &cappedBody{r: plain, left: r.route.maxBody()}
 	err := decode(body)
 	if err == nil {
 		return nil // decode has read to the end
@@ -375,7 +371,7 @@ func (c *Client) cause(err error) error {
 
 // statusError is an answer other than 200.
 func (c *Client) statusError(resp *http.Response, r request, body []byte) *Error {
-	e := &Error{Status: resp.StatusCode, retryAfter: retryAfter(resp.Header, time.Now())}
+	e := &Error{Status: resp.StatusCode, retryAfter: ratelimit.RetryAfter(resp.Header, time.Now())}
 	e.Reason, e.retryable = statusReason(resp.StatusCode)
 	if r.document != "" && tooSlow(resp.StatusCode, body) {
 		e.slow, e.retryable = true, false

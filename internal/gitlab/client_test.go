@@ -27,6 +27,8 @@ import (
 	"testing"
 
 	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -61,10 +63,10 @@ func TestRequests(t *testing.T) {
 		}
 		for want, call := range map[string]func(context.Context){
 			"/runners/all?page=1&per_page=100":                          func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{}, 0) },
-			"/runners?page=2&per_page=100":                              func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{Kind: ScopeOwned}, 2) },
-			"/groups/9/runners?page=1&per_page=100":                     func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "9"}, 1) },
-			"/groups/a%2Fb%20c.d/runners?page=1&per_page=100":           func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "a/b c.d"}, 1) },
-			"/projects/a%2F..%2Fb%3Fx=1%23/runners?page=3&per_page=100": func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeProject, "a/../b?x=1#"}, 3) },
+			"/runners?page=2&per_page=100":                              func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{Kind: snapshot.ScopeOwned}, 2) },
+			"/groups/9/runners?page=1&per_page=100":                     func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeGroups, "9"}, 1) },
+			"/groups/a%2Fb%20c.d/runners?page=1&per_page=100":           func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeGroups, "a/b c.d"}, 1) },
+			"/projects/a%2F..%2Fb%3Fx=1%23/runners?page=3&per_page=100": func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeProjects, "a/../b?x=1#"}, 3) },
 			"/runners/7":                        func(ctx context.Context) { _, _ = c.Runner(ctx, 7, false) },
 			"/runners/7?include_projects=false": func(ctx context.Context) { _, _ = c.Runner(ctx, 7, true) },
 			"/runners/7/managers":               func(ctx context.Context) { _, _ = c.Managers(ctx, 7) },
@@ -83,7 +85,7 @@ func TestRequests(t *testing.T) {
 				t.Errorf("root %q:\n got %s\nwant %s", root, got, want)
 			}
 		}
-		for _, s := range []Scope{{Kind: ScopeGroup}, {Kind: ScopeProject, ID: ".."}, {Kind: 99}} {
+		for _, s := range []Scope{{Kind: snapshot.ScopeGroups}, {Kind: snapshot.ScopeProjects, ID: ".."}, {Kind: "other"}} {
 			if _, err := c.Runners(t.Context(), s, 1); ReasonOf(err) != ReasonBadRequest {
 				t.Errorf("%+v: %v", s, err)
 			}
@@ -446,7 +448,7 @@ func TestWhoseAnswer(t *testing.T) {
 				t.Errorf("got %v, want %s with %q", err, want, c.words)
 			}
 			if !c.own && !strings.Contains(e.Message, "something stands in between") {
-				t.Errorf("%v does not say what it means", err)
+				t.Errorf("%v does not contain its meaning", err)
 			}
 			if e.retryable == c.own {
 				t.Errorf("asked again: %t", e.retryable)
@@ -498,10 +500,13 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
+// TestTooLarge: a body may be as long as its endpoint's bound, gzip or not, and
+// a longer one is read once and no further.
 func TestTooLarge(t *testing.T) {
-	body := `[{"id":1,"description":"` + strings.Repeat("x", 1000) + `"}]`
 	for _, zip := range []bool{false, true} {
-		for limit, want := range map[int]Reason{len(body): "", len(body) - 1: ReasonTooLarge, 10: ReasonTooLarge} {
+		for size, want := range map[int]Reason{maxObjectBody: "", maxObjectBody + 1: ReasonTooLarge, 3 * maxObjectBody: ReasonTooLarge} {
+			begin, end := `{"version":"18.4.1","more":[`, `0]}`
+			body := begin + strings.Repeat("0,", (size-len(begin)-len(end))/2) + strings.Repeat(" ", (size-len(begin)-len(end))%2) + end
 			var requests atomic.Int64
 			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				requests.Add(1)
@@ -511,14 +516,13 @@ func TestTooLarge(t *testing.T) {
 					return
 				}
 				_, _ = w.Write([]byte(body))
-			}, func(o *Options) { o.MaxBody = int64(limit) })
-			_, err := c.Runners(t.Context(), Scope{}, 1)
-			// One byte short, only the end of the array is missing.
+			})
+			_, err := c.Version(t.Context())
 			if ReasonOf(err) != want {
-				t.Errorf("limit %d, gzip %v: %v", limit, zip, err)
+				t.Errorf("%d bytes, gzip %v: %v", size, zip, err)
 			}
 			if requests.Load() != 1 {
-				t.Errorf("limit %d: asked %d times", limit, requests.Load())
+				t.Errorf("%d bytes: %d requests", size, requests.Load())
 			}
 		}
 	}
@@ -598,7 +602,7 @@ func TestLyingContentLength(t *testing.T) {
 
 func TestTLS(t *testing.T) {
 	srv := httptest.NewUnstartedServer(answers(`[]`))
-	srv.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // it would tell of each refused handshake
+	srv.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // it would log each refused handshake
 	srv.StartTLS()
 	defer srv.Close()
 	plain := httptest.NewServer(answers(`[]`))
@@ -831,20 +835,20 @@ func TestNamesAreScrubbed(t *testing.T) {
 		}
 	}, func(o *Options) { o.ScrubNames = strings.NewReplacer(canary, "***").Replace })
 	var shown strings.Builder
-	list, err := c.Runners(t.Context(), Scope{Kind: ScopeInstance}, 1)
+	list, err := c.Runners(t.Context(), Scope{Kind: snapshot.ScopeInstance}, 1)
 	fmt.Fprintf(&shown, "%+v %v\n", list, err)
 	details, err := c.Runner(t.Context(), 1, true)
 	fmt.Fprintf(&shown, "%+v %v\n", details, err)
 	machines, err := c.Managers(t.Context(), 1)
 	fmt.Fprintf(&shown, "%+v %v\n", machines, err)
-	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: ScopeInstance}})
+	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: snapshot.ScopeInstance}})
 	fmt.Fprintf(&shown, "%+v %v\n", page, err)
 	if text := shown.String(); strings.Contains(text, canary) || strings.Count(text, "***") < 13 {
 		t.Errorf("%d masked: %s", strings.Count(text, "***"), text)
 	}
 }
 
-// TestOwnWordsAreScrubbed: what GitLab says of itself goes to pages and labels.
+// TestOwnWordsAreScrubbed: GitLab's version and token name go to pages and labels.
 func TestOwnWordsAreScrubbed(t *testing.T) {
 	const canary = "c4n4ry-0123456789abcdef"
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -869,10 +873,10 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 	for want, e := range map[string]*Error{
 		"read: decode: words":                           {Reason: ReasonDecode, Message: "words"},
 		"query /graphql: decode":                        {Reason: ReasonDecode, Route: RouteGraphQL},
-		"get /groups/:id/runners: not_found (HTTP 404)": {Reason: ReasonNotFound, Route: Scope{Kind: ScopeGroup}.Route(), Status: 404},
-		"get /projects/:id/runners: timeout":            {Reason: ReasonTimeout, Route: Scope{Kind: ScopeProject}.Route()},
-		"get /runners: timeout":                         {Reason: ReasonTimeout, Route: Scope{Kind: ScopeOwned}.Route()},
-		"get /runners/all: timeout":                     {Reason: ReasonTimeout, Route: Scope{Kind: ScopeInstance}.Route()},
+		"get /groups/:id/runners: not_found (HTTP 404)": {Reason: ReasonNotFound, Route: Scope{Kind: snapshot.ScopeGroups}.Route(), Status: 404},
+		"get /projects/:id/runners: timeout":            {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeProjects}.Route()},
+		"get /runners: timeout":                         {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeOwned}.Route()},
+		"get /runners/all: timeout":                     {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeInstance}.Route()},
 	} {
 		if got := e.Error(); got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -881,7 +885,7 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 }
 
 func TestScrubLooks(t *testing.T) {
-	for in, want := range map[string]string{ //nolint:gosec // nobody's password
+	for in, want := range map[string]string{
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
 		"postgres://u:p@h/db":                                 "postgres://h/db",
 		`Get "https://h/api/v4/x?cursor=a&b=c": EOF`:          `Get "https://h/api/v4/x": EOF`,
@@ -923,6 +927,29 @@ func TestTransportSecrets(t *testing.T) {
 		for e := err; e != nil; e = errors.Unwrap(e) {
 			if text := fmt.Sprintf("%v %+v %#v", e, e, e); strings.Contains(text, secret) {
 				t.Errorf("%q: %s", cause, text)
+			}
+		}
+	}
+}
+
+// The clock of a proxy that answers in GitLab's place is not GitLab's.
+func TestDateOfAForeignAnswer(t *testing.T) {
+	for body, known := range map[string]bool{`{"message":"404 Not found"}`: true, `default backend - 404`: false} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, body)
+		}))
+		t.Cleanup(srv.Close)
+		var got []Attempt
+		c := newClient(t, Options{BaseURL: srv.URL, HTTPClient: srv.Client(), Hooks: Hooks{Attempt: func(a Attempt) { got = append(got, a) }}})
+		_, err := c.Runner(t.Context(), 1, false)
+		if len(got) == 0 {
+			t.Fatalf("%s: no attempt, %v", body, err)
+		}
+		for _, a := range got {
+			if a.Date.IsZero() == known {
+				t.Errorf("%s: Date %v, want one: %t", body, a.Date, known)
 			}
 		}
 	}

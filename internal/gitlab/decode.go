@@ -325,7 +325,7 @@ func (b *cappedBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1] // one byte more than allowed tells a body of exactly that size from a larger one
+		p = p[:b.left+1] // one byte more than allowed, to distinguish a body of that size from a larger one
 	}
 	n, err := b.r.Read(p)
 	if int64(n) > b.left {

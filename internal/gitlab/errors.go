@@ -37,7 +37,7 @@ type Error struct {
 	slow       bool // GraphQL: a smaller page may be answered
 }
 
-// Error is a text for people.
+// Error is a text for users.
 func (e *Error) Error() string {
 	var b strings.Builder
 	switch e.Route {
@@ -146,8 +146,8 @@ func transportReason(ctx context.Context, err error) (r Reason, retryable bool) 
 	return ReasonConnection, true
 }
 
-// isTLS tells what repeating cannot mend: a certificate, a refused handshake,
-// or plain HTTP on either side.
+// isTLS reports failures that a repetition cannot change: a certificate, a
+// refused handshake, or plain HTTP on either side.
 func isTLS(err error) bool {
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return true
@@ -179,7 +179,7 @@ func withoutURL(err error) error {
 // body texts ----------------------------------------------------------------
 
 // bodyMessage finds GitLab's own words in an error body: one of its two JSON
-// shapes, a plain text, or the title of a proxy's HTML page (API notes, 5.3).
+// shapes, a plain text, or the title of a proxy's HTML page (docs/gitlab-api.md 5.3).
 func bodyMessage(body []byte) string {
 	body = bytes.TrimSpace(body)
 	if len(body) == 0 {

@@ -2,8 +2,8 @@ package gitlab
 
 import "net/url"
 
-// RunnerFilter is what runner lists can be narrowed to (API notes 1.6). GitLab
-// compares with its database, whose last contact lags up to 55 minutes.
+// RunnerFilter restricts a runner list (docs/gitlab-api.md 1.6). GitLab compares
+// with its database, whose last contact lags up to 55 minutes.
 type RunnerFilter struct {
 	Tag       string // exactly this tag; it cannot hold a comma
 	Available bool   // online and not paused

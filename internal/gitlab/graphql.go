@@ -11,14 +11,16 @@ import (
 	"sync"
 
 	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// FieldSet says what is asked of each runner beyond id, description, type and
-// status, which every release tells.
+// FieldSet is the set of fields that a query requests of each runner beyond id,
+// description, type and status, which every release has.
 type FieldSet uint32
 
 // The fields that a release, or a token, may not have. What GraphQL does not
-// tell must be read by REST, or stays unknown.
+// return must be read by REST, or stays unknown.
 const (
 	FieldPaused    FieldSet = 1 << iota // paused, 14.8; before it active is asked instead
 	FieldExecution                      // jobExecutionStatus, 15.7
@@ -53,21 +55,21 @@ const (
 const MaxJobCount = 1000
 
 const (
-	graphqlRows    = 100 // the largest page (6.2)
+	graphqlRows    = 100 // the largest page (docs/gitlab-api.md 6.2)
 	graphqlLeast   = 10  // rows below which a page is not cut further
 	graphqlScore   = 250 // what any signed-in user may ask for at once (6.2)
 	managersAtOnce = graphqlRows
 )
 
-// graphqlTries is how often one page is asked in another way. Each way leaves
-// out a field, or half the rows, so no GitLab needs more: it names at most five
-// objections at a time (6.2).
-var graphqlTries = len(optional) + 5
+// graphqlTries bounds the forms of the query that are tried for one page. Each
+// leaves out a field, or half the rows, so no GitLab needs more: an answer names
+// at most five objections (6.1).
+var graphqlTries = len(runnerFields) + 5
 
 // GraphQLDialect is what was learned about one GitLab's GraphQL with one token:
-// the fields it lacks, and the page it bears. Its zero value knows nothing. It
-// is the caller's, who calls Reset when GitLab's version or the token changed,
-// and now and then, for what was refused may have been mended. It is safe for
+// the fields it lacks, and the largest page it accepts. The zero value knows
+// nothing. The caller owns it and calls Reset when GitLab's version or the token
+// changed, and from time to time, since a refusal need not last. It is safe for
 // concurrent use.
 type GraphQLDialect struct {
 	mu         sync.Mutex
@@ -83,7 +85,7 @@ func (d *GraphQLDialect) Reset() {
 	d.lacks, d.rows, d.noMachines = 0, 0, false
 }
 
-// NoMachines tells that this release's GraphQL has no machines. Its REST has
+// NoMachines reports whether this release's GraphQL has no machines. Its REST has
 // none either: there the endpoint came later (1.7).
 func (d *GraphQLDialect) NoMachines() bool {
 	d.mu.Lock()
@@ -98,30 +100,31 @@ func (d *GraphQLDialect) Lacks() FieldSet {
 	return d.lacks & (fieldEnd - 1)
 }
 
-// GraphQLQuery says which runners to read.
+// GraphQLQuery selects the runners to read.
 type GraphQLQuery struct {
 	// Scope is the instance (administrators, auditors), or a group by its full
 	// path: its own runners, those of its subgroups and projects, which REST
 	// cannot list, and those of its ancestors and the instance.
 	Scope   Scope
 	After   string          // GraphQLPage.Next of the page before; "": the first
-	First   int             // rows, at most 100; 0: as many as GitLab bears
+	First   int             // rows, at most 100; 0: as many as GitLab accepts
 	Type    string          // instance_type, group_type or project_type; "": all
 	Fields  FieldSet        // 0: FieldsAll
 	Dialect *GraphQLDialect // nil: nothing is known, nor remembered
 }
 
-// FleetRunner is a runner as one GraphQL page tells it. Status is online,
-// offline, stale or never_contacted, never "paused"; Online agrees with it. The
-// details are what GraphQLPage.Fields says; ContactedAt is in whole seconds.
+// FleetRunner is a runner as a row of a GraphQL page. Status is online, offline,
+// stale or never_contacted, never "paused"; Online agrees with it.
+// GraphQLPage.Fields names the details that were read; ContactedAt is in whole
+// seconds.
 type FleetRunner struct {
 	RunnerDetails
 
-	Managers []Manager // nil: not asked for, or not told
+	Managers []Manager // nil: not requested, or missing in the answer
 	// ManagersCut: there are more than 100, and Managers is nil, since a part of
 	// them is not their number. GET /runners/:id/managers has them all.
 	ManagersCut bool
-	Executing   int // jobs running or being canceled; 1001 means more; -1: not told
+	Executing   int // jobs running or being canceled; 1001 means more; -1: missing in the answer
 }
 
 // GraphQLPage is one page, the newest runner first. The cursor is a place in
@@ -136,12 +139,12 @@ type GraphQLPage struct {
 	// instance's. GET /groups/:id/runners has those: merge the two by id.
 	Partial bool
 
-	Complexity, Limit int // of the query, by GitLab's own count; 0: not told
+	Complexity, Limit int // of the query, by GitLab's own count; 0: missing in the answer
 }
 
 // FieldError is a query that this GitLab does not understand.
 type FieldError struct {
-	Field string // what it does not know, as far as it said; "": something else
+	Field string // the field it does not know, where the answer names one; "": something else
 }
 
 // Error is a text for people.
@@ -152,10 +155,10 @@ func (e *FieldError) Error() string {
 	return "gitlab: this release's GraphQL does not know " + e.Field
 }
 
-// GraphQLRefused tells an error by which GitLab says that it will not do this
-// by GraphQL (no GraphQL there, not for this token, not in this release, not
-// in time) from an outage or a bad token, which REST would meet as well. After
-// the former REST may be tried.
+// GraphQLRefused reports whether GitLab does not answer this by GraphQL (no
+// GraphQL there, not for this token, not in this release, not in time), so that
+// REST may be tried. It is false for an outage or a bad token, which REST would
+// meet as well.
 func GraphQLRefused(err error) bool {
 	switch ReasonOf(err) {
 	case ReasonForbidden, ReasonNotFound, ReasonBadRequest, ReasonDecode, ReasonRedirect, ReasonTooLarge:
@@ -169,8 +172,8 @@ func GraphQLRefused(err error) bool {
 	}
 }
 
-// GraphQLFailure says in words what kept runners from being read by GraphQL,
-// without the cause's own text: a proxy's answer must not be blamed on the token,
+// GraphQLFailure is a text for users: why runners could not be read by GraphQL,
+// without the cause's own text. It must not blame a proxy's answer on the token,
 // nor an outage on the release.
 func GraphQLFailure(err error) string {
 	status := 0
@@ -200,15 +203,15 @@ func GraphQLFailure(err error) string {
 }
 
 // RunnersGraphQL reads one page of runners with their details, machines and
-// number of executing jobs in one request (section 6), where REST takes one for
-// the list and two for each runner. It asks again without what this release
-// does not know, and with fewer rows where the page is too much for GitLab, and
-// keeps in q.Dialect what it learned. An error inside HTTP 200 is an *Error as
+// number of executing jobs in one request (docs/gitlab-api.md 6), where REST
+// takes one for the list and two for each runner. It repeats the query without
+// the fields that this release does not know, and with fewer rows where the page
+// is too much for GitLab, and keeps in q.Dialect what it learned. An error inside HTTP 200 is an *Error as
 // any other; one about the query itself has a *FieldError in it.
 func (c *Client) RunnersGraphQL(ctx context.Context, q GraphQLQuery) (GraphQLPage, error) {
 	switch {
-	case q.Scope.Kind == ScopeInstance:
-	case q.Scope.Kind == ScopeGroup && strings.Trim(q.Scope.ID, "./") != "":
+	case q.Scope.kind() == snapshot.ScopeInstance:
+	case q.Scope.Kind == snapshot.ScopeGroups && strings.Trim(q.Scope.ID, "./") != "":
 	default:
 		return GraphQLPage{}, &Error{Reason: ReasonBadRequest, Route: RouteGraphQL, Message: "only the instance and a group by its path are read by GraphQL"}
 	}
@@ -225,12 +228,13 @@ func (c *Client) RunnersGraphQL(ctx context.Context, q GraphQLQuery) (GraphQLPag
 		if !ok || try >= graphqlTries || !q.Dialect.adapt(a, e) {
 			return GraphQLPage{}, err
 		}
-		_ = level.Debug(c.logger).Log("msg", "GraphQL is asked in another way", "lacks", q.Dialect.Lacks(), "err", e)
+		_ = level.Debug(c.logger).Log("msg", "the GraphQL query is repeated in another form", "lacks", q.Dialect.Lacks(), "err", e)
 	}
 }
 
-// allOf mends the one answer that is silently wrong: releases with the
-// membership ALL_AVAILABLE behind a flag give nobody where the flag is off.
+// allOf corrects the one answer that is wrong without an error: releases with
+// the membership ALL_AVAILABLE behind a flag return no runner where the flag is
+// off.
 func (c *Client) allOf(ctx context.Context, q GraphQLQuery, a ask, page GraphQLPage) (GraphQLPage, error) {
 	d := q.Dialect
 	if page.Complexity > graphqlScore {
@@ -248,13 +252,13 @@ func (c *Client) allOf(ctx context.Context, q GraphQLQuery, a ask, page GraphQLP
 	return descendants, nil
 }
 
-// ask is one way to ask for a page.
+// ask is one form of the query for a page.
 type ask struct {
 	fields FieldSet
 	rows   int
 }
 
-// ask is the best way to ask, as far as this GitLab is known.
+// ask is the best form of the query, as far as this GitLab is known.
 func (q GraphQLQuery) ask() ask {
 	d := q.Dialect
 	d.mu.Lock()
@@ -276,7 +280,7 @@ func (q GraphQLQuery) ask() ask {
 	if a.fields&FieldExecuting != 0 {
 		a.fields |= fieldCanceling
 	}
-	if q.Scope.Kind == ScopeGroup {
+	if q.Scope.Kind == snapshot.ScopeGroups {
 		a.fields |= fieldAllAvailable
 	}
 	a.fields &^= d.lacks
@@ -292,8 +296,8 @@ func (d *GraphQLDialect) drop(f FieldSet) {
 	}
 }
 
-// cut lessens the page until a score of was is at most limit, by half at the
-// least: how the score grows with the page is GitLab's affair.
+// cut makes the page smaller until a score of was is at most limit, by half at
+// least. How the score grows with the page depends on GitLab's release.
 func (d *GraphQLDialect) cut(a ask, was, limit int) bool {
 	if a.rows <= graphqlLeast {
 		return false
@@ -310,12 +314,12 @@ func (d *GraphQLDialect) cut(a ask, was, limit int) bool {
 	return true
 }
 
-// adapt learns from a failure, and tells whether another way of asking is left.
+// adapt learns from a failure, and reports whether another form of the query is left.
 func (d *GraphQLDialect) adapt(a ask, e *Error) bool {
 	no, _ := errors.AsType[*refusal](e.Err)
 	switch {
 	case no != nil && no.lacks == fieldStatus && a.fields&fieldLegacyMode == 0:
-		return false // no other way of asking for it
+		return false // no other form of it
 	case no != nil && no.lacks&a.fields != 0:
 		d.drop(no.lacks & a.fields)
 		if no.noMachines {
@@ -331,7 +335,7 @@ func (d *GraphQLDialect) adapt(a ask, e *Error) bool {
 		if a.fields&FieldManagers == 0 {
 			return false
 		}
-		d.drop(FieldManagers) // the dearest field
+		d.drop(FieldManagers) // the most expensive field
 		return true
 	case e.slow:
 		return d.cut(a, 0, 0)
@@ -353,7 +357,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 	if q.Type != "" {
 		r.variables["type"] = strings.ToUpper(q.Type)
 	}
-	if q.Scope.Kind == ScopeGroup {
+	if q.Scope.Kind == snapshot.ScopeGroups {
 		r.variables["path"] = q.Scope.ID
 	}
 	var out GraphQLPage
@@ -375,7 +379,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 		return GraphQLPage{}, pagingError(r.route, "the next page is this one")
 	}
 	out.Fields = a.fields & (fieldComplexity - 1)
-	out.Partial = q.Scope.Kind == ScopeGroup && a.fields&fieldAllAvailable == 0
+	out.Partial = q.Scope.Kind == snapshot.ScopeGroups && a.fields&fieldAllAvailable == 0
 	c.skipped(r.route, out.Skipped)
 	for i := range out.Runners {
 		c.nameDetails(&out.Runners[i].RunnerDetails)
@@ -386,9 +390,9 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 
 // document is the query. Its texts are constants: what a user configured goes
 // into variables, so that nothing but a query can be built here.
-func document(kind ScopeKind, f FieldSet, typed bool) string {
+func document(kind snapshot.ScopeKind, f FieldSet, typed bool) string {
 	var b strings.Builder
-	group := kind == ScopeGroup
+	group := kind == snapshot.ScopeGroups
 	b.WriteString("query fleet($first: Int!, $after: String")
 	if typed {
 		b.WriteString(", $type: CiRunnerType!")
@@ -414,26 +418,11 @@ func document(kind ScopeKind, f FieldSet, typed bool) string {
 			b.WriteString(", membership: DESCENDANTS")
 		}
 	}
-	b.WriteString(") { pageInfo { hasNextPage endCursor } nodes { id description runnerType status")
-	if f&(fieldStatus|fieldLegacyMode) == fieldLegacyMode {
-		b.WriteString("(legacyMode: null)")
-	}
-	for _, o := range optional {
-		if f&o.field != 0 && o.text != "" {
-			b.WriteString(" " + o.text)
+	b.WriteString(") { pageInfo { hasNextPage endCursor } nodes {")
+	for i := range runnerFields {
+		if text := runnerFields[i].write(f); text != "" {
+			b.WriteString(" " + text)
 		}
-	}
-	if f&FieldPaused != 0 {
-		b.WriteString(" paused")
-	} else {
-		b.WriteString(" active")
-	}
-	if f&FieldExecuting != 0 {
-		b.WriteString(" executing: jobCount(statuses: [RUNNING")
-		if f&fieldCanceling != 0 {
-			b.WriteString(", CANCELING")
-		}
-		b.WriteString("])")
 	}
 	b.WriteString(" } }")
 	if group {
@@ -456,8 +445,8 @@ func graphqlBody(r request) ([]byte, error) {
 	}{r.document, r.variables})
 }
 
-// tooSlow tells the answers by which GitLab says that a query takes too long:
-// its database's time limit, or its proxy's.
+// tooSlow reports whether an answer means that the query takes too long: beyond
+// the time limit of GitLab's database, or of its proxy.
 func tooSlow(status int, body []byte) bool {
 	return status == http.StatusGatewayTimeout ||
 		status >= http.StatusInternalServerError && strings.Contains(string(body), "timed out")
@@ -469,7 +458,7 @@ func (c *Client) Group(ctx context.Context, id string) (fullPath string, err err
 	if strings.Trim(id, "./") == "" {
 		return "", &Error{Reason: ReasonBadRequest, Route: RouteGroup, Message: "no group is named"}
 	}
-	// Without the parameter older releases tell up to 100 projects with it.
+	// Without the parameter older releases add up to 100 projects.
 	r := request{route: RouteGroup, path: "/groups/" + url.PathEscape(id), query: url.Values{"with_projects": {"false"}}}
 	return readObject(ctx, c, r, (*reader).fullPath, func(path string) error {
 		if path == "" {

@@ -30,60 +30,27 @@ func globalID(gid, model string) int64 {
 	return id
 }
 
-// fleetRunner reads a row in REST's words, so that whoever uses it need not know
-// where it came from.
-func (d *reader) fleetRunner() FleetRunner {
-	out := FleetRunner{Executing: -1}
-	var project, group string
-	for name := range d.members() {
-		switch string(name) {
-		case "id":
-			out.ID = globalID(string(d.cut(maxName)), "Ci::Runner")
-		case "description":
-			out.Description = d.text(maxDescription)
-		case "runnerType":
-			out.Type = strings.ToLower(d.name())
-		case "status":
-			out.Status = strings.ToLower(d.name())
-		case "jobExecutionStatus":
-			out.Execution = strings.ToLower(d.name())
-		case "paused":
-			out.Paused = d.answer()
-		case "active":
-			out.Active = d.answer()
-		case "executing":
-			out.Executing = d.jobCount()
-		case "tagList":
-			out.Tags, out.TagsOmitted = d.tags()
-		case "runUntagged":
-			out.RunUntagged = d.yes()
-		case "accessLevel":
-			out.Protected = d.name() == "REF_PROTECTED"
-		case "contactedAt":
-			out.ContactedAt = d.time()
-		case "version":
-			out.Version = d.name()
-		case "platformName":
-			out.Platform = d.name()
-		case "architectureName":
-			out.Arch = d.name()
-		case "ownerProject":
-			project = d.textOf("fullPath")
-		case "groups":
-			for name := range d.members() {
-				if string(name) == "nodes" {
-					group = d.first("fullPath")
-				}
-			}
-		case "managers":
-			d.fleetManagers(&out)
-		}
-	}
-	out.settle(project, group)
-	return out
+// fleetRow is a row while it is read.
+type fleetRow struct {
+	FleetRunner
+
+	project, group string // full paths
 }
 
-// settle draws from the members what no single one of them holds.
+// fleetRunner reads a row and translates it to REST's words, so that its users
+// need not know where it came from.
+func (d *reader) fleetRunner() FleetRunner {
+	row := fleetRow{FleetRunner: FleetRunner{Executing: -1}}
+	for name := range d.members() {
+		if o, ok := runnerMembers[string(name)]; ok {
+			o.read(d, &row)
+		}
+	}
+	row.settle(row.project, row.group)
+	return row.FleetRunner
+}
+
+// settle sets the fields that depend on several members.
 func (r *FleetRunner) settle(project, group string) {
 	switch r.Status {
 	case "online":
@@ -173,8 +140,8 @@ type fleetAnswer struct {
 	page   GraphQLPage
 	ran    bool // there is data, though it may be null: the query was understood
 	data   bool // it is not null
-	group  bool // data tells of a group, be it null
-	list   bool // runners were told
+	group  bool // data has a group, which may be null
+	list   bool // data has runners that are not null
 	legacy bool // a status that hides whether a paused runner is up: to 15.11
 	errors []graphqlError
 }
@@ -220,7 +187,7 @@ func decodeFleet(body io.Reader) (*fleetAnswer, error) {
 			switch string(name) {
 			case "data":
 				a.ran, a.data = true, !d.null()
-				a.level(d, a.data)
+				a.members(d, a.data)
 			case "errors":
 				if d.null() {
 					continue
@@ -248,16 +215,16 @@ var (
 	errOddGraphQL = errors.New("a part of the answer is neither what was asked for nor null")
 )
 
-// need refuses an answer of which a part is something else: taken for a null,
-// it would read as GitLab's refusal.
+// need refuses an answer of which a part has another type: taken for a null, it
+// would read as GitLab's refusal.
 func (d *reader) need(kind jsontext.Kind) {
 	if k := d.dec.PeekKind(); k != kind && k != jsontext.KindInvalid {
 		d.fail(errOddGraphQL)
 	}
 }
 
-// level reads data, or the group in it.
-func (a *fleetAnswer) level(d *reader, there bool) {
+// members reads data, or the group in it.
+func (a *fleetAnswer) members(d *reader, there bool) {
 	if !there {
 		return
 	}
@@ -275,7 +242,7 @@ func (a *fleetAnswer) level(d *reader, there bool) {
 			}
 		case "group":
 			a.group = true
-			a.level(d, !d.null())
+			a.members(d, !d.null())
 		case "runners":
 			if a.list = !d.null(); a.list {
 				d.need(jsontext.KindBeginObject)
@@ -353,7 +320,7 @@ type refusal struct {
 	noMachines bool // managers is not known
 }
 
-// Error says nothing that came from the answer: see Error.Message.
+// Error holds no text of the answer: see Error.Message.
 func (*refusal) Error() string { return "an error inside HTTP 200" }
 
 // Unwrap makes the query's own errors a *FieldError.
@@ -376,13 +343,13 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 	if len(a.errors) == 0 {
 		switch {
 		case a.legacy:
-			return &refusal{reason: ReasonBadRequest, lacks: fieldStatus, field: "status", message: "this release's status does not say whether a paused runner is up"}
+			return &refusal{reason: ReasonBadRequest, lacks: fieldStatus, field: "status", message: "this release's status hides whether a paused runner is up"}
 		case a.list:
 			return nil
 		case a.group:
 			return &refusal{reason: ReasonNotFound, message: "no such group, or none that this token may see"}
 		}
-		return &refusal{reason: ReasonForbidden, message: "GitLab tells no runners"}
+		return &refusal{reason: ReasonForbidden, message: "GitLab returned no runners and no error"}
 	}
 	no := &refusal{reason: ReasonBadRequest, message: graphqlTexts(a.errors)}
 	if a.ran {
@@ -429,7 +396,7 @@ func (a *fleetAnswer) refusal(document string) *refusal {
 	return no
 }
 
-// graphqlTexts are the messages as one line: the first three say enough.
+// graphqlTexts are the first three messages as one line.
 func graphqlTexts(errs []graphqlError) string {
 	var texts []string
 	for _, e := range errs {

@@ -7,44 +7,148 @@ import (
 	"strings"
 )
 
-// optional is what the query asks for and can do without, each in one place: in
-// the document, in log lines, and where GitLab's errors name it.
-var optional = []struct {
-	field FieldSet
-	name  string // in GitLab's schema, for a log line
-	text  string // in the document; "": written where it belongs, by document
+// runnerField is one field of a runner, or one part of the query, in all the
+// places where it stands: the document, the answer, log lines, and the errors
+// by which GitLab names it.
+type runnerField struct {
+	field FieldSet // 0: every release and token has it
+	name  string   // in GitLab's schema, for log lines; "": the entry before names it
+	text  string   // in the document, where field is requested
+	// form writes it where text does not suffice; "": not requested.
+	form func(FieldSet) string
+	// member is its name in the answer, or its alias, and read takes its value.
+	member string
+	read   func(*reader, *fleetRow)
 	// keys are the names that stand in the path of an error about it, or in its
 	// message: the field's and its alias's, for graphql-ruby names the alias where
 	// there is one; the types that only this field leads to, or Type.field.
 	keys []string
-}{
-	{FieldPaused, "paused", "", []string{"paused"}},
-	{FieldExecution, "jobExecutionStatus", "jobExecutionStatus", []string{"jobExecutionStatus"}},
-	{FieldExecuting, "jobCount(statuses)", "", []string{"executing", "jobCount"}},
-	{FieldTags, "tagList", "tagList", []string{"tagList"}},
-	{FieldUntagged, "runUntagged", "runUntagged", []string{"runUntagged"}},
-	{FieldAccess, "accessLevel", "accessLevel", []string{"accessLevel"}},
-	{FieldContact, "contactedAt", "contactedAt", []string{"contactedAt"}},
-	{FieldOwner, "ownerProject", "ownerProject { fullPath }", []string{"ownerProject", "Project", "ProjectInterface"}},
-	{FieldGroups, "groups", "groups(first: 1) { nodes { fullPath } }", []string{"groups", "Group.fullPath", "GroupInterface.fullPath"}},
-	{
-		FieldManagers, "managers",
-		"managers(first: " + strconv.Itoa(managersAtOnce) + ") { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } }",
-		[]string{"managers", "CiRunnerManager", "CiRunnerManagerConnection"},
-	},
-	{FieldMachine, "version", "version platformName architectureName", []string{"version", "platformName", "architectureName"}},
-	{fieldComplexity, "queryComplexity", "", []string{"queryComplexity", "QueryComplexity"}},
-	{fieldCanceling, "CANCELING", "", nil},
-	{fieldAllAvailable, "ALL_AVAILABLE", "", nil},
-	{fieldStatus, "status", "", nil},
-	{fieldLegacyMode, "legacyMode", "", []string{"legacyMode"}},
 }
+
+// runnerFields is the only list of them. The query and its decoder are made
+// from it, so that a field cannot be requested and not read.
+var runnerFields = []runnerField{
+	{text: "id", member: "id", read: func(d *reader, r *fleetRow) { r.ID = globalID(string(d.cut(maxName)), "Ci::Runner") }},
+	{text: "description", member: "description", read: func(d *reader, r *fleetRow) { r.Description = d.text(maxDescription) }},
+	{text: "runnerType", member: "runnerType", read: func(d *reader, r *fleetRow) { r.Type = strings.ToLower(d.name()) }},
+	{form: statusForm, member: "status", read: func(d *reader, r *fleetRow) { r.Status = strings.ToLower(d.name()) }},
+	{
+		field: FieldExecution, name: "jobExecutionStatus", text: "jobExecutionStatus", keys: []string{"jobExecutionStatus"},
+		member: "jobExecutionStatus", read: func(d *reader, r *fleetRow) { r.Execution = strings.ToLower(d.name()) },
+	},
+	{
+		field: FieldTags, name: "tagList", text: "tagList", keys: []string{"tagList"},
+		member: "tagList", read: func(d *reader, r *fleetRow) { r.Tags, r.TagsOmitted = d.tags() },
+	},
+	{
+		field: FieldUntagged, name: "runUntagged", text: "runUntagged", keys: []string{"runUntagged"},
+		member: "runUntagged", read: func(d *reader, r *fleetRow) { r.RunUntagged = d.yes() },
+	},
+	{
+		field: FieldAccess, name: "accessLevel", text: "accessLevel", keys: []string{"accessLevel"},
+		member: "accessLevel", read: func(d *reader, r *fleetRow) { r.Protected = d.name() == "REF_PROTECTED" },
+	},
+	{
+		field: FieldContact, name: "contactedAt", text: "contactedAt", keys: []string{"contactedAt"},
+		member: "contactedAt", read: func(d *reader, r *fleetRow) { r.ContactedAt = d.time() },
+	},
+	{
+		field: FieldOwner, name: "ownerProject", text: "ownerProject { fullPath }", keys: []string{"ownerProject", "Project", "ProjectInterface"},
+		member: "ownerProject", read: func(d *reader, r *fleetRow) { r.project = d.textOf("fullPath") },
+	},
+	{
+		field: FieldGroups, name: "groups", text: "groups(first: 1) { nodes { fullPath } }", keys: []string{"groups", "Group.fullPath", "GroupInterface.fullPath"},
+		member: "groups", read: func(d *reader, r *fleetRow) {
+			for name := range d.members() {
+				if string(name) == "nodes" {
+					r.group = d.first("fullPath")
+				}
+			}
+		},
+	},
+	{
+		field: FieldManagers, name: "managers", text: "managers(first: " + strconv.Itoa(managersAtOnce) + ") { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } }",
+		keys:   []string{"managers", "CiRunnerManager", "CiRunnerManagerConnection"},
+		member: "managers", read: func(d *reader, r *fleetRow) { d.fleetManagers(&r.FleetRunner) },
+	},
+	{
+		field: FieldMachine, name: "version", text: "version", keys: []string{"version"},
+		member: "version", read: func(d *reader, r *fleetRow) { r.Version = d.name() },
+	},
+	{
+		field: FieldMachine, text: "platformName", keys: []string{"platformName"},
+		member: "platformName", read: func(d *reader, r *fleetRow) { r.Platform = d.name() },
+	},
+	{
+		field: FieldMachine, text: "architectureName", keys: []string{"architectureName"},
+		member: "architectureName", read: func(d *reader, r *fleetRow) { r.Arch = d.name() },
+	},
+	{
+		field: FieldPaused, name: "paused", text: "paused", keys: []string{"paused"},
+		member: "paused", read: func(d *reader, r *fleetRow) { r.Paused = d.answer() },
+	},
+	{form: activeForm, member: "active", read: func(d *reader, r *fleetRow) { r.Active = d.answer() }},
+	{
+		field: FieldExecuting, name: "jobCount(statuses)", form: executingForm, keys: []string{"executing", "jobCount"},
+		member: "executing", read: func(d *reader, r *fleetRow) { r.Executing = d.jobCount() },
+	},
+
+	// Parts of the query that are no field of a runner.
+	{field: fieldComplexity, name: "queryComplexity", keys: []string{"queryComplexity", "QueryComplexity"}},
+	{field: fieldCanceling, name: "CANCELING"},
+	{field: fieldAllAvailable, name: "ALL_AVAILABLE"},
+	{field: fieldStatus, name: "status"},
+	{field: fieldLegacyMode, name: "legacyMode", keys: []string{"legacyMode"}},
+}
+
+func statusForm(f FieldSet) string {
+	if f&(fieldStatus|fieldLegacyMode) == fieldLegacyMode {
+		return "status(legacyMode: null)"
+	}
+	return "status"
+}
+
+func activeForm(f FieldSet) string {
+	if f&FieldPaused == 0 {
+		return "active"
+	}
+	return ""
+}
+
+func executingForm(f FieldSet) string {
+	if f&fieldCanceling == 0 {
+		return "executing: jobCount(statuses: [RUNNING])"
+	}
+	return "executing: jobCount(statuses: [RUNNING, CANCELING])"
+}
+
+// write is the field in a document that requests f; "": not there.
+func (o *runnerField) write(f FieldSet) string {
+	switch {
+	case o.field&f != o.field:
+		return ""
+	case o.form != nil:
+		return o.form(f)
+	}
+	return o.text
+}
+
+// runnerMembers finds the entry of a member of an answer.
+var runnerMembers = func() map[string]*runnerField {
+	m := map[string]*runnerField{}
+	for i, o := range runnerFields {
+		if o.member != "" {
+			m[o.member] = &runnerFields[i]
+		}
+	}
+	return m
+}()
 
 // String names the fields as GitLab's schema does, for a log line.
 func (f FieldSet) String() string {
 	var names []string
-	for _, o := range optional {
-		if f&o.field != 0 {
+	for _, o := range runnerFields {
+		if f&o.field != 0 && o.name != "" {
 			names = append(names, o.name)
 		}
 	}
@@ -52,11 +156,11 @@ func (f FieldSet) String() string {
 }
 
 // of is the optional field that a path, or the names in a message, lead to or
-// through; 0: none. A machine's version is a matter of managers, which stands
+// through; 0: none. A machine's version belongs to managers, which stands
 // before it.
 func of(names ...string) FieldSet {
 	for _, name := range names {
-		for _, o := range optional {
+		for _, o := range runnerFields {
 			if slices.Contains(o.keys, name) {
 				return o.field
 			}
@@ -78,7 +182,7 @@ func pathNames(path []any) (names []string) {
 	return names
 }
 
-// The codes by which graphql-ruby says what it objects to in a document.
+// graphql-ruby's codes of errors in a document.
 const (
 	undefinedField      = "undefinedField"
 	argumentNotAccepted = "argumentNotAccepted"

@@ -111,12 +111,12 @@ func newInventory() *inventory.Inventory {
 	return inventory.New(inventory.Options{RunnersEnabled: true, TagLimit: 500, TagRetention: time.Hour})
 }
 
-// TestSameFleet: REST and GraphQL tell the same fleet of the same world, on
+// TestSameFleet: REST and GraphQL return the same fleet of the same world, on
 // releases that know all, some and little of what is asked.
 func TestSameFleet(t *testing.T) {
 	for _, c := range []struct {
 		version             string
-		managers, executing bool // told by this release's GraphQL
+		managers, executing bool // in this release's GraphQL
 		requests            int  // that three pages take, learning included
 	}{
 		{"15.11.0", false, false, 5}, // what it lacks, and that status must be asked with legacyMode
@@ -437,7 +437,7 @@ func TestGroup(t *testing.T) {
 				t.Error(again, err)
 			}
 			d := new(gitlab.GraphQLDialect)
-			q := gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: path}, Dialect: d}
+			q := gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: path}, Dialect: d}
 			runners, pages := byGraphQL(t.Context(), t, client, q)
 			want := all
 			if c.partial {
@@ -470,7 +470,7 @@ func TestGroup(t *testing.T) {
 		for path, want := range map[string]gitlab.Reason{
 			"elsewhere": gitlab.ReasonForbidden, "no/where": gitlab.ReasonNotFound, `x") { id } }`: gitlab.ReasonNotFound,
 		} {
-			_, err := client.RunnersGraphQL(t.Context(), gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: path}})
+			_, err := client.RunnersGraphQL(t.Context(), gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: path}})
 			if gitlab.ReasonOf(err) != want || !gitlab.GraphQLRefused(err) {
 				t.Errorf("%s: %v", path, err)
 			}
@@ -482,7 +482,7 @@ func TestGroup(t *testing.T) {
 }
 
 // TestWhoMay: the instance is for administrators, and a token that GraphQL does
-// not open says so by 401.
+// not open answers 401.
 func TestWhoMay(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{Runners: 5})
 	s.world.AddToken(gitlabsim.TokenSpec{Token: "user", Scopes: []string{"read_api"}})
@@ -534,7 +534,7 @@ func TestByType(t *testing.T) {
 	}
 }
 
-// TestManyMachines: more than a page of them is not told in part.
+// TestManyMachines: more than a page of them is not reported in part.
 func TestManyMachines(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{})
 	many := s.world.AddRunner(gitlabsim.RunnerSpec{Managers: 101, Version: "18.3.0"})

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // TestDocument holds the whole request, as it goes out, for both scopes.
@@ -43,12 +46,12 @@ func TestDocument(t *testing.T) {
 			`query fleet($first: Int!, $after: String) { queryComplexity { score limit } runners(first: $first, after: $after) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus tagList runUntagged accessLevel contactedAt ownerProject { fullPath } groups(first: 1) { nodes { fullPath } } managers(first: 100) { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } } paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } }`,
 			map[string]any{"first": 100.0},
 		}},
-		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{ScopeGroup, `a/b") {`}}, sent{
+		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{snapshot.ScopeGroups, `a/b") {`}}, sent{
 			`query fleet($first: Int!, $after: String, $type: CiRunnerType!, $path: ID!) { queryComplexity { score limit } group(fullPath: $path) { runners(first: $first, after: $after, type: $type, membership: ALL_AVAILABLE) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } } }`,
 			map[string]any{"first": 40.0, "after": `a"b`, "type": "PROJECT_TYPE", "path": `a/b") {`},
 		}},
 		{
-			GraphQLQuery{Fields: FieldManagers, First: 400, Dialect: &GraphQLDialect{lacks: FieldManagers | fieldComplexity | fieldAllAvailable, rows: 25}, Scope: Scope{ScopeGroup, "a"}},
+			GraphQLQuery{Fields: FieldManagers, First: 400, Dialect: &GraphQLDialect{lacks: FieldManagers | fieldComplexity | fieldAllAvailable, rows: 25}, Scope: Scope{snapshot.ScopeGroups, "a"}},
 			sent{
 				`query fleet($first: Int!, $after: String, $path: ID!) { group(fullPath: $path) { runners(first: $first, after: $after, membership: DESCENDANTS) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status version platformName architectureName active } } } }`,
 				map[string]any{"first": 25.0, "path": "a"},
@@ -63,7 +66,7 @@ func TestDocument(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, s := range []Scope{{Kind: ScopeOwned}, {Kind: ScopeProject, ID: "a"}, {Kind: ScopeGroup}, {Kind: ScopeGroup, ID: ".."}} {
+	for _, s := range []Scope{{Kind: snapshot.ScopeOwned}, {Kind: snapshot.ScopeProjects, ID: "a"}, {Kind: snapshot.ScopeGroups}, {Kind: snapshot.ScopeGroups, ID: ".."}} {
 		line = ""
 		if _, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: s}); ReasonOf(err) != ReasonBadRequest || line != "" {
 			t.Errorf("%+v: %v", s, err)
@@ -86,7 +89,7 @@ func TestOnlyQueries(t *testing.T) {
 		if f&(FieldTags|FieldUntagged|FieldContact) != 0 { // as good as others, and a million less
 			continue
 		}
-		for _, kind := range []ScopeKind{ScopeInstance, ScopeGroup} {
+		for _, kind := range []snapshot.ScopeKind{snapshot.ScopeInstance, snapshot.ScopeGroups} {
 			body, err := graphqlBody(request{document: document(kind, f, f&1 == 0)})
 			if err != nil {
 				t.Fatal(err)
@@ -116,8 +119,8 @@ func TestErrorsInside200(t *testing.T) {
 		refused    bool
 	}{
 		{"not for this user", `{"data":{"runners":null},"errors":[{"message":"` + denied + `","path":["runners"]}]}`, ReasonForbidden, denied, "-", true},
-		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
-		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab tells no runners", "-", true},
+		{"null without a word", `{"data":{"runners":null}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
+		{"data without runners", `{"data":{}}`, ReasonForbidden, "GitLab returned no runners and no error", "-", true},
 		{"a field that must be", `{"errors":[{"message":"Field 'status' doesn't exist on type 'CiRunner'","path":["query fleet","runners","nodes","status"]}]}`, ReasonBadRequest, "Field 'status' doesn't exist on type 'CiRunner'", "status", true},
 		{"no runners at all", `{"errors":[{"message":"Field 'runners' doesn't exist on type 'Query'"},{"message":"Field 'managers' doesn't exist on type 'CiRunner'"}]}`, ReasonBadRequest, "Field 'runners' doesn't exist on type 'Query'; Field 'managers' doesn't exist on type 'CiRunner'", "runners", true},
 		{"a field that was not asked for", `{"errors":[{"message":"Field 'c4n4ry' doesn't exist on type 'Query'"}]}`, ReasonBadRequest, "Field 'c4n4ry' doesn't exist on type 'Query'", "", true},
@@ -238,8 +241,8 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	for most, want := range map[int]int{1: 13, 5: 4} {
 		c, asked := asking(t, func(document string) string {
 			var objections []string
-			for _, o := range optional {
-				if o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
+			for _, o := range runnerFields {
+				if o.field == 0 || o.field&(FieldPaused|fieldStatus|fieldLegacyMode|fieldCanceling|fieldAllAvailable) != 0 || len(objections) == most {
 					continue
 				}
 				if key := o.keys[0]; strings.Contains(strings.Split(document, "managers(first")[0], " "+key) || key == "managers" && strings.Contains(document, key) {
@@ -279,7 +282,7 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	}
 }
 
-// TestGraphQLFailure: what is said of a failure is what it was.
+// TestGraphQLFailure: the text for users names the failure that happened.
 func TestGraphQLFailure(t *testing.T) {
 	for _, c := range []struct {
 		status int
@@ -307,7 +310,7 @@ func TestGraphQLFailure(t *testing.T) {
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		})
-		_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}})
 		text := GraphQLFailure(err)
 		if err == nil || !strings.Contains(text, c.want) || c.want != "does not let this token" && strings.Contains(text, "let this token") {
 			t.Errorf("%d %s: %q of %v", c.status, c.body, text, err)
@@ -368,7 +371,7 @@ func TestGraphQLStatuses(t *testing.T) {
 			t.Errorf("%d: %v", c.status, err)
 		}
 		if _, text, _ := strings.Cut(c.body, `"message":"`); text != "" && !strings.Contains(err.Error(), strings.TrimSuffix(text, `"}]}`)) {
-			t.Errorf("%d: %v does not say %s", c.status, err, text)
+			t.Errorf("%d: %v lacks %s", c.status, err, text)
 		}
 		if c.status == 302 && !strings.Contains(err.Error(), "set url to https://other") {
 			t.Error(err)
@@ -494,7 +497,7 @@ func TestSecretsInside200(t *testing.T) {
 				return next.RoundTrip(r)
 			})
 		})
-		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}})
 		if err == nil || !arrived {
 			t.Fatalf("%s: %v, the token arrived: %t", form, err, arrived)
 		}
@@ -525,7 +528,7 @@ func FuzzDecodeFleet(f *testing.F) {
 			}
 			return
 		}
-		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		no := a.refusal(document(snapshot.ScopeInstance, FieldsAll, false))
 		if no != nil && (no.reason == "" || no.Error() == "" || no.lacks&^(fieldEnd-1) != 0) {
 			t.Errorf("%+v", no)
 		}
@@ -616,7 +619,7 @@ func TestRefusal(t *testing.T) {
 		{false, []graphqlError{{Message: "Query has complexity of 301, which exceeds max complexity of 250"}}, refusal{reason: ReasonBadRequest, score: 301, limit: 250}},
 	} {
 		a := fleetAnswer{ran: c.ran, errors: c.errors}
-		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		no := a.refusal(document(snapshot.ScopeInstance, FieldsAll, false))
 		if no == nil {
 			t.Errorf("%v: no objection", c.errors)
 			continue
@@ -666,7 +669,7 @@ func TestGroupAsksNoMore(t *testing.T) {
 		_, _ = w.Write([]byte(body))
 	})
 	d := new(GraphQLDialect)
-	q := GraphQLQuery{Scope: Scope{ScopeGroup, "a"}, Dialect: d}
+	q := GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}, Dialect: d}
 	p, err := c.RunnersGraphQL(t.Context(), q)
 	if err != nil || p.Partial || requests != 2 || d.lacks != 0 {
 		t.Errorf("an empty group: %+v, %v, %d requests, lacks %b", p, err, requests, d.lacks)
@@ -683,15 +686,38 @@ func TestGroupAsksNoMore(t *testing.T) {
 
 func TestFieldSetString(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 16 || names[0] != "paused" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 16 || names[0] != "jobExecutionStatus" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
-	for _, name := range names[:10] { // each stands for the field of that name
+	for _, name := range names[:11] { // each stands for the field of that name
 		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
+	}
+}
+
+// TestFieldsOnce: what a query requests of a runner is read from the answer, in
+// any form, and what is read is requested: one table makes both.
+func TestFieldsOnce(t *testing.T) {
+	first := regexp.MustCompile(`^[A-Za-z]+`)
+	members := map[string]bool{}
+	for _, f := range []FieldSet{FieldsAll, 0, FieldMachine, fieldEnd - 1, fieldLegacyMode} {
+		for i := range runnerFields {
+			o := &runnerFields[i]
+			text := o.write(f)
+			if text == "" {
+				continue
+			}
+			members[o.member] = true
+			if first.FindString(text) != o.member || o.read == nil || runnerMembers[o.member] != o {
+				t.Errorf("%q is requested and read as %q", text, o.member)
+			}
+		}
+	}
+	if len(members) != len(runnerMembers) {
+		t.Errorf("requested %v, read %d members", members, len(runnerMembers))
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// perPage is the most rows GitLab gives in one answer (API notes, section 2).
+// perPage is the most rows GitLab gives in one answer (docs/gitlab-api.md 2).
 const perPage = 100
 
 // linkTarget returns the target of the first link with the given relation, or
@@ -107,29 +107,29 @@ func linkParam(h http.Header, param string) string {
 	return u.Query().Get(param)
 }
 
-// nextPage tells the number of the page after current, 0 for none, or an
-// error text where the answer points elsewhere than to the page after it:
-// taking that for an end, or skipping pages, would pass a partial listing off as
-// a complete one, going back would never end.
+// nextPage is the number of the page after current, 0 for none, or an error text
+// where the answer points elsewhere than to the page after it. Taken for an end,
+// or followed forward, such an answer would make a partial listing look complete;
+// followed back, it would never end.
 func nextPage(h http.Header, current, rows, asked int) (next int, problem string) {
 	if n, err := strconv.Atoi(h.Get("X-Page")); err == nil && n != current {
 		return 0, "the answer is page " + strconv.Itoa(n) + ", page " + strconv.Itoa(current) + " was asked for"
 	}
 	if rows == 0 {
-		return 0, "" // beyond the end, whatever the headers say
+		return 0, "" // beyond the end, whatever is in the headers
 	}
-	told := ""
+	named := ""
 	if v := h.Values("X-Next-Page"); len(v) > 0 {
-		if told = strings.TrimSpace(v[0]); told == "" {
+		if named = strings.TrimSpace(v[0]); named == "" {
 			return 0, ""
 		}
 	} else if len(h.Values("Link")) > 0 {
 		if linkTarget(h.Values("Link"), "next") == "" {
 			return 0, ""
 		}
-		told = linkParam(h, "page")
+		named = linkParam(h, "page")
 	}
-	if n, err := strconv.Atoi(told); err == nil {
+	if n, err := strconv.Atoi(named); err == nil {
 		if n != current+1 {
 			return 0, "the answer names page " + strconv.Itoa(n) + " as the one after page " + strconv.Itoa(current)
 		}
@@ -144,7 +144,7 @@ func nextPage(h http.Header, current, rows, asked int) (next int, problem string
 }
 
 // nextCursor is the cursor of the next page of a keyset answer. Newer releases
-// give it in a header too (section 2).
+// give it in a header too (docs/gitlab-api.md 2).
 func nextCursor(h http.Header, current string, rows int) (cursor, problem string) {
 	if rows == 0 {
 		return "", ""
@@ -166,7 +166,7 @@ func nextCursor(h http.Header, current string, rows int) (cursor, problem string
 	return cursor, ""
 }
 
-// answeredByNumber tells whether the server ignored pagination=keyset, as
+// answeredByNumber reports whether the server ignored pagination=keyset, as
 // releases do that cannot: only answers by number carry these headers.
 func answeredByNumber(h http.Header) bool {
 	return len(h.Values("X-Page")) > 0 || len(h.Values("X-Next-Page")) > 0

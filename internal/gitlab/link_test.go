@@ -47,10 +47,10 @@ func TestNextPage(t *testing.T) {
 		problem       bool
 		asked         int // 0: 100
 	}{
-		{"told", next("3"), 2, 100, 3, false, 0},
-		{"told, short page", next("3"), 2, 20, 3, false, 0}, // a server may clamp per_page
+		{"named", next("3"), 2, 100, 3, false, 0},
+		{"named, short page", next("3"), 2, 20, 3, false, 0}, // a server may clamp per_page
 		{"empty header: the end, even of a full page", next(""), 2, 100, 0, false, 0},
-		{"empty page: the end, whatever the header says", next("3"), 2, 0, 0, false, 0},
+		{"empty page: the end, whatever is in the header", next("3"), 2, 0, 0, false, 0},
 		{"points at itself", next("2"), 2, 100, 0, true, 0},
 		{"points back", next("1"), 2, 100, 0, true, 0},
 		{"skips pages", next("4"), 2, 100, 0, true, 0},

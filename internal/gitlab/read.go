@@ -10,11 +10,13 @@ import (
 	"strings"
 
 	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Runners reads one page (from 1) of a runner list, 100 rows, id ascending. A
 // row may be missed when a runner on an earlier page is deleted between two
-// pages (section 2): one complete listing without a runner does not prove it gone.
+// pages (docs/gitlab-api.md 2): one complete listing without a runner does not prove it gone.
 func (c *Client) Runners(ctx context.Context, s Scope, page int) (RunnersPage, error) {
 	return c.runners(ctx, s, max(page, 1), perPage, nil)
 }
@@ -29,17 +31,17 @@ func (c *Client) RunnersWhere(ctx context.Context, s Scope, f RunnerFilter, rows
 func (c *Client) runners(ctx context.Context, s Scope, page, asked int, filter url.Values) (RunnersPage, error) {
 	r := request{query: pageQuery(page, asked)}
 	maps.Copy(r.query, filter)
-	switch s.Kind {
-	case ScopeInstance:
+	switch s.kind() {
+	case snapshot.ScopeInstance:
 		r.route, r.path = RouteAllRunners, "/runners/all"
-	case ScopeOwned:
+	case snapshot.ScopeOwned:
 		r.route, r.path = RouteRunners, "/runners"
-	case ScopeGroup:
+	case snapshot.ScopeGroups:
 		r.route, r.path = RouteGroupRunners, "/groups/"+url.PathEscape(s.ID)+"/runners"
-	case ScopeProject:
+	case snapshot.ScopeProjects:
 		r.route, r.path = RouteProjectRunners, "/projects/"+url.PathEscape(s.ID)+"/runners"
 	}
-	if (s.Kind == ScopeGroup || s.Kind == ScopeProject) && strings.Trim(s.ID, "./") == "" || r.route == "" {
+	if (s.Kind == snapshot.ScopeGroups || s.Kind == snapshot.ScopeProjects) && strings.Trim(s.ID, "./") == "" || r.route == "" {
 		return RunnersPage{}, &Error{Reason: ReasonBadRequest, Route: r.route, Message: "the scope names no group or project"}
 	}
 	var (
@@ -103,7 +105,8 @@ func (c *Client) Managers(ctx context.Context, id int64) ([]Manager, error) {
 }
 
 // RunnerJobs reads one page of a runner's jobs, newest id first: the
-// order must be asked for, by default GitLab begins with the oldest (section 2).
+// order must be asked for, by default GitLab begins with the oldest
+// (docs/gitlab-api.md 2).
 // A token without all rights gets a silently partial list (4.3), and 403 on
 // instance runners. By keyset a release that cannot answers by number (see
 // JobsPage.Keyset) or with 405, which is ReasonBadRequest.
@@ -192,9 +195,9 @@ func (c *Client) version(ctx context.Context, r request) (string, error) {
 	return clean(c.scrub(clean(version, len(version))), maxRequestID), err
 }
 
-// Token reads what the token says of itself. Only personal, group and project
-// access tokens have this endpoint: for others GitLab answers 403 or 404
-// (ReasonForbidden, ReasonNotFound), which says nothing against the token.
+// Token reads the token's name, scopes and expiry. Only personal, group and
+// project access tokens have this endpoint: for others GitLab answers 403 or 404
+// (ReasonForbidden, ReasonNotFound), which is no evidence against the token.
 func (c *Client) Token(ctx context.Context) (Token, error) {
 	r := request{route: RouteToken, path: "/personal_access_tokens/self"}
 	t, err := readObject(ctx, c, r, (*reader).accessToken, func(t Token) error { return needsID(t.UserID) })

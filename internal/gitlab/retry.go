@@ -4,8 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -28,8 +26,8 @@ func backoff(n int) time.Duration {
 	return min(d, maxBackoff)
 }
 
-// retry tells whether a request that failed at its nth attempt is worth
-// another, and after which wait.
+// retry reports whether a request that failed at its nth attempt is repeated,
+// and after which wait.
 func (c *Client) retry(e *Error, n int) (wait time.Duration, again bool) {
 	if !e.retryable {
 		return 0, false
@@ -56,25 +54,8 @@ func (c *Client) retry(e *Error, n int) (wait time.Duration, again bool) {
 	return wait, true
 }
 
-// retryAfter reads the header's two forms, seconds and a date; 0 without it. A
-// date is compared with the server's own clock where the answer tells it.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	v := strings.TrimSpace(h.Get("Retry-After"))
-	if s, err := strconv.ParseInt(v, 10, 32); err == nil {
-		return time.Duration(max(s, 0)) * time.Second
-	}
-	at, err := http.ParseTime(v)
-	if err != nil {
-		return 0
-	}
-	if date, err := http.ParseTime(h.Get("Date")); err == nil {
-		now = date
-	}
-	return max(at.Sub(now), 0)
-}
-
 // wait returns false where the context ends first, at once if it will: no
-// request can follow then, and the caller should hear of the failure now.
+// request can follow then, and the caller should get the failure now.
 func wait(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false

@@ -128,10 +128,10 @@ func TestRetries(t *testing.T) {
 		{name: "at once", steps: []step{{status: 200, body: good}}},
 		{name: "500 then well", steps: []step{{status: 500}, {status: 200, body: good}}, waits: []between{first}},
 		{name: "502 for ever", steps: []step{{status: 502}}, waits: []between{first, second, third}, reason: ReasonServerError, status: 502},
-		{name: "503 says when", steps: []step{{status: 503, header: after("7")}, {status: 200, body: good}}, waits: []between{exactly(7 * time.Second)}},
-		{name: "503 says never", steps: []step{{status: 503, header: after("86400")}, {status: 200, body: good}}, waits: []between{exactly(time.Minute)}},
-		{name: "503 says now", steps: []step{{status: 503, header: after("0")}, {status: 200, body: good}}, waits: []between{first}},
-		{name: "500 says when, which counts for nothing", steps: []step{{status: 500, header: after("50")}, {status: 200, body: good}}, waits: []between{first}},
+		{name: "503 with seconds", steps: []step{{status: 503, header: after("7")}, {status: 200, body: good}}, waits: []between{exactly(7 * time.Second)}},
+		{name: "503 with a day", steps: []step{{status: 503, header: after("86400")}, {status: 200, body: good}}, waits: []between{exactly(time.Minute)}},
+		{name: "503 with zero", steps: []step{{status: 503, header: after("0")}, {status: 200, body: good}}, waits: []between{first}},
+		{name: "500 with seconds, which are ignored", steps: []step{{status: 500, header: after("50")}, {status: 200, body: good}}, waits: []between{first}},
 		{name: "504", steps: []step{{status: 504}, {status: 200, body: good}}, waits: []between{first}},
 		{name: "408", steps: []step{{status: 408}, {status: 200, body: good}}, waits: []between{first}},
 		{name: "501", steps: []step{{status: 501}}, reason: ReasonServerError, status: 501},
@@ -149,8 +149,8 @@ func TestRetries(t *testing.T) {
 			{30*time.Second + second.low, 30*time.Second + second.high},
 			{30*time.Second + third.low, 30*time.Second + third.high},
 		}, reason: ReasonTimeout},
-		{name: "429 says when", steps: []step{{status: 429, header: after("9"), body: "Retry later"}, {status: 200, body: good}}, waits: []between{exactly(9 * time.Second)}},
-		{name: "429 says an hour", steps: []step{{status: 429, header: after("3600")}, {status: 200, body: good}}, waits: []between{exactly(time.Minute)}},
+		{name: "429 with seconds", steps: []step{{status: 429, header: after("9"), body: "Retry later"}, {status: 200, body: good}}, waits: []between{exactly(9 * time.Second)}},
+		{name: "429 with an hour", steps: []step{{status: 429, header: after("3600")}, {status: 200, body: good}}, waits: []between{exactly(time.Minute)}},
 		{name: "429 for ever", steps: []step{{status: 429}}, waits: []between{first, second, third, full, full}, reason: ReasonRateLimited, status: 429},
 		{name: "429 behind a gate", steps: []step{{status: 429, header: after("9")}}, gated: true, waits: []between{none, none, none, none, none}, reason: ReasonRateLimited, status: 429},
 		{name: "503 behind a gate", steps: []step{{status: 503, header: after("9")}, {status: 200, body: good}}, gated: true, waits: []between{exactly(9 * time.Second)}},
@@ -201,7 +201,7 @@ func TestRetries(t *testing.T) {
 					}
 				}
 				if len(retries) != len(waits) {
-					t.Errorf("%d retries told of %d", len(retries), len(waits))
+					t.Errorf("%d retries reported of %d", len(retries), len(waits))
 				}
 				if c.gated && (g.held != 0 || g.acquired != len(s.at) || len(g.released) != len(s.at)) {
 					t.Errorf("gate %+v after %d requests", g, len(s.at))
@@ -211,9 +211,9 @@ func TestRetries(t *testing.T) {
 	}
 }
 
-// TestRetryTellsTheReason of the failure that is repeated, and the gate sees
+// TestRetryReportsTheReason of the failure that is repeated, and the gate sees
 // each answer as it was.
-func TestRetryTellsTheReason(t *testing.T) {
+func TestRetryReportsTheReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{
 			{status: 429, header: http.Header{"Ratelimit-Remaining": {"0"}}},
@@ -283,7 +283,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// TestLastRealError: a caller out of time hears what GitLab said, at once.
+// TestLastRealError: a caller out of time gets GitLab's last failure, at once.
 func TestLastRealError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{status: 502}}}
@@ -326,7 +326,7 @@ func TestLastRealError(t *testing.T) {
 	})
 }
 
-// TestGivenUp: the caller's end is told from GitLab's slowness and is not repeated.
+// TestGivenUp: the caller's end is distinguished from GitLab's slowness and is not repeated.
 func TestGivenUp(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -403,31 +403,6 @@ func TestBodyTimeout(t *testing.T) {
 		}
 		equal(t, "reasons", reasons, []Reason{ReasonTimeout})
 	})
-}
-
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for _, c := range []struct {
-		after, date string
-		want        time.Duration
-	}{
-		{"", "", 0},
-		{"30", "", 30 * time.Second},
-		{" 30 ", "", 30 * time.Second},
-		{"-5", "", 0},
-		{"99999999999999999999", "", 0},
-		{"soon", "", 0},
-		{"Fri, 02 Jan 2026 03:04:35 GMT", "", 30 * time.Second},
-		{"Fri, 02 Jan 2026 03:04:35 GMT", "Fri, 02 Jan 2026 03:04:25 GMT", 10 * time.Second},
-		{"Fri, 02 Jan 2026 03:00:00 GMT", "", 0},
-	} {
-		h := http.Header{}
-		h.Set("Retry-After", c.after)
-		h.Set("Date", c.date)
-		if got := retryAfter(h, now); got != c.want {
-			t.Errorf("%+v: %v", c, got)
-		}
-	}
 }
 
 // TestAttemptTimes: the clock difference needs both clocks at the same moment,

@@ -1,5 +1,7 @@
 package gitlab
 
+import "gitlab-runner-fleet-exporter/internal/snapshot"
+
 // Route is an endpoint's template. It is the label value of route, so it never
 // holds an id, a path of a group or a query.
 type Route string
@@ -23,14 +25,14 @@ const (
 
 // Route is where a scope's runners are listed by REST.
 func (s Scope) Route() Route {
-	switch s.Kind {
-	case ScopeInstance:
+	switch s.kind() {
+	case snapshot.ScopeInstance:
 		return RouteAllRunners
-	case ScopeOwned:
+	case snapshot.ScopeOwned:
 		return RouteRunners
-	case ScopeGroup:
+	case snapshot.ScopeGroups:
 		return RouteGroupRunners
-	case ScopeProject:
+	case snapshot.ScopeProjects:
 		return RouteProjectRunners
 	}
 	return ""
@@ -44,7 +46,7 @@ func Routes() []Route {
 	}
 }
 
-// Reason says why a reading failed. It is a label value and a field of log
+// Reason is why a reading failed. It is a label value and a field of log
 // lines, decided once, here, where the cause is still known.
 type Reason string
 

@@ -1,9 +1,14 @@
 package gitlab
 
-import "time"
+import (
+	"cmp"
+	"time"
 
-// Runner is one row of a runner list (API notes 1.2). It is lean on purpose:
-// what the exporter does not use is skipped while streaming.
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+// Runner is one row of a runner list (docs/gitlab-api.md 1.2). Members that the
+// exporter does not use are skipped while streaming.
 type Runner struct {
 	ID          int64
 	Description string
@@ -15,7 +20,7 @@ type Runner struct {
 	Online      *bool  // nil: null, which means never contacted
 }
 
-// RunnerDetails is what GET /runners/:id tells beyond the list row (1.3).
+// RunnerDetails is a runner with what GET /runners/:id adds to the list row (1.3).
 type RunnerDetails struct {
 	Runner
 
@@ -58,7 +63,7 @@ type Job struct {
 	ProjectID     int64
 }
 
-// RunnersPage is one page of a runner list, read by number (section 2).
+// RunnersPage is one page of a runner list, read by number (docs/gitlab-api.md 2).
 type RunnersPage struct {
 	Runners []Runner
 	Next    int // number of the next page; 0: this was the last
@@ -79,7 +84,7 @@ type JobsPage struct {
 	Skipped int // rows without a usable id; they are not in Jobs
 }
 
-// JobsQuery says which of a runner's jobs to read.
+// JobsQuery selects the jobs of a runner to read.
 type JobsQuery struct {
 	RunnerID int64
 	Status   string // "": any; newest id first
@@ -89,24 +94,15 @@ type JobsQuery struct {
 	Cursor   string
 }
 
-// Scope is where a runner list is read from.
+// Scope is where a runner list is read from. The zero Scope is the instance.
 type Scope struct {
-	Kind ScopeKind
+	Kind snapshot.ScopeKind
 	ID   string // group or project: id or full path
 }
 
-// ScopeKind is one of the list endpoints (1.1).
-type ScopeKind uint8
+func (s Scope) kind() snapshot.ScopeKind { return cmp.Or(s.Kind, snapshot.ScopeInstance) }
 
-// The list endpoints.
-const (
-	ScopeInstance ScopeKind = iota // GET /runners/all
-	ScopeOwned                     // GET /runners
-	ScopeGroup                     // GET /groups/:id/runners
-	ScopeProject                   // GET /projects/:id/runners
-)
-
-// Token is what GET /personal_access_tokens/self tells.
+// Token is what GET /personal_access_tokens/self returns.
 type Token struct {
 	Name      string
 	UserID    int64

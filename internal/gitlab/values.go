@@ -55,7 +55,7 @@ var (
 // tooLarge ends the reading of an answer that is beyond a bound of size.
 type tooLarge string
 
-// Error says which.
+// Error names the bound.
 func (e tooLarge) Error() string { return string(e) }
 
 const (

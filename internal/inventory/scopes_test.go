@@ -130,7 +130,7 @@ func TestWithdrawnScope(t *testing.T) {
 	const staleness = 10 * time.Minute
 	look := func(n int, online int, tags, unknown string) {
 		t.Helper()
-		if !inv.Withdraw(minutes(n), staleness) {
+		if !inv.Withdraw(minutes(n), minutes(n), staleness) {
 			t.Fatalf("minute %d: no scope is fresh", n)
 		}
 		f := inv.Fleet(noJobs, true)
@@ -174,7 +174,7 @@ func TestWithdrawnScope(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	look(24, 1, "(untagged) both cpu gpu none", "")
-	if inv.Withdraw(minutes(35), staleness) {
+	if inv.Withdraw(minutes(35), minutes(35), staleness) {
 		t.Error("fresh though no scope is")
 	}
 }
@@ -189,7 +189,7 @@ func TestRefusedScopeTakenOut(t *testing.T) {
 	listScope(inv, "a", 30, 1)
 	for range 2 { // over a restart before the next listing too
 		inv = reload(t, inv, scoped("a", "c"))
-		inv.Withdraw(minutes(31), 10*time.Minute)
+		inv.Withdraw(minutes(31), minutes(31), 10*time.Minute)
 		f := inv.Fleet(noJobs, true)
 		if len(f.Rows) != 1 || slices.Contains(f.UnknownTags, "cpu") {
 			t.Errorf("rows %d, unknown %v", len(f.Rows), f.UnknownTags)
@@ -202,7 +202,7 @@ func TestRefusedScopeTakenOut(t *testing.T) {
 	if c := listScope(inv, "c", 33, 2); len(c.Joined) != 0 {
 		t.Error("it moved to c, and joined anew")
 	}
-	inv.Withdraw(minutes(33), 10*time.Minute)
+	inv.Withdraw(minutes(33), minutes(33), 10*time.Minute)
 	if f := inv.Fleet(noJobs, true); len(f.Rows) != 2 || len(f.UnknownTags) != 0 {
 		t.Errorf("rows %d, unknown %v", len(f.Rows), f.UnknownTags)
 	}
@@ -222,13 +222,13 @@ func TestScopeNeverRead(t *testing.T) {
 	inv := New(o)
 	listScope(inv, "a", 0, 1)
 	inv.Details(1, tagged(up(1), "cpu"), nil, t0)
-	inv.Withdraw(minutes(1), 10*time.Minute)
+	inv.Withdraw(minutes(1), minutes(1), 10*time.Minute)
 	unknown := func() string { return strings.Join(inv.Fleet(noJobs, false).UnknownTags, " ") }
 	if f := inv.Fleet(noJobs, false); !f.Detailed || tagOf(f, "cpu") == nil || tagOf(f, "gpu") != nil || unknown() != "gpu" {
 		t.Errorf("detailed %t, tags %v, unknown %q", f.Detailed, tagNames(f), unknown())
 	}
 	listScope(inv, "b", 2, 2)
-	inv.Withdraw(minutes(2), 10*time.Minute)
+	inv.Withdraw(minutes(2), minutes(2), 10*time.Minute)
 	if unknown() != "gpu" {
 		t.Errorf("its runner's tags were not read yet, unknown is %q", unknown())
 	}
@@ -290,14 +290,30 @@ func TestShownTwiceCountsOnce(t *testing.T) {
 		t.Errorf("joined twice: %v", c.Joined)
 	}
 	inv.Details(1, tagged(up(1), "cpu"), []gitlab.Manager{{Status: "online"}}, t0)
-	inv.Withdraw(t0, time.Minute)
+	inv.Withdraw(t0, t0, time.Minute)
 	if f := inv.Fleet(noJobs, true); f.Runners[snapshot.InstanceType][snapshot.Online][0] != 1 || sum(tagOf(f, "cpu")) != 1 || f.Managers[snapshot.InstanceType][snapshot.Online] != 1 {
 		t.Errorf("%+v", f)
 	}
 	// One of its scopes is enough to be seen.
 	listScope(inv, "b", 30, 1)
-	inv.Withdraw(minutes(30), time.Minute)
+	inv.Withdraw(minutes(30), minutes(30), time.Minute)
 	if f := inv.Fleet(noJobs, true); len(f.Rows) != 1 || len(f.UnknownTags) != 0 {
 		t.Errorf("rows %d, unknown %v", len(f.Rows), f.UnknownTags)
+	}
+}
+
+// A listing grows old by our clock, whatever GitLab's does: set back, it must
+// not keep a picture that nobody has read for hours.
+func TestStalenessIgnoresGitLabsClock(t *testing.T) {
+	inv := New(scoped("a"))
+	listScope(inv, "a", 0, 1)
+	const staleness = 10 * time.Minute
+	for _, c := range []struct {
+		gitlab, ours int
+		fresh        bool
+	}{{10, 10, true}, {2000, 9, true}, {-2000, 9, true}, {-2000, 11, false}, {0, 11, false}} {
+		if got := inv.Withdraw(minutes(c.gitlab), minutes(c.ours), staleness); got != c.fresh {
+			t.Errorf("GitLab's minute %d, our minute %d: fresh %t", c.gitlab, c.ours, got)
+		}
 	}
 }

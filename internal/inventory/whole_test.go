@@ -104,7 +104,7 @@ func TestJobsLatch(t *testing.T) {
 			r.Execution, r.Status = c.execution, c.status
 			inv.Listed([]gitlab.Runner{r}, true, t0)
 			if c.told >= 0 {
-				inv.Executes(1, c.told)
+				inv.SetListedJobs(1, c.told)
 			}
 			of := func(int64) Jobs { return c.jobs }
 			f := inv.Fleet(of, false)

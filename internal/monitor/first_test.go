@@ -337,9 +337,7 @@ func TestNoEndpointForMachines(t *testing.T) {
 		}})
 		s := newScraper()
 		_, state := openState(t, "")
-		poll := defaultPoll()
-		poll.Concurrency = 1
-		r := start(t, world, state, s, setup{poll: poll})
+		r := start(t, world, state, s, setup{concurrency: 1})
 		defer r.end(t)
 		time.Sleep(5 * time.Second)
 		if !s.scrape().Fleet.Detailed {

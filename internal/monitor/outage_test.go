@@ -68,7 +68,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval, poll.JobsInterval = 4*time.Second, 4*time.Second // many of each are under way
+		poll.Details, poll.Jobs = 4*time.Second, 4*time.Second // many of each are under way
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger(), token: func() string {
 			mu.Lock()
 			defer mu.Unlock()
@@ -303,7 +303,7 @@ func TestStopsAtOnce(t *testing.T) {
 			s := newScraper()
 			_, state := openState(t, "")
 			poll := defaultPoll()
-			poll.RunnersInterval, poll.JobsInterval = 5*time.Second, 5*time.Second
+			poll.Runners, poll.Jobs = 5*time.Second, 5*time.Second
 			r := start(t, world, state, s, setup{poll: poll, rate: []float64{0, 2}[i%2]})
 			time.Sleep(time.Duration(i*i) * 137 * time.Millisecond)
 			began := time.Now()

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -60,7 +61,7 @@ func TestIntervalsAreKept(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.ReconcileInterval = 4 * time.Hour // walks ask for jobs too
+		poll.Reconcile = 4 * time.Hour // walks ask for jobs too
 		poll.Lookback = 24 * time.Hour
 		r := start(t, world, state, s, setup{poll: poll})
 		// Details were read at about 0, 15, 30 minutes: the next are far away.
@@ -195,15 +196,15 @@ func TestScopes(t *testing.T) {
 		rb := world.AddRunner(gitlabsim.RunnerSpec{Group: b, Tags: []string{"x"}})
 		rc := world.AddRunner(gitlabsim.RunnerSpec{Group: c, Tags: []string{"x"}})
 		rp := world.AddRunner(gitlabsim.RunnerSpec{Projects: []int64{p, q}, Tags: []string{"y"}})
-		groups := []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "a"}, {Kind: gitlab.ScopeGroup, ID: strconv.FormatInt(b, 10)}}
-		projects := []gitlab.Scope{{Kind: gitlab.ScopeProject, ID: "a/p"}, {Kind: gitlab.ScopeProject, ID: strconv.FormatInt(q, 10)}}
+		groups := []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: "a"}, {Kind: snapshot.ScopeGroups, ID: strconv.FormatInt(b, 10)}}
+		projects := []gitlab.Scope{{Kind: snapshot.ScopeProjects, ID: "a/p"}, {Kind: snapshot.ScopeProjects, ID: strconv.FormatInt(q, 10)}}
 		sg, sp, so := newScraper(), newScraper(), newScraper()
 		_, mg := openState(t, "")
 		_, mp := openState(t, "")
 		_, mo := openState(t, "")
 		g := start(t, world, mg, sg, setup{scopes: groups})
 		pr := start(t, world, mp, sp, setup{scopes: projects})
-		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeOwned}}})
+		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeOwned}}})
 		time.Sleep(90 * time.Second)
 		has := func(s *scraper, id int64) int {
 			n := 0
@@ -255,7 +256,7 @@ func TestPlainUsersToken(t *testing.T) {
 		_, ma := openState(t, "")
 		_, mo := openState(t, "")
 		all := start(t, world, ma, sa, setup{logger: out.logger()})
-		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: gitlab.ScopeOwned}}})
+		owned := start(t, world, mo, so, setup{scopes: []gitlab.Scope{{Kind: snapshot.ScopeOwned}}})
 		time.Sleep(20 * time.Minute)
 		if g := sa.scrape(); g.Up || g.Fleet != nil {
 			t.Error("a plain user's token listed all runners")
@@ -372,7 +373,7 @@ func TestLeavesNoBooks(t *testing.T) {
 		_, state := openState(t, "")
 		s := newScraper()
 		poll := defaultPoll()
-		poll.DetailsInterval = 2 * time.Minute
+		poll.Details = 2 * time.Minute
 		r := start(t, world, state, s, setup{poll: poll})
 		time.Sleep(time.Minute)
 		gone := world.Truth().Runners[5].ID
@@ -390,16 +391,17 @@ func TestLeavesNoBooks(t *testing.T) {
 				t.Errorf("%s unread: %v", snapshot.Stage(stage), n)
 			}
 		}
-		r.m.mu.Lock()
-		for key := range r.m.fails {
-			t.Errorf("still failing: %v", key)
-		}
-		for key := range r.m.began {
-			if key.id == gone {
+		r.m.fleet.mu.Lock()
+		for state := reflect.ValueOf(r.m.fleet.plan).Elem().FieldByName("state").MapRange(); state.Next(); {
+			key, value := state.Key(), state.Value().Elem()
+			if value.FieldByName("fails").Int() > 0 {
+				t.Errorf("still failing: %v", key)
+			}
+			if key.FieldByName("id").Int() == gone {
 				t.Errorf("still planned: %v", key)
 			}
 		}
-		r.m.mu.Unlock()
+		r.m.fleet.mu.Unlock()
 		r.end(t)
 	})
 }
@@ -412,8 +414,8 @@ func TestSlowListing(t *testing.T) {
 		_, state := openState(t, "")
 		s := newScraper()
 		poll := defaultPoll()
-		poll.RunnersInterval, poll.Concurrency = 5*time.Second, 20
-		r := start(t, world, state, s, setup{poll: poll})
+		poll.Runners = 5 * time.Second
+		r := start(t, world, state, s, setup{poll: poll, concurrency: 20})
 		time.Sleep(30 * time.Minute)
 		g := s.scrape()
 		st := g.Self.Stages[snapshot.StageRunners]

@@ -23,7 +23,7 @@ const Mask = "***"
 
 const (
 	// Shortest is the length in bytes below which a secret is not masked: it
-	// would be found within ordinary words, and what is missing would tell it.
+	// would be found within ordinary words, and what is missing would reveal it.
 	Shortest = 4
 	// shortestInLines is the same for whole lines of output, most of which is
 	// the program's own text. There a password such as "proxy" stands in for

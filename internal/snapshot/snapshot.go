@@ -7,7 +7,7 @@ import "time"
 type GitLab struct {
 	Name    string // the label gitlab
 	URL     string
-	Version string // "" until the server told it
+	Version string // "" until it was read
 	// Generation rises with each publish of this GitLab. The collector reports
 	// the highest one that a scrape has read, so that a new counter may leave 0.
 	Generation uint64
@@ -16,15 +16,18 @@ type GitLab struct {
 	RowsGeneration uint64
 	Time           time.Time
 
-	// Up says that the last listing was complete, or complete but for scopes that
+	// Up: the last listing was complete, or complete but for scopes that
 	// GitLab itself refuses. It is false whenever Fleet is nil.
 	Up bool
 	// Scopes are the configured scopes, in the order of the configuration.
-	Scopes []Scope
+	Scopes []ScopeState
 
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
 	Fleet *Fleet
+	// Health is nil until the runners were judged for the first time, and where
+	// Fleet is nil. It judges those of Fleet.
+	Health *HealthPicture
 	// Counters are never withdrawn. nil before the first answer of this GitLab.
 	Counters *Counters
 
@@ -32,9 +35,9 @@ type GitLab struct {
 	Self     Self
 }
 
-// Scope is one list of runners that is configured.
-type Scope struct {
-	Kind string // instance, owned, groups or projects
+// ScopeState is how one configured list of runners stands.
+type ScopeState struct {
+	Kind ScopeKind
 	Path string // of the group or project as configured; "" for the others
 	Up   bool   // its last listing was complete
 }
@@ -56,7 +59,7 @@ type Fleet struct {
 	// incomplete sums and must not be exported.
 	Detailed bool
 	// MachinesWhole is the same for the machines behind the runners, and true
-	// where GitLab does not tell of machines: until then Managers and Versions
+	// where GitLab has no machines: until then Managers and Versions
 	// must not be exported.
 	MachinesWhole bool
 	// JobsWhole is the same for the jobs of each runner that may be executing:
@@ -92,6 +95,7 @@ type Tag struct {
 	JobsExecuting [NumRunnerTypes]int // exported where Runners is not nil
 	Busy          int
 	Available     int
+	Usable        int       // available, neither down nor a black hole; Available where nobody judged
 	Capacity      int       // jobs that its available runners can execute at once, as learned
 	LastAvailable time.Time // zero: never seen
 }
@@ -116,6 +120,7 @@ type Runner struct {
 	Tags        []string // label values, the special ones included; sorted, unique
 
 	ContactedAt time.Time // zero: never, or not read
+	LastSeen    time.Time // last sign of it by any evidence; zero: none
 	DetailsAt   time.Time // zero: details never read
 
 	ManagersOnline int // -1: not known
@@ -166,7 +171,7 @@ type Histogram struct {
 	Created time.Time
 }
 
-// Self is what the exporter says about its own reading of this GitLab, where
+// Self describes the exporter's own reading of this GitLab, where
 // the monitor knows it better than a counter in the collector would.
 type Self struct {
 	Stages [NumStages]StageState

@@ -31,7 +31,7 @@ func ParseRunnerType(s string) (t RunnerType, ok bool) {
 	return 0, false
 }
 
-// Status is a runner's or a machine's reachability as GitLab tells it.
+// Status is a runner's or a machine's reachability as GitLab reports it.
 type Status uint8
 
 // The statuses, in the order of their exposition.
@@ -184,7 +184,7 @@ func NumFailureReasons() int { return len(reasons) }
 // String is the label value of failure_reason.
 func (r FailureReason) String() string { return reasons[r].name }
 
-// Class tells which failure_class a reason belongs to.
+// Class is the failure_class that a reason belongs to.
 func (r FailureReason) Class() FailureClass { return reasons[r].class }
 
 // ParseFailureReason maps what GitLab wrote on a failed job into the closed
@@ -202,7 +202,7 @@ func ParseFailureReason(s string) FailureReason {
 }
 
 // Bucket bounds in seconds. They are part of the layout of the state on disk:
-// a changed bucket is a changed metric name (the contract) and another layout
+// a changed bucket is a changed metric name (docs/metrics.md) and another layout
 // version (internal/ledger).
 var (
 	jobDurationBounds = []float64{10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800}
@@ -223,7 +223,7 @@ const (
 	TagNoRunner = "(no_runner)" // of a waiting job: no runner has the tag
 )
 
-// OwnName tells whether a name is one of the special values. A tag or version
+// OwnName reports whether a name is one of the special values. A tag or version
 // of that name, which anyone may give a runner, must not merge with ours: it
 // stands under (other).
 func OwnName(name string) bool {
@@ -267,7 +267,7 @@ var partNames = [NumParts]string{"details", "machines", "jobs"}
 // String names what is read of each runner.
 func (p Part) String() string { return partNames[p] }
 
-// UnresolvedReason says why a job that was seen could not be counted.
+// UnresolvedReason is why a job that was seen could not be counted.
 type UnresolvedReason uint8
 
 // The reasons of jobs_unresolved_total.

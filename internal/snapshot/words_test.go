@@ -3,7 +3,7 @@ package snapshot
 import "testing"
 
 // TestFailureClasses of the reasons where the class is not plain, and of those
-// of the newest releases (API notes 11 and 12, 4.5).
+// of the newest releases (docs/gitlab-api.md 11 and 12).
 func TestFailureClasses(t *testing.T) {
 	for word, want := range map[string]FailureClass{
 		"": OtherFailure, "no such reason": OtherFailure, "script_failure": Script, "job_execution_timeout": Script,

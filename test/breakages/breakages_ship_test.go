@@ -77,7 +77,7 @@ func breakages() []breakage {
 			expect: []expected{{what: "page GitLabRunnerFleetTokenRefused unauthorized", within: 10 * time.Minute}},
 			strike: func(v *town) { v.world.RevokeToken(token) },
 			heal: func(v *town) {
-				v.world.SetToken(spec(token))
+				v.world.AddToken(spec(token))
 			},
 			healed: 30 * time.Minute,
 		},
@@ -156,7 +156,7 @@ func breakages() []breakage {
 			name:   "blind-replica",
 			expect: []expected{{what: "ticket GitLabRunnerFleetReplicaBlind", within: 25 * time.Minute}},
 			strike: func(v *town) { v.world.RevokeToken(tokenOfReplica) },
-			heal:   func(v *town) { v.world.SetToken(spec(tokenOfReplica)) },
+			heal:   func(v *town) { v.world.AddToken(spec(tokenOfReplica)) },
 			healed: 80 * time.Minute,
 		},
 		{
@@ -235,7 +235,7 @@ func TestShipBreakages(t *testing.T) {
 	add := func(name string) {
 		v := build(t, e, uint64(len(order)+1), name)
 		if v.twice = name == "blind-replica" || name == "silenced"; v.twice {
-			v.world.SetToken(spec(tokenOfReplica))
+			v.world.AddToken(spec(tokenOfReplica))
 		}
 		towns[name], order = v, append(order, v)
 	}

@@ -200,7 +200,7 @@ func fasterRouting(t *testing.T, path, receiver string) {
 
 func decode(t *testing.T, path string, out any) {
 	t.Helper()
-	raw, err := os.ReadFile(path) //nolint:gosec // a file of ours
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func tool(t *testing.T, name string) string {
 // run runs a program to its end.
 func run(t *testing.T, path string, args ...string) {
 	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil { //nolint:gosec // ours, or of the Makefile
+	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %q: %v\n%s", path, args, err, out)
 	}
 }
@@ -268,7 +268,7 @@ func (l *buffer) tail() string {
 func start(t *testing.T, ready, path string, args ...string) {
 	t.Helper()
 	log := &buffer{}
-	cmd := exec.Command(path, args...) //nolint:gosec,noctx // ours, or of the Makefile; killed below
+	cmd := exec.Command(path, args...) //nolint:noctx // ours, or of the Makefile; killed below
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	token          = "glpat-breakages-5Xw2" //nolint:gosec // of a simulated GitLab
-	tokenOfReplica = "glpat-replica-8Kd1"   //nolint:gosec // likewise
+	token          = "glpat-breakages-5Xw2"
+	tokenOfReplica = "glpat-replica-8Kd1"
 )
 
 // spec is what GitLab knows of the exporter's token.
@@ -114,7 +114,7 @@ type place struct {
 // while jammed tells since when more jobs come than they can take. What waits
 // then waits the longer the longer that lasts, for at most half an hour.
 func (v *town) line(ctx context.Context, kind string, jammed func() time.Time) {
-	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(1, 2))
 	var places []*place
 	for _, r := range v.runners[kind] {
 		places = append(places, &place{runner: r}, &place{runner: r})
@@ -150,7 +150,7 @@ func (v *town) line(ctx context.Context, kind string, jammed func() time.Time) {
 // are retagged, and GitLab's proxy answers 502 now and then.
 func (v *town) life(ctx context.Context) {
 	v.world.AddFault(gitlabsim.Fault{Probability: 0.01, Status: 502})
-	rng := rand.New(rand.NewPCG(3, 4)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(3, 4))
 	one := func(kind string) int64 { return v.runners[kind][rng.IntN(len(v.runners[kind]))] }
 	sleep := func(minutes int) { pause(ctx, lived(time.Duration(minutes)*time.Minute)) }
 	for ctx.Err() == nil {

@@ -25,6 +25,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql/recording"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 var update = flag.Bool("update", false, "write the recordings of graphql-ruby's answers anew")
@@ -255,7 +256,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 					q.After = p.Next
 				}
 			}
-			team := gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "acme/team"}
+			team := gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "acme/team"}
 			for _, q := range recording.Queries(team) {
 				token := recording.Admin
 				if q.Scope == team {
@@ -275,8 +276,8 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				want gitlab.Reason
 			}{
 				{gitlab.GraphQLQuery{}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "other"}}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "no/where"}}, gitlab.ReasonNotFound},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "other"}}, gitlab.ReasonForbidden},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "no/where"}}, gitlab.ReasonNotFound},
 			} {
 				if err := read(recording.Maintainer, c.q); gitlab.ReasonOf(err) != c.want {
 					t.Errorf("%+v: %v, want %s", c.q.Scope, err, c.want)
@@ -308,14 +309,14 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				lines = append(lines, string(b))
 			}
 			text := []byte("[\n" + strings.Join(lines, ",\n") + "\n]\n")
-			path := filepath.Join("..", "gitlabsim", "graphql", "recording", "testdata", release+".json")
+			path := filepath.Join("..", "..", "internal", "gitlabsim", "graphql", "recording", "testdata", release+".json")
 			if *update {
 				if err := os.WriteFile(path, text, 0o600); err != nil {
 					t.Fatal(err)
 				}
 				return
 			}
-			kept, err := os.ReadFile(path) //nolint:gosec // of this repository
+			kept, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -373,7 +374,7 @@ func TestShipGraphQLReleases(t *testing.T) {
 					time.Sleep(100 * time.Millisecond)
 				}
 				if !same(got, want) {
-					t.Fatalf("got %v\nwant %v\n%s", got, want, p.log)
+					t.Fatalf("got %v\nwant %v\n%s", got, want, p.Log())
 				}
 				requests := w.Requests()
 				// To 15.4 a group's GraphQL does not show the instance's runners.

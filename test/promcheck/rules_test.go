@@ -39,10 +39,10 @@ func rulesOf(tb testing.TB) ruleFile {
 	return f
 }
 
-// TestRules holds each rule to the metrics and labels there are, and each text
+// TestRulesNameWhatExists holds each rule to the metrics and labels there are, and each text
 // to the labels that its alert has. Recording rules are known from where they
 // stand on, since a group is evaluated in order.
-func TestRules(t *testing.T) {
+func TestRulesNameWhatExists(t *testing.T) {
 	v := New()
 	n := 0
 	for _, g := range rulesOf(t).Groups {

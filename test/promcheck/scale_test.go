@@ -37,7 +37,7 @@ const (
 func outage(runners int, now time.Time) *snapshot.GitLab {
 	s := &snapshot.GitLab{
 		Name: "corp", URL: "https://gitlab.example.com", Version: "18.2.1", Generation: 1, RowsGeneration: 1, Time: now, Up: true,
-		Scopes: []snapshot.Scope{{Kind: "instance", Up: true}},
+		Scopes: []snapshot.ScopeState{{Kind: "instance", Up: true}},
 		Self:   snapshot.Self{RateLimit: -1, RateRemaining: -1, JobsVisible: 1, ClockKnown: true},
 	}
 	for i := range s.Self.Stages {
