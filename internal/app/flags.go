@@ -143,9 +143,21 @@ func (o *options) validate() error {
 	if o.rulesPrint {
 		return nil // whatever else is given, nothing of it is used
 	}
-	switch {
-	case o.rulesValues != "":
+	if o.rulesValues != "" {
 		return errors.New("--rules.values goes with --rules.print")
+	}
+	if err := o.checkSource(); err != nil {
+		return err
+	}
+	if err := o.checkShards(); err != nil {
+		return err
+	}
+	return checkTelemetryPath(o.telemetryPath)
+}
+
+// checkSource holds the flags that name what is monitored to one of the ways.
+func (o *options) checkSource() error {
+	switch {
 	case o.demo && (o.configFile != "" || o.gitlabURL != ""):
 		return errors.New("--demo brings its own GitLab: leave out --config.file and --gitlab.url")
 	case o.demo && (o.configCheck || o.gitlabCheck):
@@ -159,10 +171,7 @@ func (o *options) validate() error {
 	case !o.demo && o.configFile == "" && o.gitlabURL == "":
 		return errors.New(waysToStart)
 	}
-	if err := o.checkShards(); err != nil {
-		return err
-	}
-	return checkTelemetryPath(o.telemetryPath)
+	return nil
 }
 
 func (o *options) checkShards() error {
