@@ -415,6 +415,20 @@ func (w *World) tryPick(i int32, t int64) {
 	}
 }
 
+// tick lets the peers of a runner contact GitLab, which offers them the job that
+// it picks.
+func (w *World) tick(r *runner, t int64) {
+	for _, o := range w.all {
+		peer := o.typ == r.typ && o.group == r.group && o.untagged == r.untagged && o.protected == r.protected && o.deleted == 0 && !o.paused()
+		if o == r || !peer || !slices.Equal(o.tagList(), r.tagList()) {
+			continue
+		}
+		for _, m := range o.managers {
+			m.touch(t)
+		}
+	}
+}
+
 // pick hands a job to a runner.
 func (w *World) pick(i int32, r *runner, t int64) {
 	j := w.jobs.at(i)
@@ -444,6 +458,9 @@ func (w *World) pick(i int32, r *runner, t int64) {
 	// A job queued for a runner lets all its machines through to Rails (docs/gitlab-api.md 3.3).
 	for _, c := range r.managers {
 		c.touch(t)
+	}
+	if w.opt.TickPeers {
+		w.tick(r, t)
 	}
 	if m != nil {
 		j.manager = m.idx + 1
