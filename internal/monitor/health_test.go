@@ -11,13 +11,13 @@ import (
 
 // peers is a world of runners that take the same jobs, enough of them to show
 // which one is silent among them.
-func peers(t *testing.T, api snapshot.API, n int) (*gitlabsim.World, []int64) {
+func peers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64) {
 	t.Helper()
 	world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, TickPeers: true, JobsPerHour: 120, Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, MaxDuration: 10 * time.Minute}})
 	if api == snapshot.APIGraphQL {
 		mount(t, world)
 	}
-	ids := make([]int64, n)
+	ids := make([]int64, 8)
 	for i := range ids {
 		ids[i] = world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"gpu"}})
 	}
@@ -61,7 +61,7 @@ func TestHealthFindsTheDead(t *testing.T) {
 	for name, api := range map[string]snapshot.API{"REST": snapshot.APIREST, "GraphQL": snapshot.APIGraphQL} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				world, ids := peers(t, api, 8)
+				world, ids := peers(t, api)
 				s := newScraper()
 				dir := memoryDir(t)
 				folder, state := openState(t, dir)
@@ -128,7 +128,7 @@ func TestHealthFindsTheDead(t *testing.T) {
 // runners from it too, and judgment is suspended for a while after it.
 func TestHealthHoldsAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST, 8)
+		world, _ := peers(t, snapshot.APIREST)
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
@@ -148,7 +148,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 		r.end(t)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST, 8)
+		world, _ := peers(t, snapshot.APIREST)
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
@@ -172,7 +172,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 // by name, and not usable; its peers are not.
 func TestHealthNamesTheBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST, 8)
+		world, _ := peers(t, snapshot.APIREST)
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, setup{})
