@@ -396,7 +396,7 @@ var templates = makeTemplates(
 	"/runners", "/runners/all", "/runners/verify", "/runners/reset_registration_token", "/runners/reset_authentication_token",
 	"/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects", "/runners/:id/reset_authentication_token",
 	"/groups/:id", "/groups/:id/runners", "/groups/:id/runners/reset_registration_token",
-	"/projects/:id/runners", "/projects/:id/runners/reset_registration_token", "/projects/:id/runners/:runner_id", "/projects/:id/jobs/:job_id",
+	"/projects/:id/runners", "/projects/:id/runners/reset_registration_token", "/projects/:id/runners/:runner_id", "/projects/:id/jobs", "/projects/:id/jobs/:job_id",
 	"/version", "/metadata", "/personal_access_tokens/self", "/user", "/user/runners",
 )
 
@@ -487,6 +487,7 @@ func (w *World) makeRoutes() map[route]handler {
 		{"GET", "/groups/:id"}:                                   (*call).groupInfo,
 		{"GET", "/groups/:id/runners"}:                           (*call).listGroup,
 		{"GET", "/projects/:id/runners"}:                         (*call).listProject,
+		{"GET", "/projects/:id/jobs"}:                            (*call).projectJobs,
 		{"GET", "/projects/:id/jobs/:job_id"}:                    (*call).projectJob,
 		{"GET", "/version"}:                                      (*call).version,
 		{"GET", "/user"}:                                         (*call).currentUser,
