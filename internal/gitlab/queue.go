@@ -44,7 +44,7 @@ type QueuePage struct {
 	Runner  int64  // whose jobs they could be; 0: all of the instance, for administrators, expensive
 	After   string // QueueJobs.Next of the page before; "": the first
 	First   int    // rows, at most 100; 0: 100
-	Details bool   // with tags and time, and Next; else the ids alone, and Count
+	Details bool   // with tags and time, and with More and Next where First is 100; else the ids alone, and Count
 }
 
 // PendingJob is a job that waits for a runner.
@@ -74,6 +74,7 @@ type QueueAnswer struct {
 	Pages  []QueueJobs    // as many as requested, in their order
 	Rights map[int64]bool // true: proved; false: not, which is no proof of the contrary
 	Jobs   QueueJobs      // of Project
+	Took   time.Duration  // of Pages, without the wait for the budget
 }
 
 // QueueFits reports whether one more page fits into a query that holds pages of
@@ -115,12 +116,14 @@ func (c *Client) queuePages(ctx context.Context, pages []QueuePage) (QueueAnswer
 	}
 	b.WriteString(" }")
 	out := QueueAnswer{}
-	err := c.aliased(ctx, b.String(), len(pages), func() { out.Pages = newQueueJobs(len(pages)) }, func(d *reader, i int) {
+	r := request{route: RouteGraphQL, document: b.String(), took: new(time.Duration)}
+	err := c.aliased(ctx, r, len(pages), func() { out.Pages = newQueueJobs(len(pages)) }, func(d *reader, i int) {
 		d.queueJobs(&out.Pages[i])
 	}, func(i int, err error) { out.Pages[i].Err = err })
 	if err != nil {
 		return QueueAnswer{}, err
 	}
+	out.Took = *r.took
 	for i := range out.Pages {
 		p := &out.Pages[i]
 		for k := range p.Jobs {
@@ -185,7 +188,8 @@ func (c *Client) queueRights(ctx context.Context, runners []int64) (QueueAnswer,
 	}
 	b.WriteString(" }")
 	out := QueueAnswer{}
-	err := c.aliased(ctx, b.String(), len(runners), func() { out.Rights = map[int64]bool{} }, func(d *reader, i int) {
+	r := request{route: RouteGraphQL, document: b.String()}
+	err := c.aliased(ctx, r, len(runners), func() { out.Rights = map[int64]bool{} }, func(d *reader, i int) {
 		for name := range d.members() {
 			if string(name) != "userPermissions" {
 				continue
@@ -206,8 +210,7 @@ func (c *Client) queueRights(ctx context.Context, runners []int64) (QueueAnswer,
 // aliased sends a query whose members are aliases of n parts. begin is called
 // for each attempt, read for each part that is an object, failed for each that
 // is null or that an error is about. An error about no part fails the query.
-func (c *Client) aliased(ctx context.Context, document string, n int, begin func(), read func(*reader, int), failed func(int, error)) error {
-	r := request{route: RouteGraphQL, document: document}
+func (c *Client) aliased(ctx context.Context, r request, n int, begin func(), read func(*reader, int), failed func(int, error)) error {
 	_, err := c.get(ctx, r, func(body io.Reader) error {
 		begin()
 		a := fleetAnswer{}

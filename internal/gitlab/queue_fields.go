@@ -51,14 +51,18 @@ func (p QueuePage) Cost() (complexity, characters int) {
 		}
 	}
 	children := 1 + fields // nodes
-	if p.Details {
+	switch {
+	case p.paged():
 		children += 3 // pageInfo and its two members
-	} else {
+	case !p.Details:
 		children++ // count
 	}
 	score := children + 1
 	return score + score*p.first()/100, len(p.text(0)) + 3 // an alias of up to four characters
 }
+
+// paged reports whether the answer names the page after this one.
+func (p QueuePage) paged() bool { return p.Details && p.first() == graphqlRows }
 
 func (p QueuePage) first() int {
 	if p.First <= 0 {
@@ -79,9 +83,10 @@ func (p QueuePage) text(place int) string {
 		b.WriteString(`, after: "` + p.After + `"`)
 	}
 	b.WriteString(") {")
-	if p.Details {
+	switch {
+	case p.paged():
 		b.WriteString(" pageInfo { hasNextPage endCursor }")
-	} else {
+	case !p.Details:
 		b.WriteString(" count")
 	}
 	b.WriteString(" nodes {")
