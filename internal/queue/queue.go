@@ -26,7 +26,6 @@ package queue
 import (
 	"cmp"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -44,9 +43,6 @@ const (
 	// trusted is for how many readings the rows of a class stand whose number and
 	// newest ids are as they were.
 	trusted = 5
-	// proofFor is how long a proof of the right holds, and how long a missing one
-	// is not looked up again.
-	proofFor = 6 * time.Hour
 	// keepIntervals is for how many intervals a result is shown.
 	keepIntervals = 3
 	// maxSurveys is how many requests of a reading the survey may take. Of a fleet
@@ -75,8 +71,6 @@ type Options struct {
 	// All also looks for jobs that are in no runner's list, in the list of all
 	// jobs: for administrators, and expensive on a large instance.
 	All bool
-	// Admin: the caller is known to be an administrator, who may read all.
-	Admin bool
 }
 
 // Queue is what is known of the waiting jobs of one GitLab over its readings. It
@@ -85,7 +79,7 @@ type Queue struct {
 	opt     Options
 	jobs    map[int64]*job
 	classes map[string]*class
-	proofs  map[owner]proof
+	proofs  map[owner]*proof
 	round   int // of readings
 	room    int // complexity of a query, where GitLab's limit is lower than usual; 0: usual
 
@@ -107,11 +101,6 @@ type place struct {
 	owner
 
 	protected bool
-}
-
-type proof struct {
-	ok bool
-	at time.Time
 }
 
 // job is one that waits.
@@ -159,7 +148,7 @@ func fits(have []string, untagged bool, want []string) bool {
 
 // New makes an empty one.
 func New(o Options) *Queue {
-	return &Queue{opt: o, jobs: map[int64]*job{}, classes: map[string]*class{}, proofs: map[owner]proof{}, shown: newShown()}
+	return &Queue{opt: o, jobs: map[int64]*job{}, classes: map[string]*class{}, proofs: map[owner]*proof{}, shown: newShown()}
 }
 
 // Forget drops what depends on the token or on GitLab's release: proofs, and
@@ -245,9 +234,6 @@ func yes(b bool) string {
 	return "0"
 }
 
-// proved reports whether an empty list of this owner's runners is an empty queue.
-func (q *Queue) proved(o owner) bool { return q.opt.Admin || q.proofs[o].ok }
-
 // seen records that a job waits now, in a place.
 func (q *Queue) seen(id int64, at place) *job {
 	j := q.jobs[id]
@@ -267,7 +253,6 @@ func (q *Queue) Begin(now time.Time, runners []Runner) *Reading {
 	if len(q.opt.Projects) > 0 {
 		return r
 	}
-	maps.DeleteFunc(q.proofs, func(_ owner, p proof) bool { return now.Sub(p.at) > proofFor })
 	for _, c := range q.registry.read {
 		r.work = append(r.work, &work{class: c, count: -1})
 	}

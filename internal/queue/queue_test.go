@@ -77,6 +77,19 @@ func TestRight(t *testing.T) {
 	if got := b.queue.Snapshot(b.now, same); len(got.Tags) != 3 {
 		t.Errorf("an administrator: %+v", got)
 	}
+
+	b.SetAdmin(token, false) // left are the groups, whose maintainer the user is
+	for i := range 3 {
+		b.now = b.now.Add(time.Minute)
+		b.mustRead()
+		got := b.queue.Snapshot(b.now, same)
+		if names := tagNames(got); !slices.Equal(names, []string{"gpu", "team"}) || b.requests != []int{2, 1, 1}[i] {
+			t.Errorf("of a right that was lost: %v after %d requests", names, b.requests)
+		}
+	}
+	b.SetAdmin(token, true)
+	b.now = b.now.Add(time.Minute)
+	b.holds(false)
 }
 
 // TestOldRelease: below 18.1 there is no result, and no request is repeated.
@@ -208,7 +221,7 @@ func TestRunnerGone(t *testing.T) {
 	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"b"}})
 	known := b.runners()
 	b.DeleteRunner(gone)
-	for _, requests := range []int{2, 1} { // the second time the survey shows it
+	for _, requests := range []int{3, 1} { // the second time the survey shows it
 		r, n := b.queue.Begin(b.now, known), 0
 		for ; ; n++ {
 			request, ok := r.Next()

@@ -109,28 +109,6 @@ func (r *Reading) survey() {
 	}
 }
 
-// unproved are representatives of owners whose lists are all empty, once a
-// reading: whether they are empty queues depends on the right.
-func (r *Reading) unproved() (ids []int64) {
-	if r.looked {
-		return nil
-	}
-	r.looked = true
-	for _, w := range r.work {
-		if w.count > 0 { // GitLab shows jobs to nobody without the right
-			r.q.proofs[w.class.place.owner] = proof{true, r.now}
-		}
-	}
-	for _, w := range r.work {
-		o := w.class.place.owner
-		if _, known := r.q.proofs[o]; known || r.q.opt.Admin || w.count < 0 || slices.Contains(r.rights, o) || len(ids) == rightsAtOnce {
-			continue
-		}
-		ids, r.rights = append(ids, w.class.representative), append(r.rights, o)
-	}
-	return ids
-}
-
 // rows requests what the survey leaves unexplained.
 func (r *Reading) rows() {
 	if !r.settled {
@@ -288,14 +266,7 @@ func (r *Reading) Take(a gitlab.QueueAnswer, err error) {
 	case len(r.q.opt.Projects) > 0:
 		r.takeProject(a.Jobs)
 	case len(r.rights) > 0:
-		for _, o := range r.rights {
-			r.q.proofs[o] = proof{at: r.now}
-		}
-		for _, w := range r.work {
-			if o := w.class.place.owner; a.Rights[w.class.representative] {
-				r.q.proofs[o] = proof{true, r.now}
-			}
-		}
+		r.takeRights(a.Rights)
 	default:
 		for i, got := range a.Pages {
 			if r.pages[i].Details {

@@ -99,7 +99,7 @@ func (r *Reading) count(out *Result, known map[place]bool) (any bool) {
 		if !w.done {
 			out.Truncated, known[w.class.place] = true, false
 		}
-		if w.count <= 0 && !q.proved(w.class.place.owner) {
+		if w.count <= 0 && !q.proved(w.class.place.owner, r.now) {
 			known[w.class.place] = false
 			continue
 		}
