@@ -81,6 +81,8 @@ type Queue struct {
 	classes map[string]*class
 	proofs  map[owner]*proof
 	round   int // of readings
+	// waiting are the jobs that are proved to wait in this round, by their first tag.
+	waiting map[place]map[string][]*job
 	room    int // complexity of a query, where GitLab's limit is lower than usual; 0: usual
 
 	all allJobs
@@ -234,20 +236,49 @@ func yes(b bool) string {
 	return "0"
 }
 
-// seen records that a job waits now, in a place.
-func (q *Queue) seen(id int64, at place) *job {
+// seen records that a job waits now, in a place; row is what was read of it, nil
+// for one that is known.
+func (q *Queue) seen(id int64, at place, row *gitlab.PendingJob) {
 	j := q.jobs[id]
 	if j == nil {
 		j = &job{id: id, places: map[place]bool{}}
 		q.jobs[id] = j
 	}
-	j.places[at], j.seen = true, q.round
-	return j
+	if row != nil {
+		j.take(*row)
+	}
+	member := j.places[at]
+	j.places[at] = true
+	switch {
+	case j.seen != q.round:
+		j.seen = q.round
+		for p := range j.places {
+			q.index(p, j)
+		}
+	case !member:
+		q.index(at, j)
+	}
+}
+
+// index lets of find a job that is proved to wait.
+func (q *Queue) index(at place, j *job) {
+	if !j.tagsKnown {
+		return
+	}
+	if q.waiting[at] == nil {
+		q.waiting[at] = map[string][]*job{}
+	}
+	key := ""
+	if len(j.tags) > 0 {
+		key = j.tags[0]
+	}
+	q.waiting[at][key] = append(q.waiting[at][key], j)
 }
 
 // Begin starts a reading. runners are those listed whose details are known.
 func (q *Queue) Begin(now time.Time, runners []Runner) *Reading {
 	q.round++
+	q.waiting = map[place]map[string][]*job{}
 	q.register(runners)
 	r := &Reading{q: q, now: now}
 	if len(q.opt.Projects) > 0 {

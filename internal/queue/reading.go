@@ -161,16 +161,22 @@ func (r *Reading) keepOld(w *work) {
 		}
 	}
 	for _, id := range c.all {
-		r.q.seen(id, c.place)
+		r.q.seen(id, c.place, nil)
 	}
 	w.done, w.old = true, true
 }
 
 // of are the jobs that are proved to wait and that a class is offered.
 func (r *Reading) of(c *class) (jobs []*job) {
-	for _, j := range r.q.jobs {
-		if j.seen == r.q.round && j.tagsKnown && j.places[c.place] && c.takes(j) {
-			jobs = append(jobs, j)
+	byTag := r.q.waiting[c.place]
+	if c.untagged {
+		jobs = append(jobs, byTag[""]...)
+	}
+	for _, tag := range c.tags {
+		for _, j := range byTag[tag] {
+			if c.takes(j) {
+				jobs = append(jobs, j)
+			}
 		}
 	}
 	return jobs
@@ -292,7 +298,7 @@ func (r *Reading) takeSurvey(w *work, got gitlab.QueueJobs) {
 			w.failed = true
 			return
 		default:
-			r.q.seen(j.ID, w.class.place)
+			r.q.seen(j.ID, w.class.place, nil)
 		}
 	}
 }
@@ -314,7 +320,7 @@ func (r *Reading) takeRows(w *work, p gitlab.QueuePage, got gitlab.QueueJobs) {
 		s.from = r.idAt(w, p.After)
 	}
 	for _, row := range got.Jobs {
-		r.q.seen(row.ID, w.class.place).take(row)
+		r.q.seen(row.ID, w.class.place, &row)
 		s.last = row.ID
 	}
 	if !got.More {
@@ -375,7 +381,7 @@ const maxProjectPages = 10
 
 func (r *Reading) takeProject(got gitlab.QueueJobs) {
 	for _, row := range got.Jobs {
-		r.q.seen(row.ID, place{}).take(row)
+		r.q.seen(row.ID, place{}, &row)
 	}
 	if r.page++; got.More && r.page < maxProjectPages {
 		return

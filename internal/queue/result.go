@@ -26,7 +26,6 @@ type Result struct {
 	At        time.Time
 	Jobs      []Job // by id
 	Truncated bool
-	Requests  int
 
 	carried  map[string]bool // tags that a runner has
 	untagged bool            // one of them takes untagged jobs
@@ -63,7 +62,7 @@ func (r *Reading) End() error {
 	if r.err != nil || q.unsupported {
 		return r.err
 	}
-	out := &Result{At: r.now, Requests: r.requests, Truncated: r.cut, carried: q.registry.tags, counted: map[string]bool{}}
+	out := &Result{At: r.now, Truncated: r.cut, carried: q.registry.tags, counted: map[string]bool{}}
 	known := map[place]bool{} // whether all lists of a place were read
 	if len(q.opt.Projects) > 0 {
 		out.counted = q.registry.tags
