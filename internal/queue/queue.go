@@ -43,6 +43,9 @@ const (
 	// trusted is for how many readings the rows of a class stand whose number and
 	// newest ids are as they were.
 	trusted = 5
+	// avoidFor is for how many readings another runner stands for a class whose
+	// representative failed.
+	avoidFor = 10
 	// keepIntervals is for how many intervals a result is shown.
 	keepIntervals = 3
 	// maxSurveys is how many requests of a reading the survey may take. Of a fleet
@@ -124,6 +127,10 @@ type class struct {
 
 	representative int64
 	available      bool // one of its runners is
+	// avoided is a representative whose list failed: it was deleted or retagged
+	// since its details were read. Another stands in for it until the round until.
+	avoided int64
+	until   int
 
 	// Of the last complete reading.
 	count  int
@@ -181,7 +188,7 @@ type registry struct {
 // change of its runners.
 func (q *Queue) register(runners []Runner) {
 	reg := registry{tags: map[string]bool{}, byPlace: map[place][]*class{}}
-	now := map[string]*class{}
+	now, members := map[string]*class{}, map[*class][]Runner{}
 	for _, r := range runners {
 		at := place{owner{r.Type, r.Owner}, r.Protected}
 		tags := sorted(r.Tags)
@@ -194,18 +201,18 @@ func (q *Queue) register(runners []Runner) {
 			if c = q.classes[key]; c == nil {
 				c = &class{key: key, place: at, tags: tags, untagged: r.RunUntagged}
 			}
-			c.representative, c.available = 0, false
+			c.available = false
 			now[key] = c
 			reg.classes = append(reg.classes, c)
 			reg.byPlace[at] = append(reg.byPlace[at], c)
 		}
-		// The lowest id of those available, so that it does not change without need.
-		if c.representative == 0 || r.Available && !c.available || r.Available == c.available && r.ID < c.representative {
-			c.representative = r.ID
-		}
 		c.available = c.available || r.Available
+		members[c] = append(members[c], r)
 	}
 	q.classes = now
+	for c, runners := range members {
+		c.represent(runners, q.round)
+	}
 	for _, c := range reg.classes {
 		if !slices.ContainsFunc(reg.byPlace[c.place], func(o *class) bool { return o.contains(c) }) {
 			reg.read = append(reg.read, c)
@@ -213,6 +220,21 @@ func (q *Queue) register(runners []Runner) {
 	}
 	slices.SortFunc(reg.read, func(a, b *class) int { return cmp.Compare(a.key, b.key) })
 	q.registry = reg
+}
+
+// represent chooses who stands for a class: of those available the lowest id, so
+// that it does not change without need.
+func (c *class) represent(runners []Runner, round int) {
+	rank := func(r Runner) int {
+		switch {
+		case r.ID == c.avoided && round < c.until:
+			return 2
+		case !r.Available:
+			return 1
+		}
+		return 0
+	}
+	c.representative = slices.MinFunc(runners, func(a, b Runner) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.ID, b.ID)) }).ID
 }
 
 // contains reports whether each job of o is offered to c too, so that o needs

@@ -241,6 +241,36 @@ func TestRunnerGone(t *testing.T) {
 	b.holds(false)
 }
 
+// TestRetagged: a runner whose tags changed since its details were read is not
+// taken for its class; another one stands in.
+func TestRetagged(t *testing.T) {
+	b := newBench(t, gitlabsim.Options{}, queue.Options{})
+	changed := b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
+	b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
+	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"a"}})
+	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"new"}})
+	known := b.runners()
+	b.SetTags(changed, []string{"a", "new"})
+	for i := range 5 {
+		r := b.queue.Begin(b.now, known)
+		for {
+			request, ok := r.Next()
+			if !ok {
+				break
+			}
+			r.Take(b.client.Queue(t.Context(), request))
+		}
+		if err := r.End(); err != nil {
+			t.Fatal(err)
+		}
+		result := b.queue.Result(b.now)
+		if first := i == 0; first != result.Truncated || first != (len(result.Jobs) == 0) {
+			t.Errorf("reading %d: %+v", i, result)
+		}
+	}
+	b.holds(false) // its details were read
+}
+
 // TestProjects by REST: all that wait are known, those that nobody takes too.
 func TestProjects(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{Version: "16.11.0"}, queue.Options{})

@@ -310,7 +310,7 @@ func (r *Reading) takeRows(w *work, p gitlab.QueuePage, got gitlab.QueueJobs) {
 	}
 	for _, row := range got.Jobs {
 		// The list of a runner that was deleted meanwhile is that of all jobs.
-		if row.TagsKnown && !fits(w.class.tags, w.class.untagged, sorted(row.Tags)) {
+		if row.TagsKnown && row.TagsOmitted == 0 && !fits(w.class.tags, w.class.untagged, sorted(row.Tags)) {
 			w.failed = true
 			return
 		}
@@ -332,7 +332,7 @@ func (r *Reading) takeRows(w *work, p gitlab.QueuePage, got gitlab.QueueJobs) {
 }
 
 func (j *job) take(row gitlab.PendingJob) {
-	j.tags, j.tagsKnown, j.queuedAt = sorted(row.Tags), row.TagsKnown, row.QueuedAt
+	j.tags, j.tagsKnown, j.queuedAt = sorted(row.Tags), row.TagsKnown && row.TagsOmitted == 0, row.QueuedAt
 }
 
 // idAt is the id that a cursor stands for.
@@ -350,6 +350,9 @@ func (r *Reading) idAt(w *work, cursor string) int64 {
 // keep records what was read of a class for the next reading.
 func (w *work) keep(r *Reading) {
 	c := w.class
+	if w.failed {
+		c.avoided, c.until = c.representative, r.q.round+avoidFor
+	}
 	if chain := w.chain(); len(chain) > 0 {
 		end := chain[len(chain)-1].last
 		for _, s := range c.pivots { // below what could be read, where they were
