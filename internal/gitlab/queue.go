@@ -277,7 +277,8 @@ func (a *fleetAnswer) parts(there []bool, failed func(int, Reason, string)) erro
 		}
 		if code, names := e.objection(); code != "" {
 			no.field = names[len(names)-1]
-			no.noQueue = no.field == unknownArgument || strings.Contains(e.Message, unknownArgument)
+			// Neither the argument, nor, in the oldest releases, the field.
+			no.noQueue = no.field == unknownArgument || code == undefinedField && (no.field == "jobs" || placeOf(no.field, len(there)) >= 0)
 		}
 		return no
 	}

@@ -198,13 +198,18 @@ func TestQueueAnswers(t *testing.T) {
 		"nodes are no list": {`{"data":{"p0":{"nodes":{}}}}`, gitlab.ReasonDecode, nil},
 		"nothing":           {`{}`, gitlab.ReasonNotGitLab, nil},
 		"an error of all":   {`{"data":null,"errors":[{"message":"Internal server error"}]}`, gitlab.ReasonServerError, nil},
-		"too slow":          {`{"data":{"p0":null},"errors":[{"message":"Request timed out. Please try a less complex query"}]}`, gitlab.ReasonTimeout, nil},
+		"no list of jobs": {
+			`{"errors":[{"message":"Field 'jobs' doesn't exist on type 'Query'","path":["query queue","p0"],"extensions":{"code":"undefinedField","typeName":"Query","fieldName":"jobs"}}]}`,
+			gitlab.ReasonBadRequest, nil,
+		},
+		"no list of jobs, in words": {`{"errors":[{"message":"Field 'jobs' doesn't exist on type 'Query'"}]}`, gitlab.ReasonBadRequest, nil},
+		"too slow":                  {`{"data":{"p0":null},"errors":[{"message":"Request timed out. Please try a less complex query"}]}`, gitlab.ReasonTimeout, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSim(t, gitlabsim.Options{})
 			s.ql.SetFault(func(graphql.Query) *graphql.Fault { return &graphql.Fault{Raw: tc.body} })
 			a, err := s.client.Queue(t.Context(), gitlab.QueueRequest{Pages: []gitlab.QueuePage{{Runner: 1, Details: true}, {Runner: 2, Details: true}}})
-			if gitlab.ReasonOf(err) != tc.reason {
+			if gitlab.ReasonOf(err) != tc.reason || errors.Is(err, gitlab.ErrNoQueue) != strings.HasPrefix(name, "no list of jobs") {
 				t.Fatalf("%v, want %s", err, tc.reason)
 			}
 			if tc.check != nil && !tc.check(a) {
