@@ -64,6 +64,54 @@ func TestOnePageForOneCause(t *testing.T) {
 			heard: []string{"GitLabRunnerFleetStateNotSaved a", "GitLabRunnerFleetTokenRefused corp", "GitLabRunnerTagLost lab gpu"}, page: 2,
 		},
 		{
+			cause: "one of two processes is blind: nothing of the fleet is muted",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetReplicaBlind", "gitlab", "corp", "instance", "b"),
+				al("GitLabRunnerFleetClockSkew", "gitlab", "corp", "instance", "b"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+			},
+			heard: []string{"GitLabRunnerFleetClockSkew corp b", "GitLabRunnerFleetReplicaBlind corp b", "GitLabRunnerTagLost corp gpu"}, page: 1,
+		},
+		{
+			cause: "staging has no exporter; production lost a tag",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetExporterDown", "cluster", "staging"),
+				al("GitLabRunnerTagLost", "cluster", "staging", "gitlab", "corp", "tag", "old"),
+				al("GitLabRunnerTagLost", "cluster", "production", "gitlab", "corp", "tag", "gpu"),
+			},
+			heard: []string{"GitLabRunnerFleetExporterDown", "GitLabRunnerTagLost corp gpu"}, page: 2,
+		},
+		{
+			cause: "one pause of twelve runners empties seven tags; one of them has a floor",
+			alerts: []map[string]string{
+				al("GitLabRunnerMassPause", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerTagEmpty", "gitlab", "corp", "tag", "a", "runner_type", "group_type"),
+				al("GitLabRunnerTagEmpty", "gitlab", "corp", "tag", "b", "runner_type", "group_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "deploy", "runner_type", "group_type"),
+			},
+			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerTagLost corp deploy"}, page: 1,
+		},
+		{
+			cause: "seven tags are lost at once: one page",
+			alerts: []map[string]string{
+				al("GitLabRunnerTypeOffline", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "a", "runner_type", "group_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "b", "runner_type", "group_type"),
+				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "c", "runner_type", "group_type"),
+				al("GitLabRunnerOffline", "gitlab", "corp", "runner_type", "group_type"),
+			},
+			heard: []string{"GitLabRunnerTagLost corp a", "GitLabRunnerTagLost corp b", "GitLabRunnerTypeOffline corp"}, page: 1,
+		},
+		{
+			cause: "nobody watches one GitLab any more; another lost a tag",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetGitLabUnwatched", "gitlab", "corp"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "gpu"),
+				al("GitLabRunnerTagLost", "gitlab", "lab", "tag", "gpu"),
+			},
+			heard: []string{"GitLabRunnerFleetGitLabUnwatched corp", "GitLabRunnerTagLost lab gpu"}, page: 2,
+		},
+		{
 			cause: "GitLab is down",
 			alerts: []map[string]string{
 				al("GitLabRunnerFleetGitLabUnreadable", "gitlab", "corp"),
@@ -83,7 +131,7 @@ func TestOnePageForOneCause(t *testing.T) {
 				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "both"),
 				al("GitLabRunnerOffline", "gitlab", "corp", "runner_id", "7", "runner_type", "instance_type"),
 			},
-			heard: []string{"GitLabRunnerTagLost corp both", "GitLabRunnerTagLost corp own", "GitLabRunnerTypeLost corp"}, page: 3,
+			heard: []string{"GitLabRunnerTagLost corp both", "GitLabRunnerTagLost corp own", "GitLabRunnerTypeLost corp"}, page: 1,
 		},
 		{
 			cause: "all runners are lost",
@@ -116,12 +164,15 @@ func TestOnePageForOneCause(t *testing.T) {
 				al("GitLabRunnerMassPause", "gitlab", "corp", "runner_type", "group_type"),
 				al("GitLabRunnerPausedLong", "gitlab", "corp", "runner_id", "9", "runner_type", "group_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagSaturated", "gitlab", "corp", "tag", "x64", "runner_type", "group_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "gpu", "runner_type", "project_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "both"),
 				al("GitLabRunnerTypeInfrastructureFailures", "gitlab", "corp", "runner_type", "group_type"),
-				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "gpu"),
+				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "gpu", "runner_type", "group_type"),
+				al("GitLabRunnerTagInfrastructureFailures", "gitlab", "corp", "tag", "own", "runner_type", "project_type"),
 			},
-			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerOffline corp 8", "GitLabRunnerTagHalfGone corp both", "GitLabRunnerTagHalfGone corp gpu", "GitLabRunnerTypeInfrastructureFailures corp", "GitLabRunnerTypeOffline corp"},
+			heard: []string{"GitLabRunnerMassPause corp", "GitLabRunnerOffline corp 8", "GitLabRunnerTagHalfGone corp both", "GitLabRunnerTagHalfGone corp gpu", "GitLabRunnerTagInfrastructureFailures corp own", "GitLabRunnerTypeInfrastructureFailures corp", "GitLabRunnerTypeOffline corp"},
 		},
 	} {
 		// Alerts of one case must not meet those of another.
@@ -181,7 +232,7 @@ func through(list []posted) (heard []string, pages int) {
 		}
 		heard = append(heard, strings.Join(id, " "))
 		if a.Labels["severity"] == "critical" {
-			groups[a.Labels["gitlab"]+"\x00"+a.Labels["tag"]] = true
+			groups[a.Labels["cluster"]+"\x00"+a.Labels["gitlab"]] = true
 		}
 	}
 	slices.Sort(heard)
@@ -260,7 +311,7 @@ func alertmanager(t *testing.T) string {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=") //nolint:gosec // a tool of the Makefile
+	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=")
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

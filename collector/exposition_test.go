@@ -55,7 +55,7 @@ func scenarios() map[string]struct {
 	}
 }
 
-func TestGolden(t *testing.T) {
+func TestExpositionsAsExpected(t *testing.T) {
 	for name, sc := range scenarios() {
 		for ext, accept := range map[string]string{"txt": acceptText, "om": acceptOM} {
 			t.Run(name+"."+ext, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestGolden(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				want, err := os.ReadFile(file) //nolint:gosec // of the table above
+				want, err := os.ReadFile(file)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -114,8 +114,8 @@ func firstDifference(got, want string) string {
 	return "ends before: " + w[len(g)]
 }
 
-// TestWithdrawal states by name which families go and which stay.
-func TestWithdrawal(t *testing.T) {
+// TestWithdrawalTakesGaugesAndLeavesCounters states by name which families go and which stay.
+func TestWithdrawalTakesGaugesAndLeavesCounters(t *testing.T) {
 	families := func(s *snapshot.GitLab) map[string]bool {
 		e := newExporter(t, Options{})
 		e.Publish(s)
@@ -129,6 +129,7 @@ func TestWithdrawal(t *testing.T) {
 	}
 	counts := []string{
 		"jobs_finished_total", "tag_jobs_finished_total", "runner_jobs_finished_total",
+		"runners_status_changes_total", "runners_joined_total", "runners_left_total",
 		"job_duration_seconds", "job_queued_duration_seconds", "tag_job_queued_duration_seconds",
 	}
 	always := []string{"up", "scope_up", "gitlab_info", "tag_expected_runners"}
@@ -226,9 +227,9 @@ func TestURLWithoutCredentials(t *testing.T) {
 	}
 }
 
-// TestMalformedSeries: a series with labels or buckets of the wrong number would
+// TestMalformedSeriesIsLeftOutAlone: a series with labels or buckets of the wrong number would
 // make the whole scrape unreadable, so it alone is left out.
-func TestMalformedSeries(t *testing.T) {
+func TestMalformedSeriesIsLeftOutAlone(t *testing.T) {
 	s := small("corp")
 	s.Counters.JobsFinished = append(s.Counters.JobsFinished, snapshot.Counter{Labels: []string{"malformed"}})
 	s.Counters.JobQueued = append(s.Counters.JobQueued, snapshot.Histogram{Labels: []string{"malformed"}, Buckets: []uint64{1}})

@@ -71,7 +71,7 @@ func scrapeBody(tb testing.TB, e *Exporter, accept string) string {
 func waiting(name string) *snapshot.GitLab {
 	return &snapshot.GitLab{
 		Name: name, URL: "https://" + name + ".example.com", Generation: 1, RowsGeneration: 1, Time: t0,
-		Scopes:   []snapshot.Scope{{Kind: "instance"}},
+		Scopes:   []snapshot.ScopeState{{Kind: "instance"}},
 		Expected: []snapshot.Expected{{Tag: "gpu", Runners: 2}},
 		Self:     snapshot.Self{RateLimit: -1, RateRemaining: -1, JobsVisible: -1},
 	}
@@ -83,7 +83,7 @@ func small(name string) *snapshot.GitLab {
 	s := waiting(name)
 	s.Version = "18.2.1"
 	s.Up = true
-	s.Scopes = []snapshot.Scope{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
+	s.Scopes = []snapshot.ScopeState{{Kind: "groups", Path: "infra/ci", Up: true}, {Kind: "groups", Path: "42"}}
 	s.Expected = []snapshot.Expected{{Tag: "arm", Runners: 1}, {Tag: "linux", Runners: 1}, {Tag: "unseen", Runners: 1}, {Tag: "zos", Runners: 3}}
 	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true, ManagersRead: true}
 	f.Runners[snapshot.InstanceType][snapshot.Online][0] = 1
@@ -101,20 +101,21 @@ func small(name string) *snapshot.GitLab {
 	f.Tags = []snapshot.Tag{
 		{Name: snapshot.TagUnknown, Runners: [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{nil, unknown, nil}},
 		{
-			Name: "linux", Busy: 1, Available: 1, LastAvailable: t0, Capacity: 5,
+			Name: "linux", Busy: 1, Available: 1, Usable: 0, LastAvailable: t0, Capacity: 5,
 			Runners:       [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{linux, nil, nil},
 			JobsExecuting: [snapshot.NumRunnerTypes]int{3, 0, 0},
 		},
 	}
 	f.Rows = []snapshot.Runner{
 		{
-			ID: 9, Type: snapshot.InstanceType, Status: snapshot.Online, Description: `quotes "and" back\slashes` + "\nin two lines",
+			ID: 9, Type: snapshot.InstanceType, Status: snapshot.Online, StatusSince: t0.Add(-time.Hour), Description: `quotes "and" back\slashes` + "\nin two lines",
 			Version: "18.1.0", Platform: "linux", Arch: "amd64", RunUntagged: true, Tags: []string{"linux"},
-			ContactedAt: t0.Add(-time.Minute), DetailsAt: t0, ManagersOnline: 2, ManagersKnown: 3,
+			ContactedAt: t0.Add(-time.Minute), LastSeen: t0.Add(-time.Second), DetailsAt: t0, ManagersOnline: 2, ManagersKnown: 3,
 			JobsExecuting: 3, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-time.Second), Exported: true,
 		},
 		{
 			ID: 10, Type: snapshot.GroupType, Status: snapshot.Offline, Paused: true, Owner: "a/group", ContactedAt: t0,
+			StatusSince: t0.Add(-time.Hour), PausedSince: t0.Add(-time.Minute),
 			Tags: []string{snapshot.TagUnknown}, ManagersOnline: -1, ManagersKnown: -1, JobsExecuting: -1, Exported: true,
 		},
 		{ID: 11, Type: snapshot.ProjectType, Status: snapshot.NeverContacted, Description: "excluded", DetailsAt: t0},
@@ -130,12 +131,16 @@ func small(name string) *snapshot.GitLab {
 		TagSets:   []snapshot.QueueTagSet{{Tags: "arm,linux"}, {Tags: "linux", Jobs: 3}, {Tags: "linus", Jobs: 1}},
 		Unmatched: []snapshot.QueueUnmatched{{Tags: "linus", Reason: snapshot.NoRunner, Jobs: 1}, {Tags: "arm,linux", Reason: snapshot.NoneAvailable}},
 	}
+	s.Health = smallHealth()
 	buckets := func(n ...uint64) []uint64 { return append(n, make([]uint64, 13-len(n))...) }
 	s.Counters = &snapshot.Counters{
 		JobsFinished: []snapshot.Counter{
 			{Labels: []string{"instance_type", "success", "", ""}, Value: 1234567, Created: t0},
 			{Labels: []string{"instance_type", "failed", "script", "script_failure"}, Value: 3, Created: t0},
 		},
+		StatusChanges:   []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 5, Created: t0}},
+		RunnersJoined:   []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 4, Created: t0}},
+		RunnersLeft:     []snapshot.Counter{{Labels: []string{"instance_type"}, Value: 3, Created: t0}},
 		TagJobsFinished: []snapshot.Counter{{Labels: []string{"linux", "success", ""}, Value: 40, Created: t0}},
 		Runners: []snapshot.RunnerCounter{
 			{ID: 9, Status: snapshot.Success, Value: 40, Created: t0},
@@ -155,6 +160,27 @@ func small(name string) *snapshot.GitLab {
 	s.Self.JobsRecovered = 7
 	s.Self.JobsUnresolved[snapshot.UnresolvedTooOld] = 2
 	return s
+}
+
+// smallHealth judges the runners of small: one fails job after job, one is down
+// and left jobs behind, one that metrics.runners excludes was never read.
+func smallHealth() *snapshot.HealthPicture {
+	h := &snapshot.HealthPicture{Time: t0, FleetSilent: true, Until: t0.Add(time.Hour)}
+	h.Runners[snapshot.InstanceType][snapshot.HealthAlive][snapshot.NoHealthReason][0] = 1
+	h.Runners[snapshot.GroupType][snapshot.HealthDown][snapshot.HealthSilentAmongPeers][1] = 1
+	h.Runners[snapshot.ProjectType][snapshot.HealthUnknown][snapshot.HealthNotSeen][0] = 1
+	h.Suspects[snapshot.SuspectBlackHole] = 1
+	blackHole := snapshot.Ill{ID: 9, LastSeen: t0.Add(-time.Second), ConsecutiveFailed: 7}
+	blackHole.Suspects[snapshot.SuspectBlackHole] = t0.Add(-5 * time.Minute)
+	h.Ill = []snapshot.Ill{
+		blackHole,
+		{
+			ID: 10, Type: snapshot.GroupType, Paused: true, Health: snapshot.HealthDown, Reason: snapshot.HealthSilentAmongPeers,
+			Since: t0.Add(-20 * time.Minute), OrphanedJobs: 2,
+		},
+		{ID: 11, Type: snapshot.ProjectType, Health: snapshot.HealthUnknown, Reason: snapshot.HealthNotSeen, Since: t0.Add(-time.Hour)},
+	}
+	return h
 }
 
 // withGeneration is s at another generation.

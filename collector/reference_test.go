@@ -5,9 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // reference is the same table behind client_golang's registry: what our own
@@ -285,7 +284,7 @@ func TestWholeBodyParses(t *testing.T) {
 	}
 }
 
-func TestLint(t *testing.T) {
+func TestRegistryLintFindsNothing(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(small("corp"))
 	reg, _ := referenceOf(t, e)
@@ -302,20 +301,14 @@ func TestLint(t *testing.T) {
 	}
 }
 
-func TestPromtool(t *testing.T) {
-	promtool := filepath.Clean(os.Getenv("PROMTOOL"))
-	if promtool == "." {
-		promtool = filepath.Join("..", ".tools", "promtool")
-	}
-	if _, err := os.Stat(promtool); err != nil { //nolint:gosec // the developer names the tool
-		t.Fatalf("no promtool at %s: run `make tools`, or set PROMTOOL", promtool)
-	}
+func TestPromtoolAcceptsAScrape(t *testing.T) {
+	promtool := rig.Tool(t, "promtool")
 	e := newExporter(t, Options{})
 	e.Publish(small("corp"))
 	e.Publish(waiting("public"))
 	e.Self().Declare("corp", []string{"runners"}, []string{"timeout"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})
-	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics", "--lint=all") //nolint:gosec // the developer names the tool
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics", "--lint=all")
 	cmd.Stdin = strings.NewReader(scrapeBody(t, e, acceptText))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("promtool: %v\n%s", err, out)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestOwnClock: the clock is read at each scrape, not when something changed.
-func TestOwnClock(t *testing.T) {
+// TestClockIsReadAtEachScrape: the clock is read at each scrape, not when something changed.
+func TestClockIsReadAtEachScrape(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newExporter(t, Options{Shards: 3})
 		for _, want := range []string{"9.466848e+08", "9.466848625e+08"} { // 2000-01-01, where a bubble's time begins

@@ -83,7 +83,7 @@ func TestNegotiatesAsPromhttp(t *testing.T) {
 	}
 }
 
-func TestCompression(t *testing.T) {
+func TestCompressedBodiesAreTheSame(t *testing.T) {
 	e := newExporter(t, Options{Disable: []string{selfPrefix + "time_seconds"}}) // another at each scrape
 	e.Publish(large(50))
 	for _, accept := range []string{acceptText, acceptOM, acceptProto} {
@@ -112,7 +112,7 @@ func TestCompression(t *testing.T) {
 	}
 }
 
-func TestMethods(t *testing.T) {
+func TestOnlyGetAndHeadAreAnswered(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(small("corp"))
 	for method, want := range map[string]int{
@@ -177,7 +177,7 @@ func (p plainWriter) Header() http.Header         { return p.c.Header() }
 func (p plainWriter) WriteHeader(int)             {}
 func (p plainWriter) Write(b []byte) (int, error) { return p.c.Write(b) }
 
-func TestServed(t *testing.T) {
+func TestServedIsTheGenerationOfACompleteScrape(t *testing.T) {
 	served := func(e *Exporter, gen, rows uint64, when string) {
 		t.Helper()
 		if g, r := e.Served("corp"), e.ServedRows("corp"); g != gen || r != rows {
@@ -263,8 +263,8 @@ func TestServed(t *testing.T) {
 	}
 }
 
-// TestClientGoesAway over a real connection, with most of the body unread.
-func TestClientGoesAway(t *testing.T) {
+// TestClientThatGoesAwayHoldsNothing over a real connection, with most of the body unread.
+func TestClientThatGoesAwayHoldsNothing(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(large(20_000)) // far more than the sockets' buffers hold
 	ended := make(chan struct{})
@@ -372,7 +372,7 @@ func TestRenderedAhead(t *testing.T) {
 // marked is a GitLab in which every number holds the generation it came from.
 func marked(name string, gen, rows uint64) *snapshot.GitLab {
 	s := withGeneration(small(name), gen, rows)
-	n := int(gen) //nolint:gosec // tens
+	n := int(gen)
 	s.Fleet.Busy = [snapshot.NumRunnerTypes]int{n, n, n}
 	s.Counters.JobsFinished[0].Value = float64(gen)
 	for i := range s.Counters.Runners {

@@ -25,6 +25,10 @@ version_runners gauge version
 version_behind_minor_releases gauge version
 tag_expected_runners gauge tag
 tag_available_runners gauge tag
+tag_usable_runners gauge tag
+health_runners gauge runner_type health reason paused
+suspect_runners gauge reason
+health_judgement_suspended gauge reason
 tag_last_available_timestamp_seconds gauge tag
 tag_capacity_jobs gauge tag
 queue_jobs gauge
@@ -37,8 +41,15 @@ queue_truncated gauge
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id
+runner_status_since_timestamp_seconds gauge runner_id
+runner_paused_since_timestamp_seconds gauge runner_id
 runner_contacted_timestamp_seconds gauge runner_id
 runner_details_timestamp_seconds gauge runner_id
+runner_last_seen_timestamp_seconds gauge runner_id
+runner_unhealthy_since_timestamp_seconds gauge runner_id health reason
+runner_suspect_since_timestamp_seconds gauge runner_id reason
+runner_orphaned_jobs gauge runner_id
+runner_consecutive_failed_jobs gauge runner_id
 runner_tag_info gauge runner_id tag
 runner_managers_online gauge runner_id
 runner_managers_known gauge runner_id
@@ -46,6 +57,9 @@ runner_jobs_executing gauge runner_id
 runner_oldest_job_start_timestamp_seconds gauge runner_id
 runner_last_job_finished_timestamp_seconds gauge runner_id
 runner_jobs_finished_total counter runner_id status failure_class
+runners_status_changes_total counter runner_type
+runners_joined_total counter runner_type
+runners_left_total counter runner_type
 jobs_executing gauge runner_type status
 tag_jobs_executing gauge tag runner_type
 jobs_finished_total counter runner_type status failure_class failure_reason
@@ -114,7 +128,7 @@ func TestTableKeepsWhatIsPromised(t *testing.T) {
 	}
 }
 
-func TestTableRules(t *testing.T) {
+func TestTableKeepsThePrometheusNamingRules(t *testing.T) {
 	for _, f := range Families() {
 		if strings.HasPrefix(f.Name, "gitlab_runner_fleet_runner_") != slices.Contains(f.Labels, "runner_id") {
 			t.Errorf("%s: the label runner_id stands if and only if the name begins with runner_", f.Name)
@@ -233,7 +247,7 @@ func TestEveryFamilyCanBeDisabled(t *testing.T) {
 	}
 }
 
-func TestSelfValues(t *testing.T) {
+func TestSelfMetricsHaveTheReportedValues(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Self().Declare("corp", []string{"runners", "jobs"}, []string{"timeout", "auth"})
 	e.Self().DeclareRetries("corp", []string{"timeout"})

@@ -26,6 +26,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"gitlab-runner-fleet-exporter/internal/bounded"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // maxFileBytes bounds the configuration file: a path such as /dev/zero must
@@ -45,10 +46,10 @@ type GitLabConfig struct {
 	Name             string                     `yaml:"name,omitempty"`
 	URL              string                     `yaml:"url"`
 	HTTPClientConfig commoncfg.HTTPClientConfig `yaml:",inline"`
-	Scope            Scope                      `yaml:"scope,omitempty"`
+	Scope            snapshot.ScopeKind         `yaml:"scope,omitempty"`
 	Groups           []string                   `yaml:"groups,omitempty"`
 	Projects         []string                   `yaml:"projects,omitempty"`
-	API              API                        `yaml:"api,omitempty"`
+	API              snapshot.API               `yaml:"api,omitempty"`
 	Expected         map[string]int             `yaml:"expected,omitempty"`
 	Queue            QueueMode                  `yaml:"queue,omitempty"`
 	Poll             PollConfig                 `yaml:"poll,omitempty"`

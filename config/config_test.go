@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 
 	commoncfg "github.com/prometheus/common/config"
 	"go.yaml.in/yaml/v3"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // minimal is the smallest file that loads.
@@ -62,11 +65,11 @@ func checkDefaultMetrics(t *testing.T, m Metrics) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestMinimalFileHasTheDefaults(t *testing.T) {
 	v := mustParse(t, minimal)
 	g := v.GitLabs()[0]
 	if len(v.GitLabs()) != 1 || g.Name != "gitlab.example.com" || g.URL != "https://gitlab.example.com" ||
-		g.Scope != ScopeInstance || g.API != APIAuto || g.Queue != QueueCompatible || g.Groups != nil || g.Projects != nil || g.Expected != nil {
+		g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Queue != QueueCompatible || g.Groups != nil || g.Projects != nil || g.Expected != nil {
 		t.Errorf("%#v", g)
 	}
 	if g.Poll != wantPoll {
@@ -81,7 +84,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestFull(t *testing.T) {
+func TestEachValueOfAFullFileIsTaken(t *testing.T) {
 	v := mustLoad(t, "testdata/full.yml")
 	gs := v.GitLabs()
 	if len(gs) != 5 {
@@ -97,17 +100,17 @@ func TestFull(t *testing.T) {
 	merged.MaxRequestsPerSecond, merged.Lookback = 0, 8*time.Hour
 	for i, want := range []struct {
 		name, url string
-		scope     Scope
+		scope     snapshot.ScopeKind
 		groups    []string
 		projects  []string
-		api       API
+		api       snapshot.API
 		poll      Poll
 	}{
-		{"corp", "https://gitlab.example.com:8443/root", ScopeGroups, []string{"infra/ci", "42"}, nil, APIREST, slow},
-		{"127.0.0.1:8080", "http://127.0.0.1:8080", ScopeProjects, nil, []string{"infra/ci", "7"}, APIGraphQL, merged},
-		{"minimal", "https://other.example.com", ScopeInstance, nil, nil, APIAuto, global},
-		{"proxied", "http://proxied.example.com", ScopeOwned, nil, nil, APIAuto, global},
-		{"oauth", "https://oauth.example.com", ScopeInstance, nil, nil, APIAuto, global},
+		{"corp", "https://gitlab.example.com:8443/root", snapshot.ScopeGroups, []string{"infra/ci", "42"}, nil, snapshot.APIREST, slow},
+		{"127.0.0.1:8080", "http://127.0.0.1:8080", snapshot.ScopeProjects, nil, []string{"infra/ci", "7"}, snapshot.APIGraphQL, merged},
+		{"minimal", "https://other.example.com", snapshot.ScopeInstance, nil, nil, snapshot.APIAuto, global},
+		{"proxied", "http://proxied.example.com", snapshot.ScopeOwned, nil, nil, snapshot.APIAuto, global},
+		{"oauth", "https://oauth.example.com", snapshot.ScopeInstance, nil, nil, snapshot.APIAuto, global},
 	} {
 		g := gs[i]
 		if g.Name != want.name || g.URL != want.url || g.Scope != want.scope || !slices.Equal(g.Groups, want.groups) ||
@@ -147,7 +150,7 @@ func TestFull(t *testing.T) {
 	}
 }
 
-func TestWarnings(t *testing.T) {
+func TestWarningsNameWhatIsUnwise(t *testing.T) {
 	got := strings.Join(mustLoad(t, "testdata/full.yml").Warnings(), "\n")
 	want := "gitlabs[0]: with follow_redirects the token is also sent to any host that GitLab redirects to\n" +
 		"gitlabs[3]: insecure_skip_verify lets anybody in between read the token\n" +
@@ -157,7 +160,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-func TestSummary(t *testing.T) {
+func TestSummaryShowsWhatIsInForce(t *testing.T) {
 	want, err := os.ReadFile("testdata/full.summary")
 	if err != nil {
 		t.Fatal(err)
@@ -167,9 +170,9 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestExample holds docs/config.example.yml to the code: it loads, has the
+// TestExampleFileHasTheDefaultsAndEachKey holds docs/config.example.yml to the code: it loads, has the
 // defaults, and has every key.
-func TestExample(t *testing.T) {
+func TestExampleFileHasTheDefaultsAndEachKey(t *testing.T) {
 	data, err := os.ReadFile("../docs/config.example.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +186,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := v.GitLabs()[0]
-	if g.Poll != wantPoll || g.Scope != ScopeInstance || g.API != APIAuto || g.Queue != QueueCompatible {
+	if g.Poll != wantPoll || g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Queue != QueueCompatible {
 		t.Errorf("not the defaults: %v", g)
 	}
 	checkDefaultMetrics(t, v.Metrics())
@@ -256,8 +259,9 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestContract loads the contract's own example, its token file aside.
-func TestContract(t *testing.T) {
+// TestEveryDocumentedKeyLoads loads one configuration with each key of
+// docs/configuration.md.
+func TestEveryDocumentedKeyLoads(t *testing.T) {
 	mustParse(t, `poll: {}
 gitlabs:
   - name: corp
@@ -281,9 +285,9 @@ metrics:
 `)
 }
 
-// TestFloorsAndAges: a floor of 0 is one, a tag may have 255 characters of any
+// TestFloorsAndAgesAtTheirBounds: a floor of 0 is one, a tag may have 255 characters of any
 // length, (untagged) is no runner's tag but may have a floor.
-func TestFloorsAndAges(t *testing.T) {
+func TestFloorsAndAgesAtTheirBounds(t *testing.T) {
 	long := strings.Repeat("標", 255)
 	v := mustParse(t, minimal+"  expected: {nightly: 0, "+long+": 1, (untagged): 2}\nmetrics: {runners: {min_age: 15m}}\n")
 	if got, want := v.GitLabs()[0].Expected, map[string]int{"nightly": 0, long: 1, "(untagged)": 2}; !reflect.DeepEqual(got, want) {
@@ -300,9 +304,9 @@ func TestFloorsAndAges(t *testing.T) {
 	}
 }
 
-// TestRequest sends a real request: the header has its "Bearer", a rotated
+// TestRequestCarriesTheRotatedToken sends a real request: the header has its "Bearer", a rotated
 // token is taken up, and a redirect is not followed.
-func TestRequest(t *testing.T) {
+func TestRequestCarriesTheRotatedToken(t *testing.T) {
 	var seen []string
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen = append(seen, r.URL.Path+" "+r.Header.Get("Authorization"))
@@ -441,7 +445,7 @@ func inTheWrongPlace(t *testing.T, token string) {
 	}
 }
 
-func TestForURL(t *testing.T) {
+func TestForURLEqualsAFileWithOneGitLab(t *testing.T) {
 	v, err := ForURL("https://gitlab.example.com/", "CANARY-token\n", "")
 	if err != nil {
 		t.Fatal(err)
@@ -475,39 +479,49 @@ func TestForURL(t *testing.T) {
 	}
 }
 
-func TestLoadErrors(t *testing.T) {
+func TestLoadErrorsNameFileAndCause(t *testing.T) {
 	if _, err := Load("testdata/nonexistent.yml"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	if _, err := Load("testdata"); err == nil {
 		t.Error("a folder was loaded")
 	}
-	_, err := Load("testdata/bad/url_port.yml")
-	if want := "configuration file testdata/bad/url_port.yml: line 2: gitlabs[0].url: has a port that is not from 1 to 65535"; err == nil || err.Error() != want {
+	files, err := filepath.Abs("testdata/files")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		data = bytes.ReplaceAll(data, []byte("../files"), []byte(files))
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	file := write("url_port.yml", refusedConfig(t, "url_port"))
+	_, err = Load(file)
+	if want := "configuration file " + file + ": line 2: gitlabs[0].url: has a port that is not from 1 to 65535"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
-	_, err = Load("testdata/bad/duration_short.yml")
-	if want := "configuration file testdata/bad/duration_short.yml has 2 mistakes:\nline 2: "; err == nil || !strings.HasPrefix(err.Error(), want) {
+	file = write("duration_short.yml", refusedConfig(t, "duration_short"))
+	_, err = Load(file)
+	if want := "configuration file " + file + " has 2 mistakes:\nline 2: "; err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Error(err)
 	}
 	if errs, ok := errors.AsType[Errors](err); !ok || len(errs) != 2 || errs[1].Path != "poll.details_interval" || errs[1].Line != 3 {
 		t.Errorf("%#v", errs)
 	}
-	_, err = Load("testdata/bad/token_file_missing.yml")
+	_, err = Load(write("token_file_missing.yml", refusedConfig(t, "token_file_missing")))
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v hides its cause", err)
 	}
-	huge := filepath.Join(t.TempDir(), "huge.yml")
-	if err := os.WriteFile(huge, []byte(minimal+strings.Repeat("#", maxFileBytes)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Load(huge); err == nil || !strings.HasSuffix(err.Error(), "larger than 4194304 bytes") {
+	if _, err := Load(write("huge.yml", []byte(minimal+strings.Repeat("#", maxFileBytes)))); err == nil || !strings.HasSuffix(err.Error(), "larger than 4194304 bytes") {
 		t.Error(err)
 	}
 }
 
-// TestAliasBomb unfolds to 10^9 values and must neither hang nor be accepted.
-func TestAliasBomb(t *testing.T) {
+// TestAliasBombIsRefusedAtOnce unfolds to 10^9 values and must neither hang nor be accepted.
+func TestAliasBombIsRefusedAtOnce(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(minimal + "  oauth2:\n    claims:\n      a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n")
 	for i := 1; i < 9; i++ {
@@ -536,7 +550,7 @@ func TestShapeErrorKeepsOnlyTheLine(t *testing.T) {
 	}
 }
 
-func TestCheckFamilies(t *testing.T) {
+func TestUnknownDisabledFamilyIsNamed(t *testing.T) {
 	v := mustParse(t, minimal+"metrics:\n  disable:\n  - runner_tag_info\n  - runner_tag_inf\n  - gitlab_runner_fleet_managers\n  - zebra\n")
 	known := []string{"gitlab_runner_fleet_runner_tag_info", "gitlab_runner_fleet_managers", "gitlab_runner_fleet_up"}
 	want := "line 7: metrics.disable[1]: no family has this name: did you mean runner_tag_info?\n" +
@@ -550,7 +564,7 @@ func TestCheckFamilies(t *testing.T) {
 	}
 }
 
-func TestEqual(t *testing.T) {
+func TestEqualSeesEachDifference(t *testing.T) {
 	a, b := mustLoad(t, "testdata/full.yml").GitLabs(), mustLoad(t, "testdata/full.yml").GitLabs()
 	for i := range a {
 		if !a[i].Equal(b[i]) {
@@ -596,8 +610,8 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// TestImmutable changes everything that went in and everything that came out.
-func TestImmutable(t *testing.T) {
+// TestValidatedCannotBeChanged changes everything that went in and everything that came out.
+func TestValidatedCannotBeChanged(t *testing.T) {
 	data, err := os.ReadFile("testdata/full.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -638,8 +652,8 @@ func TestImmutable(t *testing.T) {
 	check("what was returned was changed")
 }
 
-// TestValidateWithoutFile: a Config made in Go has no lines and is checked all the same.
-func TestValidateWithoutFile(t *testing.T) {
+// TestConfigMadeInGoIsChecked: a Config made in Go has no lines and is checked all the same.
+func TestConfigMadeInGoIsChecked(t *testing.T) {
 	_, err := Config{GitLabs: []GitLabConfig{{URL: "https://gitlab.example.com", Scope: "x"}}}.Validate()
 	want := "gitlabs[0].scope: must be instance, owned, groups or projects\n" +
 		"gitlabs[0].authorization: no token: set authorization: {credentials_file: ...}; every endpoint of GitLab's Runner API needs one, read_api is enough"
@@ -648,9 +662,9 @@ func TestValidateWithoutFile(t *testing.T) {
 	}
 }
 
-// TestCloneHTTP fills every exported field of prometheus/common's
+// TestCloneHTTPCopiesEachField fills every exported field of prometheus/common's
 // configuration, so that a field of a newer version cannot be forgotten.
-func TestCloneHTTP(t *testing.T) {
+func TestCloneHTTPCopiesEachField(t *testing.T) {
 	var c commoncfg.HTTPClientConfig
 	fill(reflect.ValueOf(&c).Elem())
 	c.OAuth2.Claims = map[string]any{"a": []any{"b", map[any]any{1: []any{"c"}}}}
@@ -766,9 +780,9 @@ func shared(t *testing.T, at string, a, b reflect.Value) {
 	}
 }
 
-// TestSecretsAreAll: a secret that prometheus/common adds to its configuration
+// TestEachFieldOfTypeSecretIsASecret: a secret that prometheus/common adds to its configuration
 // is not forgotten here: every field of its type Secret is filled in.
-func TestSecretsAreAll(t *testing.T) {
+func TestEachFieldOfTypeSecretIsASecret(t *testing.T) {
 	n := 0
 	var want []string
 	next := func() string {
@@ -817,8 +831,8 @@ func TestSecretsAreAll(t *testing.T) {
 	}
 }
 
-// TestSecretsByOtherNames: those that are not of the type Secret.
-func TestSecretsByOtherNames(t *testing.T) {
+// TestSecretsOfOtherTypesAreSecrets: those that are not of the type Secret.
+func TestSecretsOfOtherTypesAreSecrets(t *testing.T) {
 	v := mustParse(t, `gitlabs:
 - url: https://a.example
   authorization: {credentials: bearer-1}

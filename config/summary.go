@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Summary describes what was found, for --config.check: no secret, and no
@@ -21,12 +23,12 @@ func (v Validated) Summary() string {
 	m := v.metrics
 	b.WriteString("metrics:\n")
 	if m.RunnersEnabled {
-		fmt.Fprintf(&b, "  runner_ families: %s%s\n", m.Runners.summary("descriptions"), m.minAge())
+		fmt.Fprintf(&b, "  runner_ families: %s%s\n", matched(m.Runners, "descriptions"), m.minAge())
 	} else {
 		b.WriteString("  runner_ families: off\n")
 	}
 	fmt.Fprintf(&b, "  tags: %s; at most %d for each GitLab; kept %s without runners\n",
-		m.Tags.summary("names"), m.TagsLimit, model.Duration(m.TagsRetention))
+		matched(m.Tags, "names"), m.TagsLimit, model.Duration(m.TagsRetention))
 	if len(m.Disable) > 0 {
 		fmt.Fprintf(&b, "  off: %s\n", strings.Join(m.Disable, ", "))
 	}
@@ -44,7 +46,7 @@ func (m Metrics) minAge() string {
 	return "; of runners known for at least " + model.Duration(m.RunnersMinAge).String()
 }
 
-func (m Matcher) summary(what string) string {
+func matched(m snapshot.Matcher, what string) string {
 	s := what + " like " + strconv.Quote(m.Include)
 	if m.Include == "" || m.Include == ".*" {
 		s = "all"
@@ -59,13 +61,13 @@ func (g GitLab) summary() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "gitlab %q at %s\n", g.Name, g.URL)
 	switch g.Scope {
-	case ScopeGroups:
+	case snapshot.ScopeGroups:
 		fmt.Fprintf(&b, "  runners of the groups %s\n", strings.Join(g.Groups, ", "))
-	case ScopeProjects:
+	case snapshot.ScopeProjects:
 		fmt.Fprintf(&b, "  runners of the projects %s\n", strings.Join(g.Projects, ", "))
-	case ScopeOwned:
+	case snapshot.ScopeOwned:
 		b.WriteString("  runners that the token's user owns\n")
-	case ScopeInstance:
+	case snapshot.ScopeInstance:
 		b.WriteString("  all runners of the instance\n")
 	}
 	fmt.Fprintf(&b, "  api: %s; token: %s\n", g.API, g.tokenSource())

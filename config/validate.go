@@ -25,6 +25,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/bounded"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Bounds of the values. They are wide: each keeps out only what cannot be meant.
@@ -59,8 +60,8 @@ func defaultPoll() Poll {
 func defaultMetrics() Metrics {
 	return Metrics{
 		RunnersEnabled: true,
-		Runners:        Matcher{Include: ".*"},
-		Tags:           Matcher{Include: ".*"},
+		Runners:        snapshot.Matcher{Include: ".*"},
+		Tags:           snapshot.Matcher{Include: ".*"},
 		TagsLimit:      500,
 		TagsRetention:  7 * 24 * time.Hour,
 		SeriesLimit:    500_000,
@@ -283,8 +284,8 @@ func (v *validator) metrics(m MetricsConfig) (Metrics, []Error) {
 
 var familyName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
-func (v *validator) matcher(path string, include, exclude *string) Matcher {
-	out := Matcher{Include: ".*"}
+func (v *validator) matcher(path string, include, exclude *string) snapshot.Matcher {
+	out := snapshot.Matcher{Include: ".*"}
 	if include != nil {
 		out.Include = *include
 		if *include == "" {
@@ -294,27 +295,26 @@ func (v *validator) matcher(path string, include, exclude *string) Matcher {
 	if exclude != nil {
 		out.Exclude = *exclude
 	}
-	out.include = v.regexp(path+".include", out.Include)
 	// An empty exclude excludes nothing; as an expression it would match every
 	// runner without a description.
-	if out.Exclude != "" {
-		out.exclude = v.regexp(path+".exclude", out.Exclude)
+	rightInclude, rightExclude := v.expression(path+".include", out.Include), v.expression(path+".exclude", out.Exclude)
+	if rightInclude && rightExclude {
+		out, _ = snapshot.NewMatcher(out.Include, out.Exclude) // both were compiled
 	}
 	return out
 }
 
-func (v *validator) regexp(path, expr string) *regexp.Regexp {
-	// Alone first: a stray bracket must not be balanced by the anchors.
-	if _, err := regexp.Compile(expr); err != nil {
-		v.fail(path, "not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
-		return nil
+// expression checks an expression alone: a stray bracket must not be balanced by
+// the anchors of the Matcher.
+func (v *validator) expression(path, expr string) bool {
+	_, err := regexp.Compile(expr)
+	if err == nil {
+		_, err = snapshot.NewMatcher(expr, "")
 	}
-	re, err := anchored(expr)
 	if err != nil {
 		v.fail(path, "not a regular expression: %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
-		return nil
 	}
-	return re
+	return err == nil
 }
 
 func (v *validator) gitlab(g GitLabConfig, path string, m Metrics) GitLab {
@@ -331,20 +331,20 @@ func (v *validator) gitlab(g GitLabConfig, path string, m Metrics) GitLab {
 	}
 
 	if out.Scope == "" {
-		out.Scope = ScopeInstance
+		out.Scope = snapshot.ScopeInstance
 	}
 	switch out.Scope {
-	case ScopeInstance, ScopeOwned, ScopeGroups, ScopeProjects:
-		out.Groups = v.list(path, "groups", ScopeGroups, out.Scope, g.Groups)
-		out.Projects = v.list(path, "projects", ScopeProjects, out.Scope, g.Projects)
+	case snapshot.ScopeInstance, snapshot.ScopeOwned, snapshot.ScopeGroups, snapshot.ScopeProjects:
+		out.Groups = v.list(path, "groups", snapshot.ScopeGroups, out.Scope, g.Groups)
+		out.Projects = v.list(path, "projects", snapshot.ScopeProjects, out.Scope, g.Projects)
 	default:
 		v.fail(path+".scope", "must be instance, owned, groups or projects")
 	}
 	if out.API == "" {
-		out.API = APIAuto
+		out.API = snapshot.APIAuto
 	}
 	switch out.API {
-	case APIAuto, APIREST, APIGraphQL:
+	case snapshot.APIAuto, snapshot.APIREST, snapshot.APIGraphQL:
 	default:
 		v.fail(path+".api", "must be auto, rest or graphql")
 	}
@@ -357,7 +357,7 @@ func (v *validator) gitlab(g GitLabConfig, path string, m Metrics) GitLab {
 	default:
 		v.fail(path+".queue", "must be off, compatible or all")
 	}
-	if out.Queue == QueueAll && out.Scope != ScopeInstance {
+	if out.Queue == QueueAll && out.Scope != snapshot.ScopeInstance {
 		v.fail(path+".queue", "all reads the queue of the whole instance: it needs scope instance, and an administrator's token")
 	}
 
@@ -467,7 +467,7 @@ var (
 )
 
 // list checks groups or projects, which stand with their own scope only.
-func (v *validator) list(path, key string, own, scope Scope, in []string) []string {
+func (v *validator) list(path, key string, own, scope snapshot.ScopeKind, in []string) []string {
 	at := path + "." + key
 	if scope != own {
 		if len(in) > 0 {
@@ -494,7 +494,7 @@ func (v *validator) list(path, key string, own, scope Scope, in []string) []stri
 			v.fail(at, "must not begin or end with /")
 		case !pathPattern.MatchString(s):
 			v.fail(at, "must be an id or a full path such as group/sub")
-		case own == ScopeProjects && !strings.Contains(s, "/"):
+		case own == snapshot.ScopeProjects && !strings.Contains(s, "/"):
 			v.fail(at, "must be an id or a full path with its group, such as group/project")
 		}
 	}

@@ -4,33 +4,13 @@ import (
 	"maps"
 	"net/url"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	commoncfg "github.com/prometheus/common/config"
-)
 
-// Scope is the runner list of a GitLab that is read (docs/gitlab-api.md 1.1).
-type Scope string
-
-// The scopes.
-const (
-	ScopeInstance Scope = "instance" // GET /runners/all
-	ScopeOwned    Scope = "owned"    // GET /runners
-	ScopeGroups   Scope = "groups"   // GET /groups/:id/runners
-	ScopeProjects Scope = "projects" // GET /projects/:id/runners
-)
-
-// API is which of GitLab's APIs is read.
-type API string
-
-// The APIs.
-const (
-	APIAuto    API = "auto" // GraphQL where it is offered and cheaper, else REST
-	APIREST    API = "rest"
-	APIGraphQL API = "graphql"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // QueueMode is how much of the queue of waiting jobs is read.
@@ -59,10 +39,10 @@ type Validated struct {
 type GitLab struct {
 	Name     string // value of the label gitlab; unique
 	URL      string // without /api/v4 and without a slash at the end
-	Scope    Scope
-	Groups   []string // ids or full paths, only with ScopeGroups
-	Projects []string // ids or full paths, only with ScopeProjects
-	API      API
+	Scope    snapshot.ScopeKind
+	Groups   []string // ids or full paths, only with snapshot.ScopeGroups
+	Projects []string // ids or full paths, only with snapshot.ScopeProjects
+	API      snapshot.API
 	Expected map[string]int // tag to the least number of available runners; 0: it may have none
 	Queue    QueueMode
 	Poll     Poll
@@ -89,32 +69,13 @@ type Poll struct {
 // Metrics is which series are exported.
 type Metrics struct {
 	RunnersEnabled bool
-	Runners        Matcher       // over descriptions
-	RunnersMinAge  time.Duration // a runner known for less has no series of its own
-	Tags           Matcher       // over tag names
-	TagsLimit      int           // per GitLab
+	Runners        snapshot.Matcher // over descriptions
+	RunnersMinAge  time.Duration    // a runner known for less has no series of its own
+	Tags           snapshot.Matcher // over tag names
+	TagsLimit      int              // per GitLab
 	TagsRetention  time.Duration
 	Disable        []string // whole names of families, sorted
 	SeriesLimit    int
-}
-
-// Matcher selects names. The zero Matcher selects all.
-type Matcher struct {
-	Include string // as written; "": everything
-	Exclude string // as written; "": nothing
-
-	include, exclude *regexp.Regexp
-}
-
-// Match reports whether s as a whole is included and not excluded.
-func (m Matcher) Match(s string) bool {
-	return (m.include == nil || m.include.MatchString(s)) && (m.exclude == nil || !m.exclude.MatchString(s))
-}
-
-// anchored compiles as Prometheus does in relabelling: the whole name, and a
-// dot matches a line end too.
-func anchored(expr string) (*regexp.Regexp, error) {
-	return regexp.Compile("^(?s:" + expr + ")$")
 }
 
 // GitLabs are the GitLabs in the order of the file.
@@ -192,12 +153,10 @@ func (g GitLab) Equal(o GitLab) bool { return reflect.DeepEqual(g.clone(), o.clo
 
 // Equal reports whether both export the same series.
 func (m Metrics) Equal(o Metrics) bool {
-	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.equal(o.Tags) &&
+	return m.RunnersEnabled == o.RunnersEnabled && m.Runners.Equal(o.Runners) && m.RunnersMinAge == o.RunnersMinAge && m.Tags.Equal(o.Tags) &&
 		m.TagsLimit == o.TagsLimit && m.TagsRetention == o.TagsRetention &&
 		slices.Equal(m.Disable, o.Disable) && m.SeriesLimit == o.SeriesLimit
 }
-
-func (m Matcher) equal(o Matcher) bool { return m.Include == o.Include && m.Exclude == o.Exclude }
 
 func (g GitLab) clone() GitLab {
 	g.Groups = slices.Clone(g.Groups)

@@ -85,10 +85,10 @@ scrape_configs:
 func simulatedGitLab(b *testing.B) (address, token string) {
 	b.Helper()
 	program := filepath.Join(b.TempDir(), "scale")
-	if text, err := exec.CommandContext(b.Context(), "go", "build", "-o", program, "../test/scale").CombinedOutput(); err != nil { //nolint:gosec // our own program
+	if text, err := exec.CommandContext(b.Context(), "go", "build", "-o", program, "../test/scale").CombinedOutput(); err != nil {
 		b.Fatalf("%v\n%s", err, text)
 	}
-	cmd := exec.CommandContext(b.Context(), program, "simulate") //nolint:gosec // our own program
+	cmd := exec.CommandContext(b.Context(), program, "simulate")
 	var said strings.Builder
 	cmd.Stderr = &said
 	stdin, err := cmd.StdinPipe()

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 
 // empty are the targets without an answer in the demonstration, each with an
 // expression that has one only if nothing is there to be shown.
-var empty = map[string]string{ //nolint:gosec // names of metrics, no credentials
+var empty = map[string]string{
 	"exporter.json/Token expires in/A":                                       `absent(gitlab_runner_fleet_exporter_token_expiry_timestamp_seconds)`,
 	"exporter.json/GitLab's rate limit/A":                                    `absent(gitlab_runner_fleet_exporter_api_rate_limit_remaining)`,
 	"exporter.json/GitLab's rate limit/B":                                    `absent(gitlab_runner_fleet_exporter_api_rate_limit_requests)`,
@@ -39,6 +41,8 @@ var empty = map[string]string{ //nolint:gosec // names of metrics, no credential
 	"overview.json/Tags that are short of runners/B":                         noShortTag,
 	"overview.json/Tags that are short of runners/C":                         noShortTag,
 	"overview.json/Tags that are short of runners/D":                         noShortTag,
+	"runner.json/Properties/B":                                               `absent(gitlab_runner_fleet_runner_status_since_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Properties/C":                                               `absent(gitlab_runner_fleet_runner_paused_since_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Status/B":                                                   `max(gitlab_runner_fleet_runner_paused{runner_id="$runner"}) == 0`,
 	"runner.json/Oldest job/A":                                               `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Oldest executing job/A":                                     `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
@@ -60,6 +64,7 @@ const noShortTag = `min(gitlab_runner_fleet_tag_available_runners) > 0
 // TestEveryPanelIsAnswered lets a Prometheus of today scrape the demonstration
 // and asks it what each panel and variable asks.
 func TestEveryPanelIsAnswered(t *testing.T) {
+	rig.Long(t, "runs the demonstration and a Prometheus")
 	live(t, tool(t, filepath.Join(tools, "prometheus"), "make tools"))
 }
 
@@ -97,7 +102,7 @@ func tool(tb testing.TB, path, hint string) string {
 		tb.Fatal(err)
 	}
 	if _, err := os.Stat(abs); err != nil {
-		tb.Fatalf("%s is missing: %s", path, hint)
+		tb.Skipf("no %s: run `%s`", path, hint)
 	}
 	return abs
 }
@@ -105,7 +110,7 @@ func tool(tb testing.TB, path, hint string) string {
 func build(tb testing.TB) string {
 	tb.Helper()
 	out := filepath.Join(tb.TempDir(), "exporter")
-	if text, err := exec.CommandContext(tb.Context(), "go", "build", "-o", out, "..").CombinedOutput(); err != nil { //nolint:gosec // our own program
+	if text, err := exec.CommandContext(tb.Context(), "go", "build", "-o", out, "..").CombinedOutput(); err != nil {
 		tb.Fatalf("%v\n%s", err, text)
 	}
 	return out
@@ -115,7 +120,7 @@ func build(tb testing.TB) string {
 func start(tb testing.TB, program string, args ...string) {
 	tb.Helper()
 	ctx, stop := context.WithCancel(tb.Context())
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // programs of the Makefile
+	cmd := exec.CommandContext(ctx, program, args...)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }

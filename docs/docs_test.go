@@ -46,7 +46,7 @@ const (
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // a document of this repository
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,12 +71,12 @@ func generated(t *testing.T, path, name, want string) {
 	if !*update {
 		t.Fatalf("%s: the part %q is not what the code says: run go test ./docs -update and look at the difference", path, name)
 	}
-	if err := os.WriteFile(path, []byte(head+begin+want+end+tail), 0o644); err != nil { //nolint:gosec // a document
+	if err := os.WriteFile(path, []byte(head+begin+want+end+tail), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestMetricTables(t *testing.T) {
+func TestMetricTablesAreGenerated(t *testing.T) {
 	generated(t, metrics, "metrics", fullTable())
 	generated(t, readme, "metrics", shortTable())
 }
@@ -211,7 +211,7 @@ func flags(t *testing.T) []programFlag {
 	return all
 }
 
-func TestFlagTable(t *testing.T) {
+func TestFlagTableIsGenerated(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("| flag | default | environment | meaning |\n|---|---|---|---|\n")
 	for _, f := range flags(t) {
@@ -271,8 +271,8 @@ func TestNamesExist(t *testing.T) {
 	}
 }
 
-// TestConfigurationKeys: each key stands in the reference, ours with its default.
-func TestConfigurationKeys(t *testing.T) {
+// TestEachKeyStandsInTheReference: each key stands in the reference, ours with its default.
+func TestEachKeyStandsInTheReference(t *testing.T) {
 	text := read(t, reference)
 	var missing []string
 	seen := map[string]bool{}
@@ -311,7 +311,7 @@ func each(typ reflect.Type, f func(key string)) {
 	}
 }
 
-func TestConfigurationDefaults(t *testing.T) {
+func TestReferenceHasTheDefaults(t *testing.T) {
 	v, err := config.ForURL("https://gitlab.example.com", "a-token", "")
 	if err != nil {
 		t.Fatal(err)
@@ -387,9 +387,9 @@ func TestExamplesLoad(t *testing.T) {
 	}
 }
 
-// TestTroubleshooting: whoever looks up a metric about the exporter, or a
+// TestEachExporterMetricHasItsAdvice: whoever looks up a metric about the exporter, or a
 // reason, in the README finds what to do.
-func TestTroubleshooting(t *testing.T) {
+func TestEachExporterMetricHasItsAdvice(t *testing.T) {
 	_, text, ok := strings.Cut(read(t, readme), "\n## Troubleshooting by metric\n")
 	if !ok {
 		t.Fatal("the README has no section Troubleshooting by metric")
@@ -422,7 +422,7 @@ var (
 	makeSpan    = regexp.MustCompile("`make ([a-z][a-z-]*)")
 )
 
-func TestMakeTargets(t *testing.T) {
+func TestNamedMakeTargetsExist(t *testing.T) {
 	targets := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^([a-z][a-z-]*):`).FindAllStringSubmatch(read(t, "../Makefile"), -1) {
 		targets[m[1]] = true
@@ -446,8 +446,8 @@ func TestMakeTargets(t *testing.T) {
 	}
 }
 
-// TestShell: what a reader is to paste is at least shell, and names files that exist.
-func TestShell(t *testing.T) {
+// TestShellBlocksParseAndNameFiles: what a reader is to paste is at least shell, and names files that exist.
+func TestShellBlocksParseAndNameFiles(t *testing.T) {
 	files := regexp.MustCompile(`(?:^|[\s=])((?:alerts|dashboards|deploy|docs)/[\w./-]+)`)
 	found := 0
 	for _, path := range documents(t) {
@@ -477,7 +477,7 @@ var (
 	fence      = regexp.MustCompile("(?ms)^ *```.*?^ *```$")
 )
 
-func TestLinks(t *testing.T) {
+func TestLinksLeadSomewhere(t *testing.T) {
 	checked := 0
 	for _, path := range documents(t) {
 		text := codeSpan.ReplaceAllString(fence.ReplaceAllString(read(t, path), ""), "")

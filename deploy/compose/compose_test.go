@@ -6,13 +6,11 @@ package compose
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,9 +19,11 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-const tools = "../../.tools"
+func TestMain(m *testing.M) { rig.Main(m) }
 
 // project is what of the compose specification is in use; another key is a
 // spelling mistake until it is listed here.
@@ -71,7 +71,7 @@ func (s service) mounts(t *testing.T) []mount {
 
 func load(t *testing.T, path string, out any) {
 	t.Helper()
-	raw, err := os.ReadFile(path) //nolint:gosec // a file of ours
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,13 +220,19 @@ func TestPrometheusFindsAll(t *testing.T) {
 		}
 	}
 	rules := s.inside(t, filepath.Join(filepath.Dir(file), c.RuleFiles[0]))
-	raw, err := os.ReadFile(rules) //nolint:gosec // a file of ours
+	raw, err := os.ReadFile(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Two rules look for the exporter by the name of its job.
-	if job := c.ScrapeConfigs[0].JobName; !strings.Contains(string(raw), `job="`+job+`"`) {
-		t.Errorf("%s does not know the job %s", rules, job)
+	// Some rules look for the exporter by the name of its job.
+	matchers := regexp.MustCompile(`\bjob=~"([^"]+)"`).FindAllStringSubmatch(string(raw), -1)
+	if len(matchers) < 2 {
+		t.Fatalf("%s: %d rules name a job", rules, len(matchers))
+	}
+	for _, m := range matchers {
+		if job := c.ScrapeConfigs[0].JobName; !regexp.MustCompile("^(?:" + m[1] + ")$").MatchString(job) {
+			t.Errorf("%s looks for the job %s, not for %s", rules, m[1], job)
+		}
 	}
 }
 
@@ -307,18 +313,6 @@ func TestRoutingIsTheExample(t *testing.T) {
 	}
 }
 
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join(tools, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%s is missing: make tools", name)
-	}
-	return path
-}
-
 // lay copies what a service sees in a folder of its container to one of the
 // test's, with other addresses.
 func lay(t *testing.T, s service, folder string, addresses ...string) string {
@@ -333,55 +327,17 @@ func lay(t *testing.T, s service, folder string, addresses ...string) string {
 			t.Fatal(err)
 		}
 		text := strings.NewReplacer(addresses...).Replace(string(raw))
-		if err := os.WriteFile(filepath.Join(dir, filepath.Base(m.inside)), []byte(text), 0o600); err != nil { //nolint:gosec // into the test's own folder
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(m.inside)), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return dir
 }
 
-func run(t *testing.T, program string, args ...string) {
-	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput(); err != nil { //nolint:gosec // tools of the Makefile
-		t.Errorf("%s %v: %v\n%s", program, args, err, out)
-	}
-}
-
 func TestCheckers(t *testing.T) {
 	p := read(t)
-	run(t, tool(t, "promtool"), "check", "config", filepath.Join(lay(t, p.Services["prometheus"], "/etc/prometheus"), "prometheus.yml"))
-	run(t, tool(t, "amtool"), "check-config", filepath.Join(lay(t, p.Services["alertmanager"], "/etc/alertmanager"), "alertmanager.yml"))
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // it never carried anything
-	return l.Addr().String()
-}
-
-func start(t *testing.T, program string, args ...string) {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // programs of the Makefile
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Start(); err != nil {
-		stop()
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stop()
-		_ = cmd.Wait() // ended by the line above
-		if t.Failed() {
-			t.Logf("%s: %s", filepath.Base(program), said.Bytes()[:min(4000, said.Len())])
-		}
-	})
+	rig.Run(t, rig.Tool(t, "promtool"), "check", "config", filepath.Join(lay(t, p.Services["prometheus"], "/etc/prometheus"), "prometheus.yml"))
+	rig.Run(t, rig.Tool(t, "amtool"), "check-config", filepath.Join(lay(t, p.Services["alertmanager"], "/etc/alertmanager"), "alertmanager.yml"))
 }
 
 // get waits for an answer that suits.
@@ -412,15 +368,12 @@ func get(t *testing.T, url string, out any, suits func() bool) {
 // with addresses on loopback.
 func TestProgramsFindEachOther(t *testing.T) {
 	p := read(t)
-	binary := filepath.Join(t.TempDir(), "exporter")
-	run(t, "go", "build", "-o", binary, "../..")
-	exporter, alertmanager, prometheus := freeAddress(t), freeAddress(t), freeAddress(t)
-	start(t, binary, append(slices.Clone(p.Services["exporter"].Command), "--web.listen-address="+exporter)...)
-	start(t, tool(t, "alertmanager"), "--config.file="+filepath.Join(lay(t, p.Services["alertmanager"], "/etc/alertmanager"), "alertmanager.yml"),
-		"--storage.path="+t.TempDir(), "--cluster.listen-address=", "--web.listen-address="+alertmanager)
+	exporter := rig.Serve(t, rig.Exporter(t), p.Services["exporter"].Command...).Address
+	alertmanager := rig.Serve(t, rig.Tool(t, "alertmanager"), "--config.file="+filepath.Join(lay(t, p.Services["alertmanager"], "/etc/alertmanager"), "alertmanager.yml"),
+		"--storage.path="+t.TempDir(), "--cluster.listen-address=").Address
 	config := lay(t, p.Services["prometheus"], "/etc/prometheus", "exporter:9756", exporter, "alertmanager:9093", alertmanager)
-	start(t, tool(t, "prometheus"), "--config.file="+filepath.Join(config, "prometheus.yml"), "--storage.tsdb.path="+t.TempDir(),
-		"--storage.tsdb.retention.time="+flag(t, p.Services["prometheus"], "--storage.tsdb.retention.time"), "--web.listen-address="+prometheus)
+	prometheus := rig.Serve(t, rig.Tool(t, "prometheus"), "--config.file="+filepath.Join(config, "prometheus.yml"), "--storage.tsdb.path="+t.TempDir(),
+		"--storage.tsdb.retention.time="+flag(t, p.Services["prometheus"], "--storage.tsdb.retention.time")).Address
 	base := "http://" + prometheus + "/api/v1/"
 	var scraped struct {
 		Data struct{ ActiveTargets []struct{ Health string } }

@@ -31,6 +31,7 @@ import (
 	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
@@ -73,6 +74,9 @@ func (p process) run(ctx context.Context, args []string) int {
 	if err != nil {
 		printf(p.stderr, "%s: error: %s\nTry --help.\n", program, err)
 		return exitUsage
+	}
+	if o.rulesPrint {
+		return p.printRules(o)
 	}
 
 	o.secrets = p.secrets
@@ -420,7 +424,7 @@ func logWarnings(l log.Logger, v *config.Validated) {
 		_ = level.Warn(l).Log("msg", w)
 	}
 	for _, g := range v.GitLabs() {
-		if g.API == config.APIGraphQL && g.Scope != config.ScopeInstance && g.Scope != config.ScopeGroups {
+		if g.API == snapshot.APIGraphQL && g.Scope != snapshot.ScopeInstance && g.Scope != snapshot.ScopeGroups {
 			_ = level.Warn(l).Log("msg", "api: graphql has no list for this scope; REST is read", "gitlab", g.Name, "scope", g.Scope)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/secret"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 const (
@@ -289,10 +290,10 @@ func (c *check) token(ctx context.Context) bool {
 // Only who may list all runners by REST sees all.
 func (c *check) visibility(ctx context.Context) bool {
 	c.visible = -1
-	instance := c.gitlab.Scope == config.ScopeInstance
+	instance := c.gitlab.Scope == snapshot.ScopeInstance
 	var err error
 	if !instance || c.fleet.graphql {
-		_, err = c.client.RunnersWhere(ctx, gitlab.Scope{Kind: gitlab.ScopeInstance}, gitlab.RunnerFilter{}, 1)
+		_, err = c.client.RunnersWhere(ctx, gitlab.Scope{Kind: snapshot.ScopeInstance}, gitlab.RunnerFilter{}, 1)
 	}
 	switch gitlab.ReasonOf(err) {
 	case "":

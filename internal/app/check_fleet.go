@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"gitlab-runner-fleet-exporter/config"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 const (
@@ -52,12 +52,12 @@ func (c *check) list(ctx context.Context) bool {
 	all := scopes(c.gitlab)
 	f := fleet{runners: map[int64]*gitlab.FleetRunner{}, tags: true, detailed: true, counted: true}
 	reaches := !slices.ContainsFunc(all, func(s gitlab.Scope) bool {
-		return s.Kind != gitlab.ScopeInstance && s.Kind != gitlab.ScopeGroup
+		return s.Kind != snapshot.ScopeInstance && s.Kind != snapshot.ScopeGroups
 	})
-	if c.gitlab.API == config.APIGraphQL && !reaches {
+	if c.gitlab.API == snapshot.APIGraphQL && !reaches {
 		c.warn("api is graphql, which has no list for scope "+string(c.gitlab.Scope)+": REST is read", "set api: auto")
 	}
-	l := lister{check: c, fleet: &f, byGraphQL: reaches && c.gitlab.API != config.APIREST}
+	l := lister{check: c, fleet: &f, byGraphQL: reaches && c.gitlab.API != snapshot.APIREST}
 	began := time.Now()
 	for _, scope := range all {
 		if !l.scope(ctx, scope, len(all) > 1) {
@@ -96,7 +96,7 @@ func (c *check) composition() {
 	}
 	if n == 0 {
 		remedy := "check url and token: a GitLab without any runner is rare"
-		if c.gitlab.Scope != config.ScopeInstance {
+		if c.gitlab.Scope != snapshot.ScopeInstance {
 			remedy = "use a token whose user may see runners here, or another scope"
 		}
 		c.warn("no runner is visible with scope "+string(c.gitlab.Scope), remedy)
@@ -142,7 +142,7 @@ func (l *lister) readScope(ctx context.Context, s gitlab.Scope, found map[int64]
 	if l.byGraphQL {
 		before := l.fleet.pages
 		err := l.readGraphQL(ctx, s, found)
-		if err == nil || l.gitlab.API == config.APIGraphQL || ctx.Err() != nil {
+		if err == nil || l.gitlab.API == snapshot.APIGraphQL || ctx.Err() != nil {
 			return err
 		}
 		clear(found)
@@ -169,7 +169,7 @@ func (l *lister) graphqlFailed(s gitlab.Scope, err error) {
 }
 
 func (l *lister) readGraphQL(ctx context.Context, s gitlab.Scope, found map[int64]*gitlab.FleetRunner) error {
-	if s.Kind == gitlab.ScopeGroup && strings.Trim(s.ID, "0123456789") == "" {
+	if s.Kind == snapshot.ScopeGroups && strings.Trim(s.ID, "0123456789") == "" {
 		path, err := l.client.Group(ctx, s.ID) // GraphQL does not take its id
 		if err != nil {
 			return err
@@ -241,7 +241,7 @@ func (l *lister) readREST(ctx context.Context, s gitlab.Scope, found map[int64]*
 
 // kindOf is the word for a scope that has an id.
 func kindOf(s gitlab.Scope) string {
-	if s.Kind == gitlab.ScopeProject {
+	if s.Kind == snapshot.ScopeProjects {
 		return "project"
 	}
 	return "group"
@@ -350,7 +350,7 @@ func (c *check) sample(ctx context.Context) bool {
 	}
 	c.judge("details", details)
 	c.judge("machines", machines)
-	if c.visible != 0 || c.gitlab.Scope != config.ScopeInstance { // else visibility has explained it
+	if c.visible != 0 || c.gitlab.Scope != snapshot.ScopeInstance { // else visibility has explained it
 		c.judge("jobs", jobs)
 	}
 	if closed {

@@ -13,6 +13,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // checked is what a check printed.
@@ -223,7 +224,7 @@ func TestCheckOfTokens(t *testing.T) {
 			if tt.token.Token == "" {
 				tt.token.Token = testToken
 			}
-			w.SetToken(tt.token)
+			w.AddToken(tt.token)
 			if !tt.graphql && tt.more == "" {
 				tt.more = "    api: rest\n"
 			}
@@ -406,7 +407,7 @@ func TestCheckOfSeveralGroups(t *testing.T) {
 // The documented set-up: a group's token, and instance runners in its list.
 func TestCheckOfGroupTokenWithInstanceRunners(t *testing.T) {
 	w := newWorld(t, gitlabsim.Options{Seed: 1, Runners: 30, Tags: 4, Token: "somebody-else"})
-	w.SetToken(gitlabsim.TokenSpec{Token: testToken, Groups: []int64{1}, Scopes: []string{"read_api"}})
+	w.AddToken(gitlabsim.TokenSpec{Token: testToken, Groups: []int64{1}, Scopes: []string{"read_api"}})
 	c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, "    api: rest\n    scope: groups\n    groups: [1]\n"))
 	c.has(t, `instance [1-9]`, "warning: .*no jobs of instance runners")
 	if c.code != exitOK || len(c.problems) != 0 {
@@ -458,7 +459,7 @@ func TestCheckInterrupted(t *testing.T) {
 	t.Cleanup(srv.Close)
 	t.Cleanup(func() { close(release) })
 	var out buffer
-	cmd := exec.CommandContext(t.Context(), binaryPath(t), "--gitlab.check", //nolint:gosec // our own program
+	cmd := exec.CommandContext(t.Context(), rig.Exporter(t), "--gitlab.check",
 		"--config.file="+configFile(t, "gitlabs:\n"+entry("corp", srv.URL, "")+entry("next", w.url, "")))
 	cmd.Stdout = &out
 	if err := cmd.Start(); err != nil {

@@ -43,9 +43,9 @@ func ask(ctx context.Context, c *http.Client, url string) (status int, err error
 	return resp.StatusCode, resp.Body.Close()
 }
 
-// TestFilesOfTheClient: all that prometheus/common reads from files arrives,
+// TestFilesOfTheClientAreReadAnew: all that prometheus/common reads from files arrives,
 // and is read anew.
-func TestFilesOfTheClient(t *testing.T) {
+func TestFilesOfTheClientAreReadAnew(t *testing.T) {
 	var got http.Header
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
 	defer srv.Close()
@@ -91,9 +91,9 @@ func TestFilesOfTheClient(t *testing.T) {
 	}
 }
 
-// TestRedirects: the client follows none unless it is configured to, and then takes
+// TestRedirectsTakeNoCredentialsAlong: the client follows none unless it is configured to, and then takes
 // the credentials along to no other host.
-func TestRedirects(t *testing.T) {
+func TestRedirectsTakeNoCredentialsAlong(t *testing.T) {
 	var got http.Header
 	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header }))
 	defer other.Close()
@@ -115,9 +115,9 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// TestTokenEndpointThatHangs: a request ends with its context although the token
+// TestTokenEndpointThatHangsEndsWithTheRequest: a request ends with its context although the token
 // endpoint of OAuth2 never answers, and no more than a few wait for it.
-func TestTokenEndpointThatHangs(t *testing.T) {
+func TestTokenEndpointThatHangsEndsWithTheRequest(t *testing.T) {
 	free := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" {

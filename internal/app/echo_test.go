@@ -11,13 +11,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // echo answers every request with the credentials it came with, in the place
 // that the first part of the path names.
-type echo struct{ t *testing.T }
+type echo struct {
+	t       *testing.T
+	rotated *atomic.Bool // the second token arrived
+}
 
 // received are all credentials of a request, decoded ones too.
 func received(r *http.Request) string {
@@ -37,6 +41,9 @@ func received(r *http.Request) string {
 func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = r.ParseForm()
 	what := received(r) + " " + r.PostForm.Get("client_secret")
+	if strings.Contains(what, "rotated-") {
+		e.rotated.Store(true)
+	}
 	if r.Method == http.MethodConnect {
 		e.raw(w, "HTTP/1.1 403 "+what+"\r\nContent-Length: 0\r\n\r\n")
 		return
@@ -48,13 +55,13 @@ func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"access_token":"access-` + canary + `","token_type":"Bearer","expires_in":3600}`))
 	case "text":
 		w.WriteHeader(http.StatusBadRequest)
-		_, _ = w.Write([]byte(what)) //nolint:gosec // likewise
+		_, _ = w.Write([]byte(what))
 	case "json":
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(map[string]string{"message": "403 Forbidden - " + what})
 	case "html":
 		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = w.Write([]byte("<html><title>" + what + "</title></html>")) //nolint:gosec // what is wrong is the point
+		_, _ = w.Write([]byte("<html><title>" + what + "</title></html>"))
 	case "requestid":
 		w.Header().Set("X-Request-Id", what[max(0, len(what)-60):])
 		if r.Header.Get("Private-Token") != "" {
@@ -66,7 +73,7 @@ func (e echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusFound)
 	case "type":
 		w.Header().Set("Content-Type", what)
-		_, _ = w.Write([]byte(`{"a": "` + what + `"}`)) //nolint:gosec // likewise
+		_, _ = w.Write([]byte(`{"a": "` + what + `"}`))
 	case "status":
 		e.raw(w, "HTTP/1.1 "+strings.TrimPrefix(strings.TrimPrefix(what, "Bearer "), "Basic ")+"\r\n\r\n")
 	case "header":
@@ -115,14 +122,15 @@ func (e echo) raw(w http.ResponseWriter, answer string) {
 // TestSecretsInForeignTexts plants each kind of secret in each place that a
 // text from outside can come from, and looks for it wherever somebody reads.
 func TestSecretsInForeignTexts(t *testing.T) {
-	srv := httptest.NewServer(echo{t})
+	var rotated atomic.Bool
+	srv := httptest.NewServer(echo{t, &rotated})
 	t.Cleanup(srv.Close)
 	dir := t.TempDir()
 	for _, name := range []string{"token", "header", "password"} {
 		write(t, filepath.Join(dir, name), "file-"+name+"-"+canary+"\n")
 	}
 	host := strings.TrimPrefix(srv.URL, "http://")
-	withToken := ", http_headers: {PRIVATE-TOKEN: {files: [token]}}" //nolint:gosec // the name of a file
+	withToken := ", http_headers: {PRIVATE-TOKEN: {files: [token]}}"
 	kinds := map[string]string{
 		"credentials":  `authorization: {credentials: inline-C}`,
 		"file":         `authorization: {credentials_file: token}`,
@@ -178,7 +186,7 @@ func TestSecretsInForeignTexts(t *testing.T) {
 	})
 	// Rotated, the token before is still one.
 	write(t, filepath.Join(dir, "token"), "rotated-"+canary)
-	time.Sleep(3 * time.Second)
+	eventually(t, 60*time.Second, "the second token is used", rotated.Load)
 	seen := map[string]string{}
 	for _, path := range []string{"/", "/metrics", "/-/ready"} {
 		_, seen[path] = r.get(path)

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"bytes"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/tools/txtar"
 )
 
 // runOnce runs the program to its end.
@@ -18,7 +22,7 @@ func runOnce(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-func TestExitStatus(t *testing.T) {
+func TestExitStatusByTheKindOfEnd(t *testing.T) {
 	for _, name := range []string{"GITLAB_TOKEN"} {
 		t.Setenv(name, "")
 	}
@@ -104,6 +108,48 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// TestRulesPrint: the rules come without any configuration; wrong values are named.
+func TestRulesPrint(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("good.yml", "alerts: {GitLabRunnerOffline: {minutes: 77}}\n")
+	bad := write("bad.yml", "alerts:\n  GitLabRunnerOffline: {minute: 77}\njob: 7\n")
+	for _, c := range []struct {
+		args      []string
+		code      int
+		out, errs []string
+	}{
+		{[]string{"--rules.print"}, 0, []string{"\ngroups:\n", "alert: GitLabRunnerTagLost\n"}, nil},
+		{[]string{"--rules.print", "--rules.values=" + good, "--rules.format=mimir"}, 0, []string{"namespace: gitlab-runner-fleet\n", "60 * 77"}, nil},
+		{[]string{"--rules.print", "--rules.format=operator"}, 0, []string{"kind: PrometheusRule\n"}, nil},
+		{[]string{"--rules.print", "--rules.values=" + bad}, 1, nil, []string{bad + ":2: alerts.GitLabRunnerOffline.minute: unknown key", bad + ":3: job: want text"}},
+		{[]string{"--rules.print", "--rules.values=" + filepath.Join(dir, "none.yml")}, 1, nil, []string{"none.yml"}},
+		{[]string{"--rules.print", "--rules.format=helm"}, 2, nil, []string{"prometheus,operator,mimir"}},
+		{[]string{"--rules.values=" + good}, 2, nil, []string{"--rules.print"}},
+	} {
+		var out, errs bytes.Buffer
+		if code := Run(t.Context(), c.args, &out, &errs); code != c.code {
+			t.Errorf("%q: exit status %d, want %d: %s", c.args, code, c.code, errs.String())
+		}
+		for _, want := range c.out {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%q: does not print %q", c.args, want)
+			}
+		}
+		for _, want := range c.errs {
+			if !strings.Contains(errs.String(), want) || out.Len() > 0 {
+				t.Errorf("%q: error %q, want %q, and no rules", c.args, errs.String(), want)
+			}
+		}
+	}
+}
+
 // TestTokenFromEnvironment holds that a flag may come by its variable, and the
 // token by its own.
 func TestTokenFromEnvironment(t *testing.T) {
@@ -121,15 +167,29 @@ func TestTokenFromEnvironment(t *testing.T) {
 
 var wantLine = regexp.MustCompile(`^line (\d+): (?:([^ ]+): )?(.*)$`)
 
-// TestBadConfigurations starts the program with each bad file of config: it
-// must end with 1, at once, and name each mistake.
-func TestBadConfigurations(t *testing.T) {
-	t.Chdir("../../config") // the expected texts name files from there
-	files, err := filepath.Glob("testdata/bad/*.yml")
-	if err != nil || len(files) < 20 {
-		t.Fatalf("%d files, error %v", len(files), err)
+// TestRefusedConfigurationsEndAtOnce starts the program with each configuration that config
+// refuses: it must end with 1, at once, and name each mistake.
+func TestRefusedConfigurationsEndAtOnce(t *testing.T) {
+	archive, err := txtar.ParseFile("../../config/testdata/refused.txtar")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, file := range files {
+	files, err := txtar.FS(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for folder, from := range map[string]fs.FS{"refused": files, "files": os.DirFS("../../config/testdata/files")} {
+		if err := os.CopyFS(filepath.Join(dir, "testdata", folder), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(dir) // the expected texts name files from there
+	inputs, err := filepath.Glob("testdata/refused/*.yml")
+	if err != nil || len(inputs) < 100 {
+		t.Fatalf("%d files, error %v", len(inputs), err)
+	}
+	for _, file := range inputs {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".yml"), func(t *testing.T) {
 			data, err := os.ReadFile(strings.TrimSuffix(file, ".yml") + ".want")
 			if err != nil {

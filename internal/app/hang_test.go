@@ -22,8 +22,8 @@ import (
 // kernel waits until whoever holds a lease on it gives that up (45 s at most).
 func hang(t *testing.T, path string) (release func()) {
 	t.Helper()
-	signal.Ignore(syscall.SIGIO)              // by which the kernel asks for the lease
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the test's own
+	signal.Ignore(syscall.SIGIO) // by which the kernel asks for the lease
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,9 +36,9 @@ func hang(t *testing.T, path string) (release func()) {
 	return release
 }
 
-// TestFilesThatHang: polls go on failing, in words, where the read of a token
+// TestFilesThatHangHoldNothingUp: polls go on failing, in words, where the read of a token
 // hangs, a reload fails, and a stop stops.
-func TestFilesThatHang(t *testing.T) {
+func TestFilesThatHangHoldNothingUp(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	dir := t.TempDir()
 	token := filepath.Join(dir, "token")
@@ -62,9 +62,7 @@ func TestFilesThatHang(t *testing.T) {
 	// not wait for: internal/bounded holds that.
 	signalled := time.Now()
 	freed := hang(t, file)
-	if err := r.proc.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
+	r.proc.Signal(syscall.SIGHUP)
 	r.until("the reload failed", "exporter_config_last_reload_successful", 0)
 	if log := r.stderr.String(); !strings.Contains(log, "configuration file "+file+": no answer within") {
 		t.Errorf("the log does not name the file:\n%s", log)
@@ -84,8 +82,8 @@ func TestFilesThatHang(t *testing.T) {
 	again()
 }
 
-// TestReloadThatHangs holds up no stop.
-func TestReloadThatHangs(t *testing.T) {
+// TestReloadThatHangsIsGivenUp holds up no stop.
+func TestReloadThatHangsIsGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	hangs := make(chan struct{})
 	defer close(hangs)

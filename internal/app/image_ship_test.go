@@ -4,9 +4,9 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // TestShipImage builds the image from the Dockerfile and runs it: it must
@@ -34,15 +36,15 @@ func TestShipImage(t *testing.T) {
 	storage := []string{"--storage-driver", "vfs", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot")}
 	buildah := func(args ...string) string { return command(t, "buildah", append(storage, args...)...) }
 	t.Cleanup(func() {
-		_ = exec.Command("buildah", append(storage, "rm", "--all")...).Run()             //nolint:gosec,noctx // after the test's context
-		_ = exec.Command("buildah", append(storage, "rmi", "--all", "--force")...).Run() //nolint:gosec,noctx // likewise
+		_ = exec.Command("buildah", append(storage, "rm", "--all")...).Run()             //nolint:noctx // after the test's context
+		_ = exec.Command("buildah", append(storage, "rmi", "--all", "--force")...).Run() //nolint:noctx // likewise
 	})
 
 	base := buildah("from", "scratch")
 	root := buildah("mount", base)
 	busybox, _ := exec.LookPath("busybox")
 	for _, d := range []string{"bin", "tmp", "etc/ssl/certs", "usr/local", "root"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // an image's folders
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,39 +92,19 @@ func TestShipImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	podman := append(append([]string{}, storage...), "--runtime", "runc", "--cgroup-manager", "cgroupfs")
-	address := freeAddress(t)
 	name := fmt.Sprintf("fleet-%d", os.Getpid())
-	r := &running{t: t, url: "http://" + address, stdout: &buffer{}, stderr: &buffer{}}
-	run := exec.CommandContext(t.Context(), "podman", append(podman, //nolint:gosec // the test's own arguments
+	s := rig.ServeCommand(t, exec.CommandContext(t.Context(), "podman", append(podman,
 		"run", "--rm", "--name", name, "--network", "host", "--read-only",
 		"--ulimit", "nofile=1024:20000", "--ulimit", "nproc=1024:1024",
 		"--volume", data+":/data", "--env", "GITLAB_TOKEN="+testToken,
-		"localhost/fleet:test", "--gitlab.url="+w.url, "--web.listen-address="+address)...)
-	run.Stdout, run.Stderr = r.stdout, r.stderr
-	if err := run.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- run.Wait() }()
-	eventually(t, time.Minute, "it answers", func() bool {
-		select {
-		case err := <-exited:
-			t.Fatalf("ended: %v\n%s", err, r.stderr)
-		default:
-		}
-		conn, err := net.DialTimeout("tcp", address, time.Second) //nolint:noctx // loopback
-		if err != nil {
-			return false
-		}
-		_ = conn.Close()
-		return true
-	})
+		"localhost/fleet:test", "--gitlab.url="+w.url, rig.AnyPort)...))
+	r := &running{t: t, url: "http://" + s.Address, stdout: logOf{s.Process}, stderr: logOf{s.Process}}
 	r.until("the listing is complete", "up", 1)
 	r.until("the version", "exporter_build_info", 1, `version="9.9.9-ship"`)
 
 	var owners []string
 	for _, proc := range globAll(t, "/proc/[0-9]*/cmdline") {
-		if line, err := os.ReadFile(proc); err == nil && bytes.HasPrefix(line, []byte("/"+program+"\x00")) && bytes.Contains(line, []byte(address)) { //nolint:gosec // proc
+		if line, err := os.ReadFile(proc); err == nil && bytes.HasPrefix(line, []byte("/"+program+"\x00")) && bytes.Contains(line, []byte("--gitlab.url="+w.url)) {
 			status, err := os.ReadFile(filepath.Join(filepath.Dir(proc), "status"))
 			if err != nil {
 				t.Fatal(err)
@@ -139,13 +121,10 @@ func TestShipImage(t *testing.T) {
 	}
 
 	command(t, "podman", append(podman, "stop", "--time", "10", name)...)
-	select {
-	case err := <-exited:
-		if err != nil {
-			t.Errorf("after SIGTERM: %v\n%s", err, r.stderr)
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("it does not stop")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if code, err := s.Wait(ctx); code != 0 || err != nil {
+		t.Errorf("after SIGTERM: exit status %d, %v\n%s", code, err, s.Log())
 	}
 	if len(globAll(t, filepath.Join(data, "*.db"))) != 1 {
 		t.Error("no state in the volume")
@@ -154,7 +133,7 @@ func TestShipImage(t *testing.T) {
 
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...) //nolint:gosec // the test's own arguments
+	cmd := exec.CommandContext(t.Context(), name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -179,16 +158,4 @@ func globAll(t *testing.T, pattern string) []string {
 		t.Fatal(err)
 	}
 	return found
-}
-
-// freeAddress is a port of loopback that was free a moment ago: the container
-// cannot know which one it chose.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // free again
-	return l.Addr().String()
 }

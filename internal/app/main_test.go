@@ -19,13 +19,12 @@ import (
 	"go.uber.org/goleak"
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, ok := built.dir(); ok {
-		_ = os.RemoveAll(dir)
-	}
+	rig.Clean()
 	client.CloseIdleConnections()
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -40,39 +39,6 @@ func TestMain(m *testing.M) {
 var client = &http.Client{
 	Timeout:   10 * time.Second,
 	Transport: &http.Transport{DisableKeepAlives: true},
-}
-
-// binary is the real program, built once for the tests that need a process.
-type binary struct {
-	once sync.Once
-	path string
-	err  error
-}
-
-var built binary
-
-func (b *binary) dir() (string, bool) { return filepath.Dir(b.path), b.path != "" }
-
-const testVersion = "1.2.3-test"
-
-func binaryPath(t *testing.T) string {
-	t.Helper()
-	built.once.Do(func() {
-		dir, err := os.MkdirTemp("", "app-test-") //nolint:usetesting // outlives the test
-		if err != nil {
-			built.err = err
-			return
-		}
-		built.path = filepath.Join(dir, program)
-		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "go", "build", "-ldflags", "-X github.com/prometheus/common/version.Version="+testVersion, "-o", built.path, "../..") //nolint:gosec // our own program
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return built.path
 }
 
 // buffer is an output that is read while it is written.
@@ -97,21 +63,26 @@ func (b *buffer) String() string {
 type running struct {
 	t      *testing.T
 	url    string
-	stdout *buffer
-	stderr *buffer
-	stop   func() int // asks it to stop and returns its exit status
-	wait   func() int // only returns its exit status; of a process
-	proc   *os.Process
+	stdout fmt.Stringer
+	stderr fmt.Stringer
+	stop   func() int   // asks it to stop and returns its exit status
+	proc   *rig.Process // nil: in this process
 }
+
+// logOf is the log of a process as a Stringer.
+type logOf struct{ *rig.Process }
+
+func (l logOf) String() string { return l.Log() }
 
 // startHere runs the program in this process.
 func startHere(t *testing.T, args ...string) *running {
 	t.Helper()
-	r := &running{t: t, stdout: &buffer{}, stderr: &buffer{}}
+	var stdout, stderr buffer
+	r := &running{t: t, stdout: &stdout, stderr: &stderr}
 	ctx, cancel := context.WithCancel(t.Context())
 	addresses := make(chan []string, 1)
 	exited := make(chan int, 1)
-	p := process{stdout: r.stdout, stderr: r.stderr, listening: func(a []string) { addresses <- a }}
+	p := process{stdout: &stdout, stderr: &stderr, listening: func(a []string) { addresses <- a }}
 	go func() { exited <- p.run(ctx, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)) }()
 	r.stop = sync.OnceValue(func() int {
 		cancel()
@@ -139,44 +110,24 @@ func startHere(t *testing.T, args ...string) *running {
 // startProcess runs the program in a process of its own.
 func startProcess(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
-	r := &running{t: t, stdout: &buffer{}, stderr: &buffer{}}
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), binaryPath(t), append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...) //nolint:gosec // our own program
-	cmd.Stdout, cmd.Stderr = r.stdout, r.stderr
+	var stdout buffer
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), rig.Exporter(t), append([]string{rig.AnyPort}, args...)...)
+	cmd.Stdout = &stdout
 	cmd.Env = append(os.Environ(), env...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	p := rig.ServeCommand(t, cmd)
+	return &running{t: t, url: "http://" + p.Address, stdout: &stdout, stderr: logOf{p.Process}, stop: p.Stop, proc: p.Process}
+}
+
+// wait returns the exit status of a process that ends by itself.
+func (r *running) wait() int {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
+	defer cancel()
+	code, err := r.proc.Wait(ctx)
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	r.proc = cmd.Process
-	exited := make(chan struct{})
-	go func() {
-		defer close(exited)
-		_ = cmd.Wait() // the exit status is looked at
-	}()
-	r.wait = sync.OnceValue(func() int {
-		select {
-		case <-exited:
-		case <-time.After(20 * time.Second):
-			t.Errorf("it does not stop:\n%s", r.stderr)
-			_ = cmd.Process.Kill()
-			<-exited
-		}
-		return cmd.ProcessState.ExitCode()
-	})
-	r.stop = func() int {
-		_ = cmd.Process.Signal(os.Interrupt) // it may have ended
-		return r.wait()
-	}
-	t.Cleanup(func() { r.stop() })
-	eventually(t, 20*time.Second, "it listens", func() bool {
-		for line := range strings.Lines(r.stderr.String()) {
-			if _, rest, ok := strings.Cut(line, "msg=listening address="); ok {
-				r.url = "http://" + strings.Fields(rest)[0]
-				return true
-			}
-		}
-		return false
-	})
-	return r
+	return code
 }
 
 // get asks for one page.

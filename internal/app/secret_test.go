@@ -23,14 +23,16 @@ import (
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // canary is part of every secret of these tests.
 const canary = "CANARY7f3a"
 
-// TestSecrets lets tokens come in by every way, and GitLab show them back in
+// TestSecretsSurfaceNowhere lets tokens come in by every way, and GitLab show them back in
 // its errors, and looks for them wherever someone could read.
-func TestSecrets(t *testing.T) {
+func TestSecretsSurfaceNowhere(t *testing.T) {
 	o := smallFleet(1)
 	o.Token = "inline-" + canary
 	inline := newWorld(t, o)
@@ -68,7 +70,7 @@ func TestSecrets(t *testing.T) {
 	for _, path := range []string{"/", "/metrics", "/-/ready", "/-/healthy", "/nothing"} {
 		_, seen[path] = r.get(path)
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.Pid))
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", r.proc.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +86,7 @@ func TestSecrets(t *testing.T) {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		data, err := os.ReadFile(path) //nolint:gosec // the test's own folder
+		data, err := os.ReadFile(path)
 		seen[path] = string(data)
 		return err
 	})
@@ -101,8 +103,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// TestTLSAndBasicAuth serves through --web.config.file.
-func TestTLSAndBasicAuth(t *testing.T) {
+// TestWebConfigAsksForTLSAndPassword serves through --web.config.file.
+func TestWebConfigAsksForTLSAndPassword(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	dir := t.TempDir()
 	pool := certificate(t, dir)
@@ -192,13 +194,10 @@ func certificate(t *testing.T, dir string) *x509.CertPool {
 	return pool
 }
 
-// checkMetrics has promtool judge a live scrape. `make tools` installs it.
+// checkMetrics has promtool judge a live scrape.
 func checkMetrics(t *testing.T, r *running) {
 	t.Helper()
-	const promtool = "../../.tools/promtool"
-	if _, err := os.Stat(promtool); err != nil {
-		t.Fatalf("promtool is missing: run `make tools` (%v)", err)
-	}
+	promtool := rig.Tool(t, "promtool")
 	_, body := r.get("/metrics")
 	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
 	cmd.Stdin = strings.NewReader(body)

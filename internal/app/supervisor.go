@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
+	"gitlab-runner-fleet-exporter/internal/plan"
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
@@ -223,26 +223,14 @@ func (s *supervisor) load(w *watch) (err error) {
 	for _, tag := range slices.Sorted(maps.Keys(g.Expected)) {
 		expected = append(expected, snapshot.Expected{Tag: tag, Runners: g.Expected[tag]})
 	}
-	inv, err := inventoryOptions(g, w.metrics)
-	if err != nil {
-		return err
-	}
 	tokenFile := ""
 	if a := g.HTTPClientConfig.Authorization; a != nil {
 		tokenFile = a.CredentialsFile
 	}
 	w.published = make(chan struct{})
 	m, err = monitor.New(monitor.Options{
-		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: api(g), Expected: expected, Inventory: inv,
-		Poll: monitor.Poll{
-			RunnersInterval:   g.Poll.RunnersInterval,
-			DetailsInterval:   g.Poll.DetailsInterval,
-			JobsInterval:      g.Poll.JobsInterval,
-			ReconcileInterval: g.Poll.ReconcileInterval,
-			Lookback:          g.Poll.Lookback,
-			Staleness:         g.Poll.Staleness,
-			Concurrency:       g.Poll.MaxConcurrentRequests,
-		},
+		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: g.API, Expected: expected, Inventory: inventoryOptions(g, w.metrics),
+		Intervals: intervals(g.Poll), Concurrency: g.Poll.MaxConcurrentRequests,
 		ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
 	}, monitor.Deps{
 		Client: client, Budget: newBudget(g, s.opts.shardCount), State: w.state,
@@ -260,12 +248,20 @@ func newClient(g config.GitLab, httpClient *http.Client, list *secret.List, logg
 	})
 }
 
+// intervals are how often what is read.
+func intervals(p config.Poll) plan.Intervals {
+	return plan.Intervals{
+		Runners: p.RunnersInterval, Details: p.DetailsInterval, Jobs: p.JobsInterval, Reconcile: p.ReconcileInterval,
+		Lookback: p.Lookback, Staleness: p.Staleness,
+	}
+}
+
 // newBudget gives this process its share of the GitLab's budget.
 func newBudget(g config.GitLab, shards int) *budget.Budget {
 	return budget.New(budget.Options{
 		RequestsPerSecond: g.Poll.MaxRequestsPerSecond / float64(shards),
 		Concurrency:       g.Poll.MaxConcurrentRequests,
-		Seed:              rand.Uint64(), //nolint:gosec // jitter, not a secret
+		Seed:              rand.Uint64(),
 	})
 }
 
@@ -286,60 +282,26 @@ func texts[T ~string](in []T) []string {
 }
 
 func scopes(g config.GitLab) []gitlab.Scope {
-	switch g.Scope {
-	case config.ScopeOwned:
-		return []gitlab.Scope{{Kind: gitlab.ScopeOwned}}
-	case config.ScopeGroups:
-		return scopesOf(gitlab.ScopeGroup, g.Groups)
-	case config.ScopeProjects:
-		return scopesOf(gitlab.ScopeProject, g.Projects)
-	default:
-		return []gitlab.Scope{{Kind: gitlab.ScopeInstance}}
+	ids := slices.Concat(g.Groups, g.Projects) // one of them, and only with its scope
+	if len(ids) == 0 {
+		return []gitlab.Scope{{Kind: g.Scope}}
 	}
-}
-
-func api(g config.GitLab) monitor.API {
-	switch g.API {
-	case config.APIREST:
-		return monitor.APIREST
-	case config.APIGraphQL:
-		return monitor.APIGraphQL
-	default:
-		return monitor.APIAuto
-	}
-}
-
-func scopesOf(kind gitlab.ScopeKind, ids []string) []gitlab.Scope {
 	out := make([]gitlab.Scope, len(ids))
 	for i, id := range ids {
-		out[i] = gitlab.Scope{Kind: kind, ID: id}
+		out[i] = gitlab.Scope{Kind: g.Scope, ID: id}
 	}
 	return out
 }
 
-func inventoryOptions(g config.GitLab, m config.Metrics) (inventory.Options, error) {
-	o := inventory.Options{
+func inventoryOptions(g config.GitLab, m config.Metrics) inventory.Options {
+	return inventory.Options{
+		Tags: m.Tags, Runners: m.Runners,
 		RunnersEnabled: m.RunnersEnabled,
 		RunnerMinAge:   m.RunnersMinAge,
 		TagLimit:       m.TagsLimit,
 		TagRetention:   m.TagsRetention,
 		Expected:       g.Expected,
 	}
-	var errs [4]error
-	o.TagInclude, errs[0] = wholeName(m.Tags.Include)
-	o.TagExclude, errs[1] = wholeName(m.Tags.Exclude)
-	o.RunnerInclude, errs[2] = wholeName(m.Runners.Include)
-	o.RunnerExclude, errs[3] = wholeName(m.Runners.Exclude)
-	return o, errors.Join(errs[:]...)
-}
-
-// wholeName compiles an expression as config has validated it: anchored, and a
-// dot matches a line end too. "" is nil.
-func wholeName(expr string) (*regexp.Regexp, error) {
-	if expr == "" {
-		return nil, nil
-	}
-	return regexp.Compile("^(?s:" + expr + ")$")
 }
 
 // firstPicture closes a channel when a monitor has published for the first time.

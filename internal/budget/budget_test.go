@@ -14,13 +14,38 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // seeded is chance that repeats.
 func seeded(seed uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	return rand.New(rand.NewPCG(seed, 1))
+}
+
+// inside is what a Budget does not show.
+type inside struct {
+	State
+
+	PausedUntil time.Time
+	Waiting     [NumClasses]int
+	InFlight    int
+}
+
+func look(b *Budget) inside {
+	s := inside{State: b.State()}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.brake.until.After(time.Now()) {
+		s.PausedUntil = b.brake.until
+	}
+	for c := range b.queues {
+		s.Waiting[c] = b.queues[c].Len()
+	}
+	s.InFlight = b.inFlight
+	return s
 }
 
 func must(t *testing.T, err error) {
@@ -196,7 +221,7 @@ func TestConcurrency(t *testing.T) {
 			wg.Go(func() {
 				g := b.Gate(IdleJobs)
 				for g.Acquire(ctx) == nil {
-					s := b.State()
+					s := look(b)
 					mu.Lock()
 					most = max(most, s.InFlight)
 					mu.Unlock()
@@ -206,14 +231,14 @@ func TestConcurrency(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		if s := b.State(); s.Waiting[IdleJobs] != 7 || s.InFlight != 3 {
+		if s := look(b); s.Waiting[IdleJobs] != 7 || s.InFlight != 3 {
 			t.Errorf("%+v", s)
 		}
 		wg.Wait()
 		if most != 3 {
 			t.Errorf("%d at once, want 3", most)
 		}
-		if s := b.State(); s.InFlight != 0 || s.Waiting != [NumClasses]int{} {
+		if s := look(b); s.InFlight != 0 || s.Waiting != [NumClasses]int{} {
 			t.Errorf("in the end: %+v", s)
 		}
 	})
@@ -262,11 +287,11 @@ func TestEachStageGetsATenth(t *testing.T) {
 			if i%100 != 0 || i+100 > len(l.class) || l.at[i] < 70*time.Second {
 				continue
 			}
-			var stage [NumStages]int
+			var stage [snapshot.NumStages]int
 			for _, c := range l.class[i : i+100] {
 				stage[c.Stage()]++
 			}
-			if stage[StageDetails] < 9 || stage[StageJobs] < 9 || stage[StageReconcile] < 9 || stage[StageRunners] < 50 {
+			if stage[snapshot.StageDetails] < 9 || stage[snapshot.StageJobs] < 9 || stage[snapshot.StageReconcile] < 9 || stage[snapshot.StageRunners] < 50 {
 				t.Fatalf("of requests %d to %d the stages got %v", i, i+100, stage)
 			}
 		}
@@ -291,7 +316,7 @@ func TestContext(t *testing.T) {
 		if err := b.Gate(Listing).Acquire(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v for a context that had ended", err)
 		}
-		if s := b.State(); s.Waiting[Listing] != 0 || s.InFlight != 1 {
+		if s := look(b); s.Waiting[Listing] != 0 || s.InFlight != 1 {
 			t.Errorf("%+v", s)
 		}
 		// A grant in the moment of the cancellation is given back.
@@ -305,7 +330,7 @@ func TestContext(t *testing.T) {
 			if <-done == nil {
 				b.Gate(Listing).Release(http.StatusOK, nil)
 			}
-			if s := b.State(); s.InFlight != 0 || s.Waiting[Listing] != 0 {
+			if s := look(b); s.InFlight != 0 || s.Waiting[Listing] != 0 {
 				t.Fatalf("%+v", s)
 			}
 			must(t, b.Gate(Walk).Acquire(t.Context()))
@@ -400,7 +425,7 @@ func TestNoOutage(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			n++
-			if s := b.State(); !s.PausedUntil.IsZero() {
+			if s := look(b); !s.PausedUntil.IsZero() {
 				t.Errorf("paused at request %d", n)
 			}
 			if rng.IntN(9) == 0 {
@@ -415,13 +440,13 @@ func TestNoOutage(t *testing.T) {
 			must(t, b.Gate(Listing).Acquire(t.Context()))
 			b.Gate(Listing).Release(http.StatusUnauthorized, nil)
 		}
-		if s := b.State(); !s.PausedUntil.IsZero() {
+		if s := look(b); !s.PausedUntil.IsZero() {
 			t.Errorf("paused by 401: %+v", s)
 		}
 	})
 }
 
-// A trial goes out of turn, while the told window still says that nothing is
+// A trial goes out of turn, while the reported window still shows that nothing is
 // left. The next request must not wait as if the trial had used a far slot.
 func TestTrialDoesNotDelayTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

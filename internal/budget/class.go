@@ -1,5 +1,7 @@
 package budget
 
+import "gitlab-runner-fleet-exporter/internal/snapshot"
+
 // Class orders work: the lower the more urgent.
 type Class uint8
 
@@ -18,49 +20,36 @@ const (
 	NumClasses
 )
 
-// Stage is a kind of reading; each has work of one or more classes. The order
-// is that of snapshot.Stage.
-type Stage uint8
-
-// The stages.
-const (
-	StageRunners Stage = iota
-	StageDetails
-	StageJobs
-	StageReconcile
-	NumStages
-)
-
 // Stage is the stage that work of this class belongs to.
-func (c Class) Stage() Stage {
+func (c Class) Stage() snapshot.Stage {
 	switch c {
 	case Listing:
-		return StageRunners
+		return snapshot.StageRunners
 	case NewDetails, NewMachines, ActiveDetails, Details:
-		return StageDetails
+		return snapshot.StageDetails
 	case ActiveJobs, IdleJobs:
-		return StageJobs
+		return snapshot.StageJobs
 	default:
-		return StageReconcile
+		return snapshot.StageReconcile
 	}
 }
 
 const (
-	// tenth is the share of each stage that has work: one turn in so many.
-	tenth = 10
-	// fifth is the share of each class with work in its stage's turns.
-	fifth = 5
+	// Tenth is the share of each stage that has work: one turn in so many.
+	Tenth = 10
+	// Fifth is the share of each class with work in its stage's turns.
+	Fifth = 5
 )
 
-// shares sees to it that each of some takers with work gets at least one turn
-// in so many, whatever the order of classes says. It counts turns, not time.
-type shares[T Stage | Class] struct {
+// Shares gives each of some takers with work at least one turn in so many,
+// whatever the order of classes. It counts turns, not time.
+type Shares[T snapshot.Stage | Class] struct {
 	owed [NumClasses]int // at least as many as there are stages
 }
 
-// pick answers prefer, unless a taker with work has waited for its share, one
+// Pick returns prefer, unless a taker with work has waited for its share, one
 // in n: then that one. with lists the takers that have work.
-func (s *shares[T]) pick(with []T, prefer T, n int) T {
+func (s *Shares[T]) Pick(with []T, prefer T, n int) T {
 	chosen := prefer
 	for _, st := range with {
 		due := s.owed[st] >= n-1

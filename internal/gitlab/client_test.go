@@ -27,6 +27,8 @@ import (
 	"testing"
 
 	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -61,10 +63,10 @@ func TestRequests(t *testing.T) {
 		}
 		for want, call := range map[string]func(context.Context){
 			"/runners/all?page=1&per_page=100":                          func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{}, 0) },
-			"/runners?page=2&per_page=100":                              func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{Kind: ScopeOwned}, 2) },
-			"/groups/9/runners?page=1&per_page=100":                     func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "9"}, 1) },
-			"/groups/a%2Fb%20c.d/runners?page=1&per_page=100":           func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeGroup, "a/b c.d"}, 1) },
-			"/projects/a%2F..%2Fb%3Fx=1%23/runners?page=3&per_page=100": func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{ScopeProject, "a/../b?x=1#"}, 3) },
+			"/runners?page=2&per_page=100":                              func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{Kind: snapshot.ScopeOwned}, 2) },
+			"/groups/9/runners?page=1&per_page=100":                     func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeGroups, "9"}, 1) },
+			"/groups/a%2Fb%20c.d/runners?page=1&per_page=100":           func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeGroups, "a/b c.d"}, 1) },
+			"/projects/a%2F..%2Fb%3Fx=1%23/runners?page=3&per_page=100": func(ctx context.Context) { _, _ = c.Runners(ctx, Scope{snapshot.ScopeProjects, "a/../b?x=1#"}, 3) },
 			"/runners/7":                        func(ctx context.Context) { _, _ = c.Runner(ctx, 7, false) },
 			"/runners/7?include_projects=false": func(ctx context.Context) { _, _ = c.Runner(ctx, 7, true) },
 			"/runners/7/managers":               func(ctx context.Context) { _, _ = c.Managers(ctx, 7) },
@@ -83,7 +85,7 @@ func TestRequests(t *testing.T) {
 				t.Errorf("root %q:\n got %s\nwant %s", root, got, want)
 			}
 		}
-		for _, s := range []Scope{{Kind: ScopeGroup}, {Kind: ScopeProject, ID: ".."}, {Kind: 99}} {
+		for _, s := range []Scope{{Kind: snapshot.ScopeGroups}, {Kind: snapshot.ScopeProjects, ID: ".."}, {Kind: "other"}} {
 			if _, err := c.Runners(t.Context(), s, 1); ReasonOf(err) != ReasonBadRequest {
 				t.Errorf("%+v: %v", s, err)
 			}
@@ -833,13 +835,13 @@ func TestNamesAreScrubbed(t *testing.T) {
 		}
 	}, func(o *Options) { o.ScrubNames = strings.NewReplacer(canary, "***").Replace })
 	var shown strings.Builder
-	list, err := c.Runners(t.Context(), Scope{Kind: ScopeInstance}, 1)
+	list, err := c.Runners(t.Context(), Scope{Kind: snapshot.ScopeInstance}, 1)
 	fmt.Fprintf(&shown, "%+v %v\n", list, err)
 	details, err := c.Runner(t.Context(), 1, true)
 	fmt.Fprintf(&shown, "%+v %v\n", details, err)
 	machines, err := c.Managers(t.Context(), 1)
 	fmt.Fprintf(&shown, "%+v %v\n", machines, err)
-	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: ScopeInstance}})
+	page, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{Kind: snapshot.ScopeInstance}})
 	fmt.Fprintf(&shown, "%+v %v\n", page, err)
 	if text := shown.String(); strings.Contains(text, canary) || strings.Count(text, "***") < 13 {
 		t.Errorf("%d masked: %s", strings.Count(text, "***"), text)
@@ -871,10 +873,10 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 	for want, e := range map[string]*Error{
 		"read: decode: words":                           {Reason: ReasonDecode, Message: "words"},
 		"query /graphql: decode":                        {Reason: ReasonDecode, Route: RouteGraphQL},
-		"get /groups/:id/runners: not_found (HTTP 404)": {Reason: ReasonNotFound, Route: Scope{Kind: ScopeGroup}.Route(), Status: 404},
-		"get /projects/:id/runners: timeout":            {Reason: ReasonTimeout, Route: Scope{Kind: ScopeProject}.Route()},
-		"get /runners: timeout":                         {Reason: ReasonTimeout, Route: Scope{Kind: ScopeOwned}.Route()},
-		"get /runners/all: timeout":                     {Reason: ReasonTimeout, Route: Scope{Kind: ScopeInstance}.Route()},
+		"get /groups/:id/runners: not_found (HTTP 404)": {Reason: ReasonNotFound, Route: Scope{Kind: snapshot.ScopeGroups}.Route(), Status: 404},
+		"get /projects/:id/runners: timeout":            {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeProjects}.Route()},
+		"get /runners: timeout":                         {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeOwned}.Route()},
+		"get /runners/all: timeout":                     {Reason: ReasonTimeout, Route: Scope{Kind: snapshot.ScopeInstance}.Route()},
 	} {
 		if got := e.Error(); got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -883,7 +885,7 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 }
 
 func TestScrubLooks(t *testing.T) {
-	for in, want := range map[string]string{ //nolint:gosec // nobody's password
+	for in, want := range map[string]string{
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
 		"postgres://u:p@h/db":                                 "postgres://h/db",
 		`Get "https://h/api/v4/x?cursor=a&b=c": EOF`:          `Get "https://h/api/v4/x": EOF`,

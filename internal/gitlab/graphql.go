@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // FieldSet is the set of fields that a query requests of each runner beyond id,
@@ -208,8 +210,8 @@ func GraphQLFailure(err error) string {
 // any other; one about the query itself has a *FieldError in it.
 func (c *Client) RunnersGraphQL(ctx context.Context, q GraphQLQuery) (GraphQLPage, error) {
 	switch {
-	case q.Scope.Kind == ScopeInstance:
-	case q.Scope.Kind == ScopeGroup && strings.Trim(q.Scope.ID, "./") != "":
+	case q.Scope.kind() == snapshot.ScopeInstance:
+	case q.Scope.Kind == snapshot.ScopeGroups && strings.Trim(q.Scope.ID, "./") != "":
 	default:
 		return GraphQLPage{}, &Error{Reason: ReasonBadRequest, Route: RouteGraphQL, Message: "only the instance and a group by its path are read by GraphQL"}
 	}
@@ -278,7 +280,7 @@ func (q GraphQLQuery) ask() ask {
 	if a.fields&FieldExecuting != 0 {
 		a.fields |= fieldCanceling
 	}
-	if q.Scope.Kind == ScopeGroup {
+	if q.Scope.Kind == snapshot.ScopeGroups {
 		a.fields |= fieldAllAvailable
 	}
 	a.fields &^= d.lacks
@@ -355,7 +357,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 	if q.Type != "" {
 		r.variables["type"] = strings.ToUpper(q.Type)
 	}
-	if q.Scope.Kind == ScopeGroup {
+	if q.Scope.Kind == snapshot.ScopeGroups {
 		r.variables["path"] = q.Scope.ID
 	}
 	var out GraphQLPage
@@ -377,7 +379,7 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 		return GraphQLPage{}, pagingError(r.route, "the next page is this one")
 	}
 	out.Fields = a.fields & (fieldComplexity - 1)
-	out.Partial = q.Scope.Kind == ScopeGroup && a.fields&fieldAllAvailable == 0
+	out.Partial = q.Scope.Kind == snapshot.ScopeGroups && a.fields&fieldAllAvailable == 0
 	c.skipped(r.route, out.Skipped)
 	for i := range out.Runners {
 		c.nameDetails(&out.Runners[i].RunnerDetails)
@@ -388,9 +390,9 @@ func (c *Client) askRunners(ctx context.Context, q GraphQLQuery, a ask) (GraphQL
 
 // document is the query. Its texts are constants: what a user configured goes
 // into variables, so that nothing but a query can be built here.
-func document(kind ScopeKind, f FieldSet, typed bool) string {
+func document(kind snapshot.ScopeKind, f FieldSet, typed bool) string {
 	var b strings.Builder
-	group := kind == ScopeGroup
+	group := kind == snapshot.ScopeGroups
 	b.WriteString("query fleet($first: Int!, $after: String")
 	if typed {
 		b.WriteString(", $type: CiRunnerType!")

@@ -12,6 +12,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql/recording"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // recorded answers as graphql-ruby did.
@@ -81,7 +82,7 @@ func TestRecorded(t *testing.T) {
 			for _, row := range w.Fleet().Runners {
 				truth[row.ID] = row
 			}
-			team := gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "acme/team"}
+			team := gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "acme/team"}
 			for i, q := range recording.Queries(team) {
 				r.token, r.asked = recording.Admin, 0
 				if q.Scope == team {
@@ -135,7 +136,7 @@ func TestRecorded(t *testing.T) {
 			for id, want := range map[string]gitlab.Reason{"": gitlab.ReasonForbidden, "other": gitlab.ReasonForbidden, "no/where": gitlab.ReasonNotFound} {
 				q := gitlab.GraphQLQuery{}
 				if id != "" {
-					q.Scope = gitlab.Scope{Kind: gitlab.ScopeGroup, ID: id}
+					q.Scope = gitlab.Scope{Kind: snapshot.ScopeGroups, ID: id}
 				}
 				if _, err := client.RunnersGraphQL(t.Context(), q); gitlab.ReasonOf(err) != want || !gitlab.GraphQLRefused(err) {
 					t.Errorf("%q: %v, want %s", id, err, want)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/go-kit/log"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // TestDocument holds the whole request, as it goes out, for both scopes.
@@ -44,12 +46,12 @@ func TestDocument(t *testing.T) {
 			`query fleet($first: Int!, $after: String) { queryComplexity { score limit } runners(first: $first, after: $after) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus tagList runUntagged accessLevel contactedAt ownerProject { fullPath } groups(first: 1) { nodes { fullPath } } managers(first: 100) { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } } paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } }`,
 			map[string]any{"first": 100.0},
 		}},
-		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{ScopeGroup, `a/b") {`}}, sent{
+		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{snapshot.ScopeGroups, `a/b") {`}}, sent{
 			`query fleet($first: Int!, $after: String, $type: CiRunnerType!, $path: ID!) { queryComplexity { score limit } group(fullPath: $path) { runners(first: $first, after: $after, type: $type, membership: ALL_AVAILABLE) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } } }`,
 			map[string]any{"first": 40.0, "after": `a"b`, "type": "PROJECT_TYPE", "path": `a/b") {`},
 		}},
 		{
-			GraphQLQuery{Fields: FieldManagers, First: 400, Dialect: &GraphQLDialect{lacks: FieldManagers | fieldComplexity | fieldAllAvailable, rows: 25}, Scope: Scope{ScopeGroup, "a"}},
+			GraphQLQuery{Fields: FieldManagers, First: 400, Dialect: &GraphQLDialect{lacks: FieldManagers | fieldComplexity | fieldAllAvailable, rows: 25}, Scope: Scope{snapshot.ScopeGroups, "a"}},
 			sent{
 				`query fleet($first: Int!, $after: String, $path: ID!) { group(fullPath: $path) { runners(first: $first, after: $after, membership: DESCENDANTS) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status version platformName architectureName active } } } }`,
 				map[string]any{"first": 25.0, "path": "a"},
@@ -64,7 +66,7 @@ func TestDocument(t *testing.T) {
 			t.Error(line)
 		}
 	}
-	for _, s := range []Scope{{Kind: ScopeOwned}, {Kind: ScopeProject, ID: "a"}, {Kind: ScopeGroup}, {Kind: ScopeGroup, ID: ".."}} {
+	for _, s := range []Scope{{Kind: snapshot.ScopeOwned}, {Kind: snapshot.ScopeProjects, ID: "a"}, {Kind: snapshot.ScopeGroups}, {Kind: snapshot.ScopeGroups, ID: ".."}} {
 		line = ""
 		if _, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: s}); ReasonOf(err) != ReasonBadRequest || line != "" {
 			t.Errorf("%+v: %v", s, err)
@@ -87,7 +89,7 @@ func TestOnlyQueries(t *testing.T) {
 		if f&(FieldTags|FieldUntagged|FieldContact) != 0 { // as good as others, and a million less
 			continue
 		}
-		for _, kind := range []ScopeKind{ScopeInstance, ScopeGroup} {
+		for _, kind := range []snapshot.ScopeKind{snapshot.ScopeInstance, snapshot.ScopeGroups} {
 			body, err := graphqlBody(request{document: document(kind, f, f&1 == 0)})
 			if err != nil {
 				t.Fatal(err)
@@ -308,7 +310,7 @@ func TestGraphQLFailure(t *testing.T) {
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		})
-		_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		_, err := client.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}})
 		text := GraphQLFailure(err)
 		if err == nil || !strings.Contains(text, c.want) || c.want != "does not let this token" && strings.Contains(text, "let this token") {
 			t.Errorf("%d %s: %q of %v", c.status, c.body, text, err)
@@ -495,7 +497,7 @@ func TestSecretsInside200(t *testing.T) {
 				return next.RoundTrip(r)
 			})
 		})
-		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{ScopeGroup, "a"}})
+		_, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}})
 		if err == nil || !arrived {
 			t.Fatalf("%s: %v, the token arrived: %t", form, err, arrived)
 		}
@@ -526,7 +528,7 @@ func FuzzDecodeFleet(f *testing.F) {
 			}
 			return
 		}
-		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		no := a.refusal(document(snapshot.ScopeInstance, FieldsAll, false))
 		if no != nil && (no.reason == "" || no.Error() == "" || no.lacks&^(fieldEnd-1) != 0) {
 			t.Errorf("%+v", no)
 		}
@@ -617,7 +619,7 @@ func TestRefusal(t *testing.T) {
 		{false, []graphqlError{{Message: "Query has complexity of 301, which exceeds max complexity of 250"}}, refusal{reason: ReasonBadRequest, score: 301, limit: 250}},
 	} {
 		a := fleetAnswer{ran: c.ran, errors: c.errors}
-		no := a.refusal(document(ScopeInstance, FieldsAll, false))
+		no := a.refusal(document(snapshot.ScopeInstance, FieldsAll, false))
 		if no == nil {
 			t.Errorf("%v: no objection", c.errors)
 			continue
@@ -667,7 +669,7 @@ func TestGroupAsksNoMore(t *testing.T) {
 		_, _ = w.Write([]byte(body))
 	})
 	d := new(GraphQLDialect)
-	q := GraphQLQuery{Scope: Scope{ScopeGroup, "a"}, Dialect: d}
+	q := GraphQLQuery{Scope: Scope{snapshot.ScopeGroups, "a"}, Dialect: d}
 	p, err := c.RunnersGraphQL(t.Context(), q)
 	if err != nil || p.Partial || requests != 2 || d.lacks != 0 {
 		t.Errorf("an empty group: %+v, %v, %d requests, lacks %b", p, err, requests, d.lacks)

@@ -10,12 +10,13 @@ import (
 	"net/http/httptest"
 	"runtime/debug"
 	"runtime/metrics"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // hostileAtOnce is more than the default of max_concurrent_requests, 8.
@@ -198,10 +199,7 @@ func TestHostileAnswers(t *testing.T) {
 				lock sync.Mutex
 				errs = map[Reason]error{}
 			)
-			atOnce := hostileAtOnce
-			if raceDetector() {
-				atOnce = 2 // it multiplies time and memory
-			}
+			atOnce := rig.Sized(hostileAtOnce, 2) // the race detector multiplies time and memory
 			peak := watchMemory(t, func() {
 				for range atOnce {
 					wg.Go(func() {
@@ -221,7 +219,7 @@ func TestHostileAnswers(t *testing.T) {
 			}
 			t.Logf("| %s | %s | %.0f MiB | %.2f s |", h.name, h.want, float64(peak)/(1<<20), took.Seconds())
 			if peak > hostileMemory {
-				t.Errorf("%d at once took %d MiB", hostileAtOnce, peak>>20)
+				t.Errorf("%d at once took %d MiB", atOnce, peak>>20)
 			}
 		})
 	}
@@ -287,12 +285,6 @@ func memoryHeld() uint64 {
 	s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64() - s[1].Value.Uint64()
-}
-
-// raceDetector multiplies what memory costs.
-func raceDetector() bool {
-	info, ok := debug.ReadBuildInfo()
-	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // TestHeaderLimit: the limit is that of one header, not of a connection, and

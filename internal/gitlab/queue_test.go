@@ -85,7 +85,7 @@ func TestQueueFits(t *testing.T) {
 		if !p.Details && len(pages) < 60 {
 			t.Errorf("%d classes fit into a survey", len(pages))
 		}
-		s.world.SetToken(gitlabsim.TokenSpec{Token: "maintainer", Scopes: []string{"read_api"}})
+		s.world.AddToken(gitlabsim.TokenSpec{Token: "maintainer", Scopes: []string{"read_api"}})
 		client := s.as(t, "maintainer") // no administrator: the lower limit
 		if _, err := client.Queue(t.Context(), gitlab.QueueRequest{Pages: pages}); err != nil {
 			t.Errorf("%d pages: %v", len(pages), err)

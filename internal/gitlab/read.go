@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Runners reads one page (from 1) of a runner list, 100 rows, id ascending. A
@@ -29,17 +31,17 @@ func (c *Client) RunnersWhere(ctx context.Context, s Scope, f RunnerFilter, rows
 func (c *Client) runners(ctx context.Context, s Scope, page, asked int, filter url.Values) (RunnersPage, error) {
 	r := request{query: pageQuery(page, asked)}
 	maps.Copy(r.query, filter)
-	switch s.Kind {
-	case ScopeInstance:
+	switch s.kind() {
+	case snapshot.ScopeInstance:
 		r.route, r.path = RouteAllRunners, "/runners/all"
-	case ScopeOwned:
+	case snapshot.ScopeOwned:
 		r.route, r.path = RouteRunners, "/runners"
-	case ScopeGroup:
+	case snapshot.ScopeGroups:
 		r.route, r.path = RouteGroupRunners, "/groups/"+url.PathEscape(s.ID)+"/runners"
-	case ScopeProject:
+	case snapshot.ScopeProjects:
 		r.route, r.path = RouteProjectRunners, "/projects/"+url.PathEscape(s.ID)+"/runners"
 	}
-	if (s.Kind == ScopeGroup || s.Kind == ScopeProject) && strings.Trim(s.ID, "./") == "" || r.route == "" {
+	if (s.Kind == snapshot.ScopeGroups || s.Kind == snapshot.ScopeProjects) && strings.Trim(s.ID, "./") == "" || r.route == "" {
 		return RunnersPage{}, &Error{Reason: ReasonBadRequest, Route: r.route, Message: "the scope names no group or project"}
 	}
 	var (

@@ -1,14 +1,12 @@
 package gitlab
 
 import (
-	"context"
 	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	commoncfg "github.com/prometheus/common/config"
 )
@@ -18,11 +16,9 @@ import (
 func remedyOf(t *testing.T, url string, c *http.Client) string {
 	t.Helper()
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	// Enough for one attempt: a connection that fails is tried again for seconds.
+	// One attempt: a connection that fails is tried again for seconds.
 	client := newClient(t, Options{BaseURL: url, HTTPClient: c})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, err := client.Version(ctx)
+	_, err := client.Version(impatient{t.Context()})
 	if err == nil {
 		t.Fatal("no error")
 	}

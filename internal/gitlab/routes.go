@@ -1,5 +1,7 @@
 package gitlab
 
+import "gitlab-runner-fleet-exporter/internal/snapshot"
+
 // Route is an endpoint's template. It is the label value of route, so it never
 // holds an id, a path of a group or a query.
 type Route string
@@ -24,14 +26,14 @@ const (
 
 // Route is where a scope's runners are listed by REST.
 func (s Scope) Route() Route {
-	switch s.Kind {
-	case ScopeInstance:
+	switch s.kind() {
+	case snapshot.ScopeInstance:
 		return RouteAllRunners
-	case ScopeOwned:
+	case snapshot.ScopeOwned:
 		return RouteRunners
-	case ScopeGroup:
+	case snapshot.ScopeGroups:
 		return RouteGroupRunners
-	case ScopeProject:
+	case snapshot.ScopeProjects:
 		return RouteProjectRunners
 	}
 	return ""

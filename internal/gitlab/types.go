@@ -1,6 +1,11 @@
 package gitlab
 
-import "time"
+import (
+	"cmp"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
 
 // Runner is one row of a runner list (docs/gitlab-api.md 1.2). Members that the
 // exporter does not use are skipped while streaming.
@@ -14,6 +19,12 @@ type Runner struct {
 	Paused      *bool  // nil: key missing or null (before 14.8)
 	Online      *bool  // nil: null, which means never contacted
 }
+
+// Values of job_execution_status.
+const (
+	ExecutionActive = "active"
+	ExecutionIdle   = "idle"
+)
 
 // RunnerDetails is a runner with what GET /runners/:id adds to the list row (1.3).
 type RunnerDetails struct {
@@ -30,7 +41,9 @@ type RunnerDetails struct {
 	Platform    string
 	Arch        string
 	ContactedAt time.Time // zero: never
-	Owner       string    // path_with_namespace of the first project, or web_url's path of the first group
+	// MaximumTimeout of its jobs; 0: none, or not read (GraphQL).
+	MaximumTimeout time.Duration
+	Owner          string // path_with_namespace of the first project, or web_url's path of the first group
 }
 
 // Manager is one machine behind a runner (1.4).
@@ -41,6 +54,7 @@ type Manager struct {
 	Platform    string
 	Arch        string
 	Status      string
+	Execution   string // job_execution_status, as Runner's; "" by GraphQL
 	ContactedAt time.Time
 }
 
@@ -89,22 +103,13 @@ type JobsQuery struct {
 	Cursor   string
 }
 
-// Scope is where a runner list is read from.
+// Scope is where a runner list is read from. The zero Scope is the instance.
 type Scope struct {
-	Kind ScopeKind
+	Kind snapshot.ScopeKind
 	ID   string // group or project: id or full path
 }
 
-// ScopeKind is one of the list endpoints (1.1).
-type ScopeKind uint8
-
-// The list endpoints.
-const (
-	ScopeInstance ScopeKind = iota // GET /runners/all
-	ScopeOwned                     // GET /runners
-	ScopeGroup                     // GET /groups/:id/runners
-	ScopeProject                   // GET /projects/:id/runners
-)
+func (s Scope) kind() snapshot.ScopeKind { return cmp.Or(s.Kind, snapshot.ScopeInstance) }
 
 // Token is what GET /personal_access_tokens/self returns.
 type Token struct {

@@ -9,7 +9,7 @@ import (
 )
 
 // TokenSpec describes an access token and its user. Tokens of one Username
-// belong to one user and share its rate limit (notes 5.1).
+// belong to one user and share its rate limit (docs/gitlab-api.md 5.1).
 type TokenSpec struct {
 	Token     string
 	Name      string
@@ -20,7 +20,7 @@ type TokenSpec struct {
 	Auditor   bool
 	// Everything makes the user a maintainer of every group; Groups (with
 	// their subgroups) and Projects of these. They decide GET /runners, and
-	// which runners and jobs somebody who is no administrator may see.
+	// which runners and jobs a user who is no administrator may see.
 	Everything bool
 	Groups     []int64
 	Projects   []int64
@@ -38,16 +38,13 @@ type token struct {
 	revoked bool
 }
 
-// SetToken adds a token, or replaces the one of that text: what changes of
-// its user goes for the user's other tokens too.
-func (w *World) SetToken(s TokenSpec) {
+// AddToken adds a token, or replaces the one of that text: what changes of
+// its user applies to the user's other tokens too.
+func (w *World) AddToken(s TokenSpec) {
 	w.lock()
 	defer w.mu.Unlock()
 	w.addToken(s)
 }
-
-// AddToken is SetToken.
-func (w *World) AddToken(s TokenSpec) { w.SetToken(s) }
 
 func (w *World) addToken(s TokenSpec) {
 	if s.Username == "" {
@@ -77,54 +74,18 @@ func (w *World) addToken(s TokenSpec) {
 	}
 }
 
-func (w *World) changeToken(text string, f func(*token)) bool {
+// RevokeToken revokes a token.
+func (w *World) RevokeToken(text string) bool {
 	w.lock()
 	defer w.mu.Unlock()
 	t := w.tokens[text]
 	if t != nil {
-		f(t)
+		t.revoked = true
 	}
 	return t != nil
 }
 
-// RevokeToken revokes a token.
-func (w *World) RevokeToken(text string) bool {
-	return w.changeToken(text, func(t *token) { t.revoked = true })
-}
-
-// ExpireToken sets the day a token expires; the zero time: never.
-func (w *World) ExpireToken(text string, day time.Time) bool {
-	return w.changeToken(text, func(t *token) { t.expires = day })
-}
-
-// SetScopes replaces a token's scopes.
-func (w *World) SetScopes(text string, scopes ...string) bool {
-	return w.changeToken(text, func(t *token) { t.scopes = slices.Clone(scopes) })
-}
-
-// SetAdmin makes the token's user an administrator, or a plain user.
-func (w *World) SetAdmin(text string, admin bool) bool {
-	return w.changeToken(text, func(t *token) { t.user.admin = admin })
-}
-
-// SetAdminMode turns Admin Mode on or off (notes 5.2).
-func (w *World) SetAdminMode(on bool) {
-	w.lock()
-	defer w.mu.Unlock()
-	w.adminMode = on
-}
-
-// SetRateLimit changes Options.RateLimit and RateWindow; window 0 keeps it.
-func (w *World) SetRateLimit(requests int, window time.Duration) {
-	w.lock()
-	defer w.mu.Unlock()
-	w.opt.RateLimit = requests
-	if window > 0 {
-		w.opt.RateWindow = window
-	}
-}
-
-// authenticate finds the caller (notes 5.3). No token at all is a failure
+// authenticate finds the caller (docs/gitlab-api.md 5.3). No token at all is a failure
 // too: nothing here is public.
 func (w *World) authenticate(r *http.Request) (*token, *failure) {
 	text := r.Header.Get("PRIVATE-TOKEN")
@@ -154,21 +115,15 @@ func invalidToken(text string) *failure {
 }
 
 func (w *World) effectiveAdmin(t *token) bool {
-	return t.user.admin && (!w.adminMode || slices.Contains(t.scopes, "admin_mode"))
+	return t.user.admin && (!w.opt.AdminMode || slices.Contains(t.scopes, "admin_mode"))
 }
 
-// checkScope is API guard's list for a route (notes 5.2).
+// checkScope is API guard's list for a route (docs/gitlab-api.md 5.2).
 func (c *call) checkScope() *failure {
-	need := []string{"api"}
-	withID := strings.HasPrefix(c.route.path, "/runners/:id")
-	if !c.route.write() {
-		need = append(need, "read_api")
-	}
+	need := []string{"api", "read_api"}
 	switch {
-	case withID && c.w.f.managers:
+	case strings.HasPrefix(c.route.path, "/runners/:id") && c.w.f.managers:
 		need = append(need, "manage_runner")
-	case c.route.path == "/user/runners":
-		need = append(need, "create_runner")
 	case c.route.path == "/user":
 		need = append(need, "read_user")
 	case c.route.path == "/personal_access_tokens/self":
@@ -186,7 +141,7 @@ func (c *call) checkScope() *failure {
 }
 
 // throttle counts a request in its user's fixed window, as Rack::Attack does,
-// writes the headers, and tells whether it is one too many (notes 5.1).
+// writes the headers, and reports whether the limit is exceeded (docs/gitlab-api.md 5.1).
 func (w *World) throttle(u *user, out http.Header) bool {
 	limit := w.opt.RateLimit
 	if limit <= 0 {
@@ -225,7 +180,7 @@ func (u *user) maintains(p *project) bool {
 }
 
 // available is GET /runners: group and project runners of the user's own,
-// never instance runners, for administrators too (notes 1.1).
+// never instance runners, for administrators too (docs/gitlab-api.md 1.1).
 func (u *user) available(r *runner) bool {
 	switch r.typ {
 	case instanceType:
@@ -243,7 +198,7 @@ func (c *call) owns(r *runner) bool { return c.admin || c.tok.user.available(r) 
 // readsAll: an administrator, or an auditor where the release lets one.
 func (c *call) readsAll() bool { return c.admin || c.tok.user.auditor && c.w.f.created }
 
-// Caller is whom a GraphQL request comes from.
+// Caller is the user of a GraphQL request.
 type Caller struct {
 	Known    bool // a valid token with api or read_api
 	Admin    bool
@@ -257,6 +212,6 @@ func (w *World) caller(t *token) Caller {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// Without Admin Mode: GraphQL does not ask tokens for it (notes 12).
+	// Without Admin Mode: GraphQL does not require its scope (docs/gitlab-api.md 12).
 	return Caller{Known: true, Admin: t.user.admin, UserID: t.user.id, Username: t.user.username}
 }

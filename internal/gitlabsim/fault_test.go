@@ -237,12 +237,12 @@ func TestLog(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 1})
 	must(t, w, "/runners/1/jobs?order_by=id")
 	get(t, w, "/runners/77")
-	do(t, w, "DELETE", "", "/runners?token=secret", nil)
+	do(t, w, "DELETE", "", "/runners?token=secret")
 	log := w.Log()
 	if len(log) != 3 || log[0].Path != "/api/v4/runners/1/jobs?order_by=id" || log[0].Route != "GET /runners/:id/jobs" || log[0].Status != 200 || log[1].Status != 404 {
 		t.Errorf("log %+v", log)
 	}
-	if strings.Contains(log[2].Path, "secret") || log[2].Status != 403 {
+	if strings.Contains(log[2].Path, "secret") || log[2].Status != 405 {
 		t.Errorf("log %+v", log[2])
 	}
 	if n := w.Requests(); n["GET /runners/:id/jobs"] != 1 || n["GET /runners/:id"] != 1 || len(n) != 3 {

@@ -12,38 +12,26 @@ import (
 // FuzzRequest: whatever is asked, the API answers with a status it knows and
 // with JSON, does not panic, and the world stays whole.
 func FuzzRequest(f *testing.F) {
-	f.Add("GET", "/runners/all?page=2&per_page=3", "", "")
-	f.Add("GET", "/groups/a%2Fb/runners?tag_list[]=x", "", "")
-	f.Add("GET", "/runners/1/jobs?pagination=keyset&order_by=id&cursor=eyJpZCI6IjEwMDAwMDMiLCJfa2QiOiJuIn0=", "", "")
-	f.Add("PUT", "/runners/1", "application/json", `{"tag_list":["a"],"paused":true}`)
-	f.Add("POST", "/runners", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\nt\r\n--x--")
-	f.Add("POST", "/user/runners", "application/x-www-form-urlencoded", "runner_type=instance_type&tag_list=a,b")
-	f.Fuzz(func(t *testing.T, method, path, kind, body string) {
+	f.Add("GET", "/runners/all?page=2&per_page=3")
+	f.Add("GET", "/groups/a%2Fb/runners?tag_list[]=x")
+	f.Add("GET", "/runners/1/jobs?pagination=keyset&order_by=id&cursor=eyJpZCI6IjEwMDAwMDMiLCJfa2QiOiJuIn0=")
+	f.Add("PUT", "/runners/1")
+	f.Fuzz(func(t *testing.T, method, path string) {
 		u, err := url.Parse("http://x/api/v4" + path)
 		if err != nil || !strings.HasPrefix(path, "/") {
 			return
 		}
 		w, c := newWorld(Options{Runners: 3, Tags: 2})
 		w.CreateJob(JobSpec{Runner: 1, Finished: noon})
-		req := &http.Request{Method: method, URL: u, Header: http.Header{"Private-Token": {apiToken}, "Content-Type": {kind}}}
-		if body != "" {
-			req, err = http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x/", strings.NewReader(body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Method, req.URL = method, u
-			req.Header = http.Header{"Private-Token": {apiToken}, "Content-Type": {kind}}
-		}
-		a, err := w.serve(req)
+		a, err := w.serve(&http.Request{Method: method, URL: u, Header: http.Header{"Private-Token": {apiToken}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		switch a.status {
-		case 200, 201, 400, 403, 404, 405:
+		case 200, 400, 403, 404, 405:
 			if !json.Valid(a.body) {
 				t.Errorf("%d %q", a.status, a.body)
 			}
-		case 204:
 		default:
 			t.Errorf("status %d %q", a.status, a.body)
 		}

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -69,6 +67,13 @@ func (r reply) object(t *testing.T) map[string]any {
 	return v
 }
 
+func (r reply) want(t *testing.T, status int) {
+	t.Helper()
+	if r.status != status {
+		t.Errorf("status %d, want %d: %s", r.status, status, r.body)
+	}
+}
+
 func ids(rows []map[string]any) []int64 {
 	var l []int64
 	for _, r := range rows {
@@ -77,18 +82,11 @@ func ids(rows []map[string]any) []int64 {
 	return l
 }
 
-func do(t *testing.T, w *World, method, token, path string, form url.Values) reply {
+func do(t *testing.T, w *World, method, token, path string) reply {
 	t.Helper()
-	var body io.Reader
-	if form != nil {
-		body = strings.NewReader(form.Encode())
-	}
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://called.example:8080"+w.opt.Root+"/api/v4"+path, body)
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://called.example:8080"+w.opt.Root+"/api/v4"+path, nil)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if form != nil {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	if token != "" {
 		req.Header.Set("PRIVATE-TOKEN", token)
@@ -107,7 +105,7 @@ func do(t *testing.T, w *World, method, token, path string, form url.Values) rep
 
 func get(t *testing.T, w *World, path string) reply {
 	t.Helper()
-	return do(t, w, http.MethodGet, adminToken, path, nil)
+	return do(t, w, http.MethodGet, adminToken, path)
 }
 
 // must is get of something that has to be there.

@@ -3,12 +3,9 @@ package gitlabsim
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,7 +13,7 @@ import (
 	"time"
 )
 
-// answer is what GitLab says to one request, before it is written to a
+// answer is GitLab's response to one request, before it is written to a
 // connection or handed over in process.
 type answer struct {
 	status   int
@@ -39,9 +36,6 @@ func (w *World) Handler() http.Handler {
 		h := rw.Header()
 		maps.Copy(h, a.header)
 		h.Set("Content-Length", strconv.Itoa(len(a.body)))
-		if a.status == http.StatusNoContent {
-			h.Del("Content-Length")
-		}
 		rw.WriteHeader(a.status)
 		if r.Method == http.MethodHead {
 			return
@@ -115,8 +109,8 @@ type call struct {
 	w     *World
 	req   *http.Request
 	route route
-	seg   []string   // path below /api/v4, unescaped
-	query url.Values // of a write: with its body
+	seg   []string // path below /api/v4, unescaped
+	query url.Values
 	tok   *token
 	admin bool  // in effect, Admin Mode considered
 	now   int64 // by Rails' clock and Redis, which do not lag
@@ -126,18 +120,12 @@ type call struct {
 	body  []byte
 }
 
-const maxBody = 1 << 20
-
 // serve is the whole way of a request: proxy faults, throttle, token, API.
 // Its error is the context's.
 func (w *World) serve(r *http.Request) (answer, error) {
 	c := &call{w: w, req: r, out: http.Header{}}
 	c.route, c.seg = w.match(r)
 	c.query = r.URL.Query()
-	var bodyErr error
-	if c.route.write() && c.route != graphqlRoute && r.Body != nil {
-		bodyErr = c.readBody()
-	}
 
 	w.lock()
 	w.requestSeq++
@@ -178,7 +166,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 	case limited:
 		a.status, a.body = http.StatusTooManyRequests, []byte("Retry later\n")
 		c.out.Set("Content-Type", "text/plain")
-	case c.route.path == graphqlRoute.path && w.graphql != nil && (c.route == graphqlRoute || !c.route.write()):
+	case c.route.path == graphqlRoute.path && w.graphql != nil && (c.route == graphqlRoute || c.route.method == http.MethodGet):
 		gql = w.graphql
 		c.tok = tok
 	default:
@@ -188,9 +176,7 @@ func (w *World) serve(r *http.Request) (answer, error) {
 		switch {
 		case w.routes[c.route] == nil:
 			a.status, a.body = c.unknownRoute()
-		case bodyErr != nil:
-			a.status, a.body = http.StatusBadRequest, []byte(`{"error":"Problems parsing JSON"}`)
-		case authErr != nil && !c.route.ownToken():
+		case authErr != nil:
 			a.status, a.body = authErr.status, authErr.body
 		default:
 			c.tok = tok
@@ -240,77 +226,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// readBody reads a write's parameters, from a form or from JSON.
-func (c *call) readBody() error {
-	raw, err := io.ReadAll(io.LimitReader(c.req.Body, maxBody))
-	if err != nil || len(raw) == 0 {
-		return err
-	}
-	kind, params, err := mime.ParseMediaType(c.req.Header.Get("Content-Type"))
-	if err != nil {
-		return err
-	}
-	add := func(v url.Values) {
-		for k, vs := range v {
-			c.query[k] = append(c.query[k], vs...)
-		}
-	}
-	switch kind {
-	case "application/json":
-		var m map[string]any
-		if err := json.Unmarshal(raw, &m); err != nil {
-			return err
-		}
-		v := url.Values{}
-		flatten(v, "", m)
-		add(v)
-	case "application/x-www-form-urlencoded":
-		v, err := url.ParseQuery(string(raw))
-		if err != nil {
-			return err
-		}
-		add(v)
-	case "multipart/form-data":
-		r := http.Request{Header: c.req.Header, Body: io.NopCloser(bytes.NewReader(raw)), Method: c.req.Method}
-		if params["boundary"] == "" {
-			return errors.New("no boundary")
-		}
-		if err := r.ParseMultipartForm(maxBody); err != nil {
-			return err
-		}
-		add(r.MultipartForm.Value)
-	}
-	return nil
-}
-
-// flatten writes JSON the way a form would: a[b] for objects, a[] for arrays.
-func flatten(v url.Values, prefix string, x any) {
-	switch x := x.(type) {
-	case map[string]any:
-		for k, e := range x {
-			if prefix != "" {
-				k = prefix + "[" + k + "]"
-			}
-			flatten(v, k, e)
-		}
-	case []any:
-		if len(x) == 0 {
-			v[prefix+"[]"] = []string{}
-		}
-		for _, e := range x {
-			flatten(v, prefix+"[]", e)
-		}
-	case nil:
-		v.Set(prefix, "")
-	case string:
-		v.Add(prefix, x)
-	case float64:
-		v.Add(prefix, strconv.FormatFloat(x, 'f', -1, 64))
-	case bool:
-		v.Add(prefix, strconv.FormatBool(x))
-	}
-}
-
 // route is a method and a template, such as "GET /runners/:id/jobs".
 type route struct{ method, path string }
 
@@ -320,17 +235,6 @@ const unmatched = "/(unknown)"
 var graphqlRoute = route{http.MethodPost, "/graphql"}
 
 func (r route) String() string { return r.method + " " + r.path }
-func (r route) write() bool    { return r.method != http.MethodGet && r.method != http.MethodHead }
-
-// ownToken tells the routes that a runner's or a registration token opens,
-// not a user's.
-func (r route) ownToken() bool {
-	switch r {
-	case route{"POST", "/runners"}, route{"DELETE", "/runners"}, route{"POST", "/runners/verify"}, route{"POST", "/runners/reset_authentication_token"}:
-		return true
-	}
-	return false
-}
 
 // match finds the route of a request. The path is taken escaped, so that a
 // group's path "a%2Fb" stays one segment.
@@ -378,8 +282,8 @@ func (t template) fits(seg []string) bool {
 	for i, p := range t.parts {
 		switch {
 		case p == seg[i]:
-		case p == ":id" && t.parts[0] == "runners", p == ":runner_id", p == ":job_id":
-			// GitLab's own routes ask for digits here and 404 otherwise.
+		case p == ":id" && t.parts[0] == "runners", p == ":job_id":
+			// GitLab's own routes require digits here and return 404 otherwise.
 			if _, err := strconv.ParseInt(seg[i], 10, 64); err != nil {
 				return false
 			}
@@ -393,11 +297,9 @@ func (t template) fits(seg []string) bool {
 
 // templates in the order of matching: fixed words before ids.
 var templates = makeTemplates(
-	"/runners", "/runners/all", "/runners/verify", "/runners/reset_registration_token", "/runners/reset_authentication_token",
-	"/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects", "/runners/:id/reset_authentication_token",
-	"/groups/:id", "/groups/:id/runners", "/groups/:id/runners/reset_registration_token",
-	"/projects/:id/runners", "/projects/:id/runners/reset_registration_token", "/projects/:id/runners/:runner_id", "/projects/:id/jobs", "/projects/:id/jobs/:job_id",
-	"/version", "/metadata", "/personal_access_tokens/self", "/user", "/user/runners",
+	"/runners", "/runners/all", "/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects",
+	"/groups/:id", "/groups/:id/runners", "/projects/:id/runners", "/projects/:id/jobs", "/projects/:id/jobs/:job_id",
+	"/version", "/metadata", "/personal_access_tokens/self", "/user",
 )
 
 func makeTemplates(paths ...string) []template {
@@ -448,31 +350,14 @@ func (w *World) notFound(what string) *failure {
 // answer checks the token's scope and runs the route.
 func (c *call) answer() (int, []byte) {
 	h := c.w.routes[c.route]
-	if !c.route.ownToken() {
-		if c.tok == nil {
-			f := message(http.StatusUnauthorized, "401 Unauthorized")
-			return f.status, f.body
-		}
-		if f := c.checkScope(); f != nil {
-			return f.status, f.body
-		}
-		c.admin = c.w.effectiveAdmin(c.tok)
+	if f := c.checkScope(); f != nil {
+		return f.status, f.body
 	}
-	status := http.StatusOK
-	if c.route.method == http.MethodPost {
-		status = http.StatusCreated
-	}
+	c.admin = c.w.effectiveAdmin(c.tok)
 	if f := h(c); f != nil {
 		return f.status, f.body
 	}
-	if c.body == nil && c.route.write() {
-		c.out.Del("Content-Type")
-		return http.StatusNoContent, nil
-	}
-	if c.route == (route{"POST", "/runners/verify"}) {
-		status = http.StatusOK
-	}
-	return status, c.body
+	return http.StatusOK, c.body
 }
 
 type handler func(*call) *failure
@@ -480,33 +365,20 @@ type handler func(*call) *failure
 // makeRoutes lists what this release offers; the rest is 404.
 func (w *World) makeRoutes() map[route]handler {
 	m := map[route]handler{
-		{"GET", "/runners"}:                                      (*call).listOwned,
-		{"GET", "/runners/all"}:                                  (*call).listAll,
-		{"GET", "/runners/:id"}:                                  (*call).runnerDetails,
-		{"GET", "/runners/:id/jobs"}:                             (*call).runnerJobs,
-		{"GET", "/groups/:id"}:                                   (*call).groupInfo,
-		{"GET", "/groups/:id/runners"}:                           (*call).listGroup,
-		{"GET", "/projects/:id/runners"}:                         (*call).listProject,
-		{"GET", "/projects/:id/jobs"}:                            (*call).projectJobs,
-		{"GET", "/projects/:id/jobs/:job_id"}:                    (*call).projectJob,
-		{"GET", "/version"}:                                      (*call).version,
-		{"GET", "/user"}:                                         (*call).currentUser,
-		{"POST", "/runners"}:                                     (*call).register,
-		{"DELETE", "/runners"}:                                   (*call).unregister,
-		{"POST", "/runners/verify"}:                              (*call).verify,
-		{"POST", "/runners/reset_authentication_token"}:          (*call).resetOwnToken,
-		{"POST", "/runners/reset_registration_token"}:            (*call).resetInstance,
-		{"POST", "/runners/:id/reset_authentication_token"}:      (*call).resetRunner,
-		{"PUT", "/runners/:id"}:                                  (*call).updateRunner,
-		{"DELETE", "/runners/:id"}:                               (*call).deleteRunner,
-		{"POST", "/groups/:id/runners/reset_registration_token"}: (*call).resetGroup,
-		{"POST", "/projects/:id/runners"}:                        (*call).enableRunner,
-		{"DELETE", "/projects/:id/runners/:runner_id"}:           (*call).disableRunner,
+		{"GET", "/runners"}:                   (*call).listOwned,
+		{"GET", "/runners/all"}:               (*call).listAll,
+		{"GET", "/runners/:id"}:               (*call).runnerDetails,
+		{"GET", "/runners/:id/jobs"}:          (*call).runnerJobs,
+		{"GET", "/groups/:id"}:                (*call).groupInfo,
+		{"GET", "/groups/:id/runners"}:        (*call).listGroup,
+		{"GET", "/projects/:id/runners"}:      (*call).listProject,
+		{"GET", "/projects/:id/jobs"}:         (*call).projectJobs,
+		{"GET", "/projects/:id/jobs/:job_id"}: (*call).projectJob,
+		{"GET", "/version"}:                   (*call).version,
+		{"GET", "/user"}:                      (*call).currentUser,
 	}
-	m[route{"POST", "/projects/:id/runners/reset_registration_token"}] = (*call).resetProject
 	if w.f.managers {
 		m[route{"GET", "/runners/:id/managers"}] = (*call).runnerManagers
-		m[route{"POST", "/user/runners"}] = (*call).createRunner
 	}
 	if w.f.projects {
 		m[route{"GET", "/runners/:id/projects"}] = (*call).runnerProjects

@@ -23,7 +23,7 @@ const (
 
 var jobStates = [numJobStates]string{"created", "pending", "running", "canceling", "success", "failed", "canceled"}
 
-// allJobStatuses is GitLab's whole enumeration (notes 4.1).
+// allJobStatuses is GitLab's whole enumeration (docs/gitlab-api.md 4.1).
 var allJobStatuses = []string{
 	"created", "waiting_for_resource", "preparing", "waiting_for_callback", "pending", "running", "success",
 	"failed", "canceling", "canceled", "skipped", "manual", "scheduled",
@@ -126,7 +126,7 @@ var generatedNames = [3][]jobName{
 func (w *World) nameID(n jobName) uint16 {
 	id, ok := w.nameIndex[n]
 	if !ok && len(w.names) < math.MaxUint16 {
-		id = uint16(len(w.names)) //nolint:gosec // just compared
+		id = uint16(len(w.names))
 		w.names = append(w.names, n)
 		w.nameIndex[n] = id
 	}
@@ -137,7 +137,7 @@ func (w *World) tagset(tags []string) uint16 {
 	key := strings.Join(tags, ",")
 	id, ok := w.tagIndex[key]
 	if !ok && len(w.tagsets) < math.MaxUint16 {
-		id = uint16(len(w.tagsets)) //nolint:gosec // just compared
+		id = uint16(len(w.tagsets))
 		w.tagsets = append(w.tagsets, slices.Clone(tags))
 		w.tagIndex[key] = id
 	}
@@ -145,7 +145,7 @@ func (w *World) tagset(tags []string) uint16 {
 }
 
 // reason numbers a failure reason, translated into what this release knows
-// (notes 11, 4.5).
+// (docs/gitlab-api.md 4.5).
 func (w *World) reason(s string) uint8 {
 	if !w.f.newReasons {
 		switch {
@@ -161,14 +161,14 @@ func (w *World) reason(s string) uint8 {
 	}
 	id, ok := w.reasonIdx[s]
 	if !ok && len(w.reasons) < math.MaxUint8 {
-		id = uint8(len(w.reasons)) //nolint:gosec // just compared
+		id = uint8(len(w.reasons))
 		w.reasons = append(w.reasons, s)
 		w.reasonIdx[s] = id
 	}
 	return id
 }
 
-// assignmentReasons fail a job before it starts, but on its runner (notes 11).
+// assignmentReasons fail a job before it starts, but on its runner (docs/gitlab-api.md 4.1).
 var assignmentReasons = []string{"runner_unsupported", "missing_dependency_failure", "archived_failure", "ip_restriction_failure"}
 
 func (w *World) shapeReasons() {
@@ -215,7 +215,7 @@ func (w *World) randomLength() int32 {
 }
 
 // generate creates a pipeline with all its jobs, as GitLab does: ids are given
-// now, starts may be hours away (notes 4.2).
+// now, starts may be hours away (docs/gitlab-api.md 4.2).
 func (w *World) generate(t int64) {
 	if w.quiet {
 		return
@@ -442,7 +442,7 @@ func (w *World) pick(i int32, r *runner, t int64) {
 		}
 	}
 	j.runner, j.picked = r.idx+1, t
-	// A job queued for a runner lets all its machines through to Rails (notes 3.3).
+	// A job queued for a runner lets all its machines through to Rails (docs/gitlab-api.md 3.3).
 	for _, c := range r.managers {
 		c.touch(t)
 	}
@@ -562,7 +562,7 @@ func (w *World) orphan(r *runner, m *manager) {
 	}
 }
 
-// retry adds a new row for a job that ran: the old one stays (notes 4.2).
+// retry adds a new row for a job that ran: the old one stays (docs/gitlab-api.md 4.2).
 func (w *World) retry(i int32, t int64) int32 {
 	old := w.jobs.at(i)
 	if old.deleted != 0 || old.next != 0 {
@@ -599,22 +599,6 @@ func (w *World) deleteJob(i int32, t int64) {
 		r.jobs = slices.Delete(r.jobs, at, at+1)
 		r.deletedJobs = append(r.deletedJobs, i)
 	}
-}
-
-func (w *World) findPipeline(id int64) int32 {
-	i, ok := slices.BinarySearchFunc(w.pipelines, id, func(p pipeline, id int64) int {
-		switch {
-		case p.id < id:
-			return -1
-		case p.id > id:
-			return 1
-		}
-		return 0
-	})
-	if !ok {
-		return -1
-	}
-	return index(i)
 }
 
 // pipelineJobs calls f with every row of a pipeline, retried ones included.
@@ -820,34 +804,7 @@ func (w *World) FinishJob(id int64, status, reason string) bool {
 	})
 }
 
-// RetryJob runs a final job again, in a new row whose id it returns; 0 if that
-// cannot be. The new row of a job by hand is picked by the same runner a
-// second later and runs until FinishJob.
-func (w *World) RetryJob(id int64) (newID int64) {
-	w.changeJob(id, func(i int32) bool {
-		if !w.jobs.at(i).final() {
-			return false
-		}
-		if n := w.retry(i, w.now); n >= 0 {
-			newID = w.jobs.at(n).id
-		}
-		return true
-	})
-	return newID
-}
-
 // DeleteJob makes a job's row vanish.
 func (w *World) DeleteJob(id int64) bool {
 	return w.changeJob(id, func(i int32) bool { w.deleteJob(i, w.now); return true })
-}
-
-// DeletePipeline makes all rows of a pipeline vanish.
-func (w *World) DeletePipeline(id int64) bool {
-	w.lock()
-	defer w.mu.Unlock()
-	k := w.findPipeline(id)
-	if k >= 0 {
-		w.deletePipeline(k, w.now)
-	}
-	return k >= 0
 }

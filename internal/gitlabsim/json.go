@@ -11,7 +11,7 @@ import (
 )
 
 // The entities are appended by hand: a page of 100 jobs is 250 kB and a test
-// of 10,000 runners asks for thousands of them.
+// of 10,000 runners needs thousands of them.
 
 func str(b []byte, s string) []byte {
 	for i := range len(s) {
@@ -103,7 +103,7 @@ func appendUTC(b []byte, ms int64) []byte {
 	return append(b, hexDigits[f/100], hexDigits[f/10%10], hexDigits[f%10], 'Z')
 }
 
-// appendRunner is API::Entities::Ci::Runner, open at its end (notes 1.2).
+// appendRunner is API::Entities::Ci::Runner, open at its end (docs/gitlab-api.md 1.2).
 func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 	paused := r.pausedAt(c.at)
 	contact := w.runnerContact(r, c.now)
@@ -124,18 +124,15 @@ func (w *World) appendRunner(b []byte, r *runner, c *call) []byte {
 		b = kBool(b, "online", c.now-contact < w.f.onlineFor)
 	}
 	if w.f.created {
-		// Only users that the caller may read are shown (notes 1.2).
-		switch {
-		case r.creator != nil && (c.admin || r.creator == c.tok.user):
-			b = kRaw(b, "created_by", r.creator.basic)
-		case c.admin:
+		// Only users that the caller may read are shown (docs/gitlab-api.md 1.2).
+		if c.admin {
 			b = kNull(b, "created_by")
 		}
 		b = w.kTime(b, "created_at", r.created)
 	}
 	status := w.statusAt(r.created, contact, c.now)
 	if paused && (status == "online" || status == "offline") {
-		status = "paused" // the deprecated REST status (notes 3.1)
+		status = "paused" // the deprecated REST status (docs/gitlab-api.md 3.1)
 	}
 	b = kStr(b, "status", status)
 	if w.f.created {
@@ -158,7 +155,7 @@ func activity(active bool) string {
 	return "idle"
 }
 
-// activeAt tells whether a runner, or one of its machines, executes a job.
+// activeAt reports whether a runner, or one of its machines, executes a job.
 func (w *World) activeAt(r *runner, m *manager, c *call) bool {
 	list := r.exec
 	if c.stale {
@@ -180,7 +177,7 @@ func (w *World) activeAt(r *runner, m *manager, c *call) bool {
 	return false
 }
 
-// appendDetails is API::Entities::Ci::RunnerDetails (notes 1.3).
+// appendDetails is API::Entities::Ci::RunnerDetails (docs/gitlab-api.md 1.3).
 func (w *World) appendDetails(b []byte, r *runner, c *call) []byte {
 	b = w.appendRunner(b, r, c)
 	b = kStrings(b, "tag_list", r.tagsAt(c.at))
@@ -239,7 +236,7 @@ func accessLevel(protected bool) string {
 	return "not_protected"
 }
 
-// appendManager is API::Entities::Ci::RunnerManager (notes 1.4).
+// appendManager is API::Entities::Ci::RunnerManager (docs/gitlab-api.md 1.4).
 func (w *World) appendManager(b []byte, r *runner, m *manager, c *call) []byte {
 	contact := w.cached(m.contactAt(c.now), m.dbAt(c.now), c.now)
 	b = append(b, '{')
@@ -279,7 +276,7 @@ func appendSHA(b []byte, seed uint64) []byte {
 func sha(seed uint64) string { return string(appendSHA(make([]byte, 0, 40), seed)) }
 
 // appendJob is API::Entities::Ci::JobBasicWithProject, open at its end and
-// without the project (notes 1.5).
+// without the project (docs/gitlab-api.md 1.5).
 func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	j := w.jobs.at(i)
 	state := j.state
@@ -290,7 +287,7 @@ func (w *World) appendJob(b []byte, i int32, c *call) []byte {
 	}
 	p := w.projects[j.project]
 	pl := &w.pipelines[j.pipeline]
-	seed := mix(uint64(pl.id)) //nolint:gosec // ids are positive
+	seed := mix(uint64(pl.id))
 	ref := refs[seed%uint64(len(refs))]
 	tag := ref[0] == 'v'
 	name := w.names[j.name]
@@ -433,7 +430,7 @@ func (w *World) appendJobWithProject(b []byte, i int32, c *call) []byte {
 }
 
 // appendFullJob is API::Entities::Ci::Job, of GET /projects/:id/jobs/:job_id
-// (notes 11): it alone names the runner and its machine.
+// (docs/gitlab-api.md 1.1): it alone names the runner and its machine.
 func (w *World) appendFullJob(b []byte, i int32, c *call) []byte {
 	j := w.jobs.at(i)
 	b = w.appendJob(b, i, c)
@@ -511,8 +508,7 @@ type user struct {
 	all      bool // maintainer everywhere
 	groups   []*group
 	projects []*project
-	basic    []byte // UserBasic
-	full     []byte // User, as it stands in a job
+	full     []byte // User, as in a job
 
 	window   int64 // of the rate limit
 	requests int
@@ -537,7 +533,7 @@ var (
 
 func (w *World) addUser(username, name string) {
 	u := &user{id: int64(len(w.users) + 1), username: username, name: name, email: username + "@example.com"}
-	sum := mix(uint64(u.id)) //nolint:gosec // likewise
+	sum := mix(uint64(u.id))
 	avatar := "https://secure.gravatar.com/avatar/" + hex.EncodeToString(fmt.Appendf(nil, "%016x", sum)) + "?s=80&d=identicon"
 	b := []byte{'{'}
 	b = kInt(b, "id", u.id)
@@ -548,7 +544,6 @@ func (w *World) addUser(username, name string) {
 	b = kBool(b, "locked", false)
 	b = kStr(b, "avatar_url", avatar)
 	b = kStr(b, "web_url", w.opt.ExternalURL+w.opt.Root+"/"+u.username)
-	u.basic = slices.Concat(b, []byte{'}'})
 	b = w.kTime(b, "created_at", w.now-hash(u.id, 900*day))
 	for _, k := range []string{"bio", "location", "linkedin", "twitter", "discord", "website_url", "github", "job_title"} {
 		b = kStr(b, k, "")

@@ -36,7 +36,7 @@ type Options struct {
 	// Version is GitLab's, default "19.1.0-ee"; see features for what changes.
 	Version string
 	// ExternalURL is GitLab's configured address, which its Link headers name
-	// whatever address was called (notes 2); default https://gitlab.example.com.
+	// whatever address was called (docs/gitlab-api.md 2); default https://gitlab.example.com.
 	ExternalURL string
 	// Root is a relative root such as "/gitlab".
 	Root string
@@ -50,16 +50,16 @@ type Options struct {
 	// computed; route as in Requests.
 	Latency func(route string) time.Duration
 	// OffsetLimit refuses job pages beyond 50,000 rows with 405, as the flag
-	// enforce_ci_builds_pagination_limit does (notes 2).
+	// enforce_ci_builds_pagination_limit does (docs/gitlab-api.md 2).
 	OffsetLimit bool
-	// AdminMode asks for the scope admin_mode on administrators' tokens
-	// (notes 5.2).
+	// AdminMode requires the scope admin_mode on administrators' tokens
+	// (docs/gitlab-api.md 5.2).
 	AdminMode bool
 	// Location is the time zone GitLab writes times in; default UTC.
 	Location *time.Location
 }
 
-// JobShape says what generated jobs look like. A zero field takes its
+// JobShape describes generated jobs. A zero field takes its
 // default, a negative one means none.
 type JobShape struct {
 	LateShare       float64            // share that starts long after its creation (manual, delayed): 0.08
@@ -148,11 +148,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// features is what differs between releases (notes 1.7 and where else named).
-// Where the notes give no exact release the nearest documented one is taken.
+// features is what differs between releases (docs/gitlab-api.md 1.7 and where else named).
+// Where no exact release is known the nearest documented one is taken.
 type features struct {
 	paused          bool // the field paused: 14.8
-	neverContacted  bool // the word never_contacted, before it not_connected: 15.0
+	neverContacted  bool // the status never_contacted, before it not_connected: 15.0
 	failureReason   bool // 15.1
 	metadata        bool // GET /metadata: 15.2
 	tokenSelf       bool // GET /personal_access_tokens/self: 15.5

@@ -68,7 +68,7 @@ func TestPagingTable(t *testing.T) {
 }
 
 // TestPageShift: a deletion between two page requests hides one runner, an
-// addition none (notes 2).
+// addition none (docs/gitlab-api.md 2).
 func TestPageShift(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 40})
 	one := ids(must(t, w, "/runners/all").rows(t))

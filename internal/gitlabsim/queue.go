@@ -73,7 +73,7 @@ func (w *World) protectedRef(j *job) bool {
 	if j.has(byHand) {
 		return j.has(onProtected)
 	}
-	seed := mix(uint64(w.pipelines[j.pipeline].id)) //nolint:gosec // ids are positive
+	seed := mix(uint64(w.pipelines[j.pipeline].id))
 	ref := refs[seed%uint64(len(refs))]
 	return ref == refs[0] || ref[0] == 'v'
 }
@@ -180,7 +180,7 @@ func (c *call) projectJobs() *failure {
 	if err != nil {
 		return err
 	}
-	scopes, _ := c.list("scope")
+	scopes := c.list("scope")
 	for _, s := range scopes {
 		if !slices.Contains(allJobStatuses, s) {
 			return message(http.StatusBadRequest, "400 Bad request - Scope contains invalid value(s)")

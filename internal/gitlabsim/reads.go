@@ -20,7 +20,7 @@ const (
 
 type page struct{ num, per int }
 
-// page reads page and per_page (notes 2).
+// page reads page and per_page (docs/gitlab-api.md 2).
 func (c *call) page() (page, *failure) {
 	p := page{1, defaultPerPage}
 	for _, f := range []struct {
@@ -97,7 +97,7 @@ func (c *call) pageHeaders(p page, total int, count bool) {
 	c.out.Set("Link", strings.Join(links, ", "))
 }
 
-// link names GitLab's configured host, whatever address was called (notes 2).
+// link names GitLab's configured host, whatever address was called (docs/gitlab-api.md 2).
 func (c *call) link(rel, param, value string, per int) string {
 	q := maps.Clone(c.query)
 	if param == "cursor" {
@@ -139,9 +139,8 @@ func (c *call) boolean(name string) (*bool, *failure) {
 	return nil, errorBody(http.StatusBadRequest, name+" is invalid")
 }
 
-// list is a comma list, or Rails' repeated name[]; ok tells whether it is
-// there at all.
-func (c *call) list(name string) (l []string, ok bool) {
+// list is a comma list, or Rails' repeated name[].
+func (c *call) list(name string) (l []string) {
 	for _, k := range []string{name, name + "[]"} {
 		for _, v := range c.query[k] {
 			for s := range strings.SplitSeq(v, ",") {
@@ -150,14 +149,13 @@ func (c *call) list(name string) (l []string, ok bool) {
 				}
 			}
 		}
-		ok = ok || c.query.Has(k)
 	}
-	return l, ok
+	return l
 }
 
 var versionPrefix = regexp.MustCompile(`^[\d+.]+$`)
 
-// filter is the parameters that runner lists take (notes 1.6). Others are
+// filter is the parameters that runner lists take (docs/gitlab-api.md 1.6). Others are
 // ignored without an error.
 type filter struct {
 	typ, status, version string
@@ -191,7 +189,7 @@ func (c *call) filter(withScope bool) (f filter, err *failure) {
 	if f.version = c.query.Get("version_prefix"); f.version != "" && !versionPrefix.MatchString(f.version) {
 		return f, errorBody(http.StatusBadRequest, "version_prefix is invalid")
 	}
-	f.tags, _ = c.list("tag_list")
+	f.tags = c.list("tag_list")
 	return f, nil
 }
 
@@ -200,7 +198,7 @@ func (f filter) empty() bool {
 }
 
 // hasStatus compares the database column, which may disagree with the status
-// shown in the same row (notes 3.3). Offline ones include stale ones.
+// shown in the same row (docs/gitlab-api.md 3.3). Offline ones include stale ones.
 func (c *call) hasStatus(r *runner, status string) bool {
 	switch status {
 	case "active", "paused":
@@ -218,7 +216,7 @@ func (c *call) hasStatus(r *runner, status string) bool {
 	return db == 0 // never_contacted, not_connected
 }
 
-// matches counts how often a runner stands in the list: with version_prefix
+// matches counts how often a runner is in the list: with version_prefix
 // once for each machine of that version, for the join has no DISTINCT.
 func (c *call) matches(r *runner, f filter) int {
 	switch {
@@ -364,7 +362,7 @@ func (c *call) findProject() (*project, *failure) {
 }
 
 // listGroup: the group's and its ancestors' runners and instance runners, but
-// neither subgroups' nor project runners (notes 1.1).
+// neither subgroups' nor project runners (docs/gitlab-api.md 1.1).
 func (c *call) listGroup() *failure {
 	g, err := c.findGroup()
 	if err != nil {
@@ -436,7 +434,7 @@ func (c *call) runnerDetails() *failure {
 	return err
 }
 
-// runnerManagers is not paginated: the whole array (notes 1.1).
+// runnerManagers is not paginated: the whole array (docs/gitlab-api.md 1.1).
 func (c *call) runnerManagers() *failure {
 	r, err := c.readable()
 	if err != nil {
@@ -487,7 +485,7 @@ func (c *call) runnerProjects() *failure {
 }
 
 // runnerJobs answers GET /runners/:id/jobs: without order_by oldest first,
-// sort alone ignored; keyset only newest first (notes 2).
+// sort alone ignored; keyset only newest first (docs/gitlab-api.md 2).
 func (c *call) runnerJobs() *failure {
 	r, err := c.findRunner()
 	if err != nil {
@@ -605,7 +603,7 @@ func (c *call) keyset(rows []int32, p page) *failure {
 }
 
 // projectJob answers GET /projects/:id/jobs/:job_id, also when the job's
-// runner is gone (notes 11).
+// runner is gone (docs/gitlab-api.md 1.1).
 func (c *call) projectJob() *failure {
 	p, err := c.findProject()
 	if err != nil {

@@ -33,10 +33,9 @@ type group struct {
 	path     string // full
 	fullName string
 	parent   *group
-	regToken string
 }
 
-// under tells whether g is a or one of its descendants.
+// under reports whether g is a or one of its descendants.
 func (g *group) under(a *group) bool {
 	for ; g != nil; g = g.parent {
 		if g == a {
@@ -53,9 +52,8 @@ type project struct {
 	path     string // full
 	group    *group
 	created  int64
-	regToken string
-	identity []byte // JSON as it stands in a job
-	basic    []byte // JSON as it stands in a runner's details
+	identity []byte // JSON as in a job
+	basic    []byte // JSON as in a runner's details
 }
 
 type tagChange struct {
@@ -77,8 +75,6 @@ type runner struct {
 	blackHole            bool
 	timeout              int64 // seconds; 0: none
 	desc, note           string
-	token                string
-	creator              *user
 	pauses               []pauseChange // the last is the present one
 	tags                 []tagChange   // likewise
 	group                *group
@@ -171,7 +167,7 @@ type manager struct {
 
 // Contacts of an idle machine lie on a grid of 55 minutes with up to 5 minutes
 // of jitter, so that no two are more than an hour apart: Workhorse answers the
-// polls between them itself (notes 3.3). A function of time alone costs no
+// polls between them itself (docs/gitlab-api.md 3.3). A function of time alone costs no
 // event for 100,000 machines.
 const contactGrid = 55 * minute
 
@@ -262,10 +258,10 @@ func (w *World) never() string {
 	return "not_connected"
 }
 
-// cacheLife is how long Redis keeps a contact (notes 3.2).
+// cacheLife is how long Redis keeps a contact (docs/gitlab-api.md 3.2).
 const cacheLife = day
 
-// cached is a contact as the API tells it at t: Redis first, the column once
+// cached is a contact as the API shows it at t: Redis first, the column once
 // the cache is lost or has expired.
 func (w *World) cached(contact, db, t int64) int64 {
 	if contact <= w.flushedAt || t-contact > cacheLife {
@@ -338,7 +334,6 @@ func (w *World) addRunner(s RunnerSpec) *runner {
 		id: s.ID, idx: index(len(w.all)), typ: typ, created: w.now, desc: s.Description,
 		untagged: s.RunUntagged || len(s.Tags) == 0, locked: s.Locked, protected: s.Protected,
 		timeout: int64(s.Timeout / time.Second), note: s.Note, weight: 1, blackHole: s.BlackHole,
-		token: w.newToken("glrt-"),
 	}
 	if !s.Created.IsZero() {
 		r.created = s.Created.UnixMilli()
@@ -476,19 +471,6 @@ func (w *World) SetTags(id int64, tags []string) bool {
 	})
 }
 
-// SetUntagged says whether a runner takes untagged jobs.
-func (w *World) SetUntagged(id int64, take bool) bool {
-	return w.change(id, func(r *runner) {
-		r.untagged = take || len(r.tagList()) == 0
-		w.pickDirty = true
-	})
-}
-
-// SetDescription renames a runner.
-func (w *World) SetDescription(id int64, description string) bool {
-	return w.change(id, func(r *runner) { r.desc = description })
-}
-
 // SetOnline lets all machines of a runner contact GitLab again, or stops
 // them. GitLab's status follows by its own rules, up to hours later. Generated
 // jobs that a stopped machine executes fail for want of updates an hour later.
@@ -568,19 +550,6 @@ var versions = []string{
 	"19.1.0", "19.1.0", "19.1.0", "19.0.1", "19.0.1", "19.0.0", "18.11.2", "18.11.2", "18.9.0", "18.5.0", "18.2.1", "17.11.0", "17.5.3", "16.11.1",
 }
 
-// SetManagerOnline lets one machine contact GitLab again, or stops it.
-func (w *World) SetManagerOnline(runnerID, managerID int64, online bool) (ok bool) {
-	w.change(runnerID, func(r *runner) {
-		for _, m := range r.managers {
-			if m.id == managerID {
-				w.setAlive(r, m, online)
-				ok = true
-			}
-		}
-	})
-	return ok
-}
-
 // RemoveManager unregisters a machine; the runner keeps its last contact.
 func (w *World) RemoveManager(runnerID, managerID int64) (ok bool) {
 	w.change(runnerID, func(r *runner) {
@@ -605,7 +574,7 @@ func (w *World) removeManager(r *runner, m *manager, t int64) {
 }
 
 // cleanManagers is GitLab's StaleManagersCleanupService: stale machines go,
-// stale runners stay (notes 3.2).
+// stale runners stay (docs/gitlab-api.md 3.2).
 func (w *World) cleanManagers(t int64) {
 	for _, r := range w.order {
 		for _, m := range slices.Clone(r.managers) {
@@ -635,7 +604,6 @@ func (w *World) addGroup(name string, parent *group) *group {
 	if parent != nil {
 		g.path, g.fullName = parent.path+"/"+name, parent.fullName+" / "+name
 	}
-	g.regToken = w.newToken("GR1348941")
 	w.groups = append(w.groups, g)
 	w.paths[g.path] = g
 	return g
@@ -672,7 +640,6 @@ func (w *World) addProject(name string, g *group) *project {
 		id: int64(len(w.projects) + 1), idx: index(len(w.projects)), name: name, path: g.path + "/" + name, group: g,
 		created: w.now - hash(int64(len(w.projects)), 700*day),
 	}
-	p.regToken = w.newToken("GR1348941")
 	w.projectJSON(p)
 	w.projects = append(w.projects, p)
 	w.paths[p.path] = p
@@ -689,13 +656,6 @@ func (w *World) MoveRunner(id, groupID int64, projectIDs []int64) (ok bool) {
 		}
 	})
 	return ok
-}
-
-// newToken makes a token of GitLab's look; not from rng, so that a token
-// asked for over HTTP does not change the world's course.
-func (w *World) newToken(prefix string) string {
-	w.tokenSeq++
-	return fmt.Sprintf("%s%010x%010x", prefix, mix(w.opt.Seed^w.tokenSeq)>>24, mix(^w.opt.Seed^w.tokenSeq)>>24)
 }
 
 // addFleet makes the initial groups, projects and runners.

@@ -29,11 +29,11 @@ type definition struct {
 // checker walks a body along a definition and collects what does not fit.
 type checker struct {
 	defs map[string]*definition
-	// nullable and types are the notes' corrections, by definition and field:
+	// nullable and types are the corrections of docs/gitlab-api.md, by definition and field:
 	// OpenAPI marks nothing nullable and types what it does not know as string.
 	nullable map[string]string
 	types    map[string]string
-	extra    map[string]string // fields that the notes name and the definition lacks
+	extra    map[string]string // fields that docs/gitlab-api.md names and the definition lacks
 	strict   bool              // unknown fields are findings
 	found    []string
 }
@@ -177,7 +177,7 @@ func openAPI(t *testing.T) *checker {
 }
 
 // TestAnswersFitOpenAPI validates every GET against GitLab's own description:
-// types, enumerations, and no field that neither it nor the notes name.
+// types, enumerations, and no field that neither it nor docs/gitlab-api.md names.
 func TestAnswersFitOpenAPI(t *testing.T) {
 	for _, version := range []string{"19.1.0-ee", "17.8.0", "15.11.0"} {
 		w, _ := newWorld(Options{Seed: 9, Version: version, Runners: 60, Tags: 12, JobsPerHour: 600, History: 3 * time.Hour})
@@ -222,12 +222,12 @@ func TestAnswersFitOpenAPI(t *testing.T) {
 }
 
 // TestAnswersFitSchemas validates against GitLab's public JSON schemas, but
-// for what the notes call wrong in them: online and ip_address are null today,
+// for what docs/gitlab-api.md 8 calls wrong in them: online and ip_address are null today,
 // and they lack newer fields.
 func TestAnswersFitSchemas(t *testing.T) {
 	c := &checker{defs: map[string]*definition{}, nullable: map[string]string{"runner.json": "ip_address online"}}
 	for _, name := range []string{"runner", "runner_manager", "job"} {
-		raw, err := os.ReadFile(filepath.Join("testdata", "gitlab", "schema_public_api_v4_"+name+".json")) //nolint:gosec // one of three names
+		raw, err := os.ReadFile(filepath.Join("testdata", "gitlab", "schema_public_api_v4_"+name+".json"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestStatusRules holds the rules of notes 3.1 and 3.2: what a silent
-// runner's row, its machine's row and the status filters say as time passes.
+// TestStatusRules holds the rules of docs/gitlab-api.md 3.1 and 3.2: what a silent
+// runner's row, its machine's row and the status filters show as time passes.
 func TestStatusRules(t *testing.T) {
 	for _, tc := range []struct {
 		version string
@@ -104,7 +104,7 @@ func contacted(t *testing.T, w *World, id int64) time.Time {
 }
 
 // TestContacts: a healthy idle runner's contact is up to an hour old, and now
-// and then really old; one that works is fresh (notes 3.3).
+// and then really old; one that works is fresh (docs/gitlab-api.md 3.3).
 func TestContacts(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		w, c := newWorld(Options{Seed: 7})
@@ -222,20 +222,20 @@ func TestFilterDisagrees(t *testing.T) {
 	c.add(2*time.Hour - lag + time.Minute)
 	rows := must(t, w, "/runners/all?status=offline").rows(t)
 	if len(rows) != 1 || rows[0]["status"] != "online" {
-		t.Errorf("want a runner listed as offline while its row says online: %v", rows)
+		t.Errorf("want a runner listed as offline while its row is online: %v", rows)
 	}
 }
 
 func TestManagers(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Managers: 3})
-	two := w.AddManager(id, ManagerSpec{SystemID: "r_x", Version: "16.0.0"})
+	w.AddManager(id, ManagerSpec{SystemID: "r_x", Version: "16.0.0"})
 	ms := must(t, w, "/runners/1/managers").rows(t)
 	if len(ms) != 4 || ms[3]["system_id"] != "r_x" || ms[3]["version"] != "16.0.0" {
 		t.Fatalf("machines %v", ms)
 	}
-	// One of four dies: the runner stays online, its own row says offline.
-	w.SetManagerOnline(id, two, false)
+	// One of four dies: the runner stays online, its own row is offline.
+	w.change(id, func(r *runner) { w.setAlive(r, r.managers[3], false) })
 	c.add(3 * time.Hour)
 	if row := must(t, w, "/runners/all").rows(t)[0]; row["status"] != "online" {
 		t.Errorf("runner %v", row)

@@ -50,7 +50,7 @@ type RunnerTruth struct {
 	Group       int64
 	Projects    []int64
 	Created     time.Time
-	Contacted   time.Time // as the API tells it; zero: never
+	Contacted   time.Time // as the API shows it; zero: never
 	Deleted     time.Time
 	Managers    []ManagerTruth
 	Executing   []int64 // ids of its running and canceling jobs
@@ -82,8 +82,8 @@ type JobTruth struct {
 	Duration                               time.Duration // negative if it never started
 }
 
-// Truth copies the world at Now. Finished may be long: FinishedSince is the
-// way to follow it.
+// Truth copies the world at Now. Finished, which grows, is in the order of the
+// jobs' ends.
 func (w *World) Truth() *Truth {
 	w.lock()
 	defer w.mu.Unlock()
@@ -144,31 +144,6 @@ func (w *World) fleet() *Truth {
 	}
 	slices.SortFunc(t.Pending, func(a, b JobTruth) int { return int(a.ID - b.ID) })
 	return t
-}
-
-// FinishedSince returns the finished jobs from the n-th on, in the order of
-// their end, and the n to ask with next time.
-func (w *World) FinishedSince(n int) ([]JobTruth, int) {
-	w.lock()
-	defer w.mu.Unlock()
-	var jobs []JobTruth
-	for _, i := range w.finished[min(max(n, 0), len(w.finished)):] {
-		jobs = append(jobs, w.jobTruth(i))
-	}
-	return jobs, len(w.finished)
-}
-
-// DeletedSince returns the finished jobs whose row was deleted at t or later.
-func (w *World) DeletedSince(t time.Time) []JobTruth {
-	w.lock()
-	defer w.mu.Unlock()
-	var jobs []JobTruth
-	for _, i := range w.finished {
-		if j := w.jobs.at(i); j.deleted != 0 && j.deleted >= t.UnixMilli() {
-			jobs = append(jobs, w.jobTruth(i))
-		}
-	}
-	return jobs
 }
 
 // Job returns one job, deleted ones included.

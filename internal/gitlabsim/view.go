@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// What GraphQL shows beside REST: the same rows by another door, since a
-// package of its own answers it and must see neither the lock nor the rows.
+// GraphQL is answered by a package of its own, which reads the rows through the
+// types here and has no access to the lock or the rows themselves.
 
-// RunnerView is a runner as GraphQL's CiRunner tells it: its status is never
-// "paused" (notes 3.1).
+// RunnerView is a runner as GraphQL's CiRunner shows it: its status is never
+// "paused" (docs/gitlab-api.md 3.1).
 type RunnerView struct {
 	ID           int64
 	Type         string // as REST writes it: instance_type
@@ -32,7 +32,7 @@ type RunnerView struct {
 	Managers     []ManagerView
 }
 
-// ManagerView is a machine as CiRunnerManager tells it.
+// ManagerView is a machine as CiRunnerManager shows it.
 type ManagerView struct {
 	ID                          int64
 	SystemID, Version, Revision string
@@ -42,7 +42,7 @@ type ManagerView struct {
 	Created, Contacted          time.Time
 }
 
-// Membership says which runners of a group are meant.
+// Membership selects runners of a group.
 type Membership uint8
 
 // The values of CiRunnerMembershipFilter.
@@ -52,7 +52,7 @@ const (
 	AllAvailable                   // and its ancestors' and the instance's
 )
 
-// ViewQuery says which runners are read, newest first.
+// ViewQuery selects the runners to read, newest first.
 type ViewQuery struct {
 	Group, Project string // full path; both empty: the instance
 	Membership     Membership
@@ -63,7 +63,7 @@ type ViewQuery struct {
 	First          int
 }
 
-// What a reading of views can fail of, as GraphQL tells it.
+// Errors of Views.
 var (
 	ErrNotVisible  = errors.New("no such group or project, or none that the caller may see")
 	ErrNotReadable = errors.New("the caller may not read these runners")
@@ -72,13 +72,13 @@ var (
 // Version is GitLab's own.
 func (w *World) Version() string { return w.opt.Version }
 
-// Since tells whether the world's release is major.minor or later.
+// Since reports whether the world's release is major.minor or later.
 func (w *World) Since(major, minor int) bool { return since(w.opt.Version, major, minor) }
 
 // URL is GitLab's external address, its relative root included.
 func (w *World) URL() string { return w.opt.ExternalURL + w.opt.Root }
 
-// Views reads one page of runners as c may see them; more tells whether others
+// Views reads one page of runners as c may see them; more reports whether others
 // follow, total how many there are in all.
 func (w *World) Views(c Caller, q ViewQuery) (views []RunnerView, more bool, total int, err error) {
 	w.lock()
@@ -115,7 +115,7 @@ func (w *World) Views(c Caller, q ViewQuery) (views []RunnerView, more bool, tot
 	return views, more, total, nil
 }
 
-// viewed is who stands in a list.
+// viewed returns which runners a list contains.
 func (w *World) viewed(c Caller, q ViewQuery) (in func(*runner) bool, err error) {
 	var u *user
 	if i := slices.IndexFunc(w.users, func(u *user) bool { return c.Known && u.id == c.UserID }); i >= 0 {
@@ -153,7 +153,7 @@ func (w *World) viewed(c Caller, q ViewQuery) (in func(*runner) bool, err error)
 		return func(r *runner) bool {
 			return r.typ == instanceType || r.typ == groupType && p.group.under(r.group) || slices.Contains(r.projects, p)
 		}, nil
-	case !c.Admin: // an auditor's REST list has no counterpart here (notes 12)
+	case !c.Admin: // an auditor's REST list has no counterpart here (docs/gitlab-api.md 5.2)
 		return nil, ErrNotReadable
 	}
 	return func(*runner) bool { return true }, nil
@@ -228,7 +228,7 @@ func (c *call) groupInfo() *failure {
 	return nil
 }
 
-// since tells whether a release is major.minor or later.
+// since reports whether a release is major.minor or later.
 func since(version string, major, minor int) bool {
 	parts := strings.SplitN(strings.SplitN(version, "-", 2)[0], ".", 3)
 	a, _ := strconv.Atoi(parts[0])

@@ -1,14 +1,14 @@
-// Package gitlabsim is a simulated GitLab with ground truth: a world of
-// runners, machines and jobs that lives by GitLab's rules, GitLab's REST API on
-// top of it (an http.Handler and an in-process RoundTripper), an
-// administrator's hand to change it, scripted faults, and the truth that a
-// monitor of that GitLab has to find out through the API. Tests of every other
-// room and --demo stand on it. Numbers such as "notes 3.3" are sections of the
-// project's notes on GitLab's Runner API.
+// Package gitlabsim is a simulated GitLab with ground truth: a world of runners,
+// machines and jobs that follows GitLab's rules, GitLab's REST API for reading it
+// (an http.Handler and an in-process RoundTripper), methods that change it as an
+// administrator would, scripted faults, and the truth that a monitor of that
+// GitLab has to find out through the API. The tests of the other packages and
+// --demo use it. Numbers such as "docs/gitlab-api.md 3.3" are sections of the project's notes
+// on GitLab's Runner API.
 //
-// Everything the API shows is a function of the world and of a time; the world
-// moves by events (a pipeline is created, a job is picked, a machine dies),
-// which are worked off up to the clock's reading whenever someone looks.
+// Everything the API shows is a function of the world and of a time. The world
+// changes by events (a pipeline is created, a job is picked, a machine fails),
+// which are processed up to the clock's time at each request and each method call.
 package gitlabsim
 
 import (
@@ -77,10 +77,7 @@ type World struct {
 	users      []*user
 	tokens     map[string]*token
 	lastToken  int64
-	instToken  string // the instance's registration token
-	tokenSeq   uint64
 	flushedAt  int64 // when the Redis cache was last lost
-	adminMode  bool
 	graphql    GraphQLHandler
 	routes     map[route]handler
 	faults     []*fault
@@ -96,14 +93,14 @@ type World struct {
 	flapper     *runner
 }
 
-// New makes a world as the options say and lives through Options.History.
+// New makes a world with the given options and runs it for Options.History.
 func New(o Options) *World {
 	o = o.withDefaults()
 	w := &World{
 		opt:       o,
 		f:         parseFeatures(o.Version),
-		rng:       rand.New(rand.NewPCG(o.Seed, 0x5eed)), //nolint:gosec // a simulation wants repeatable numbers
-		faultRng:  rand.New(rand.NewPCG(o.Seed, 0xfa17)), //nolint:gosec // likewise
+		rng:       rand.New(rand.NewPCG(o.Seed, 0x5eed)),
+		faultRng:  rand.New(rand.NewPCG(o.Seed, 0xfa17)),
 		runners:   map[int64]*runner{},
 		paths:     map[string]any{},
 		nameIndex: map[jobName]uint16{},
@@ -112,7 +109,6 @@ func New(o Options) *World {
 		tokens:    map[string]*token{},
 		counts:    map[string]int{},
 		byStatus:  map[int]int{},
-		adminMode: o.AdminMode,
 		lastJob:   1_000_000,
 		lastPipe:  200_000,
 	}
@@ -121,7 +117,6 @@ func New(o Options) *World {
 	w.routes = w.makeRoutes()
 	w.reason("")
 	w.tagset(nil)
-	w.instToken = w.newToken("GR1348941")
 	w.addUsers()
 	if o.Token != "" {
 		w.addToken(TokenSpec{Token: o.Token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
@@ -139,7 +134,7 @@ func New(o Options) *World {
 	return w
 }
 
-// lock takes the world for one look or change and brings it up to the clock.
+// lock locks the world for one request or change and brings it up to the clock.
 func (w *World) lock() {
 	w.mu.Lock()
 	w.catchUp(w.opt.Now().UnixMilli())
@@ -159,7 +154,7 @@ type eventKind uint8
 const (
 	evPipeline eventKind = iota // the next pipeline is created
 	evPick                      // a runner may pick the job
-	evCancel                    // someone cancels the job
+	evCancel                    // the job is canceled by a user
 	evEnd                       // the job ends as planned
 	evRetry                     // the job is run again
 	evDelete                    // the pipeline is deleted
@@ -259,7 +254,7 @@ func (w *World) time(ms int64) time.Time {
 type GraphQLHandler func(rw http.ResponseWriter, r *http.Request, caller Caller)
 
 // SetGraphQL mounts GraphQL, which answers 404 until then: it is a package of
-// its own so that whoever needs only REST does not carry it.
+// its own so that a test that needs only REST does not link it.
 func (w *World) SetGraphQL(h GraphQLHandler) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -267,7 +262,7 @@ func (w *World) SetGraphQL(h GraphQLHandler) {
 }
 
 // FlushRedis loses GitLab's cache: contact times jump back to the database
-// column, up to 55 minutes, until the next contact (notes 3.3).
+// column, up to 55 minutes, until the next contact (docs/gitlab-api.md 3.3).
 func (w *World) FlushRedis() {
 	w.lock()
 	defer w.mu.Unlock()
@@ -276,11 +271,11 @@ func (w *World) FlushRedis() {
 
 // index narrows a row's number: rows are held in memory, so there are fewer
 // than 2^31.
-func index(n int) int32 { return int32(n) } //nolint:gosec // see above
+func index(n int) int32 { return int32(n) }
 
 // hash is mix of an id, as a number in [0, n).
 func hash(id, n int64) int64 {
-	return int64(mix(uint64(id)) % uint64(max(n, 1))) //nolint:gosec // below n
+	return int64(mix(uint64(id)) % uint64(max(n, 1)))
 }
 
 // mix is splitmix64: a stable number for an id, where a stored one would cost

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 func ofType(id int64, kind string) gitlab.Runner {
@@ -183,8 +185,8 @@ func TestProjectTagsAfterAReload(t *testing.T) {
 // the retention, nobody waits while there is a place for them, and a restart
 // changes nothing.
 func TestAdmission(t *testing.T) {
-	for seed := range uint64(150) {
-		rng := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // repeatable
+	for seed := range uint64(rig.Sized(150, 40)) {
+		rng := rand.New(rand.NewPCG(seed, 7))
 		o := options()
 		o.TagLimit = 1 + rng.IntN(12)
 		o.Expected = map[string]int{"t0": 1}
@@ -433,16 +435,16 @@ func TestRecordsLeaveOutOne(t *testing.T) {
 	for _, c := range []struct{ key, want string }{
 		{string(runnerKey(7)), "runner 7"}, {prefixTag + "gpu", `tag "gpu"`}, {keyMeta, `record "im"`}, {"", `record ""`},
 	} {
-		if got := (Record{Key: []byte(c.key)}).Subject(); got != c.want {
+		if got := (record.Record{Key: []byte(c.key)}).Subject(); got != c.want {
 			t.Errorf("%q is called %s", c.key, got)
 		}
 	}
-	if s := (Record{Key: []byte(prefixTag + strings.Repeat("x", 40_000))}).Subject(); len(s) > 200 {
+	if s := (record.Record{Key: []byte(prefixTag + strings.Repeat("x", 40_000))}).Subject(); len(s) > 200 {
 		t.Errorf("a name of %d bytes in a message", len(s))
 	}
 }
 
-// A contact of the far future, once told, must not outdo the true ones for ever.
+// A contact of the far future, once read, must not outdo the true ones for ever.
 func TestContactOfTheFuture(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1), true, t0)

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -17,7 +16,13 @@ func options() Options {
 	return Options{TagLimit: 500, TagRetention: 7 * 24 * time.Hour, RunnersEnabled: true}
 }
 
-func anchored(s string) *regexp.Regexp { return regexp.MustCompile("^(?:" + s + ")$") }
+func matcher(include, exclude string) snapshot.Matcher {
+	m, err := snapshot.NewMatcher(include, exclude)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
 
 // up is an online instance runner's list row.
 func up(id int64) gitlab.Runner {
@@ -228,7 +233,7 @@ func TestJoinsAndLeaves(t *testing.T) {
 	// Details of a runner that left meanwhile change nothing.
 	inv.Details(4, tagged(up(4), "ghost"), nil, at)
 	inv.DetailsFailed(4)
-	inv.Executed(4, 3, at)
+	inv.NotePeak(4, 3, at)
 	if inv.Has(4) || slices.Contains(inv.TagNames(), "ghost") {
 		t.Error("details of a gone runner were taken")
 	}
@@ -273,7 +278,7 @@ func TestActive(t *testing.T) {
 			t.Errorf("runner %d: active, idle %v, want %v", id, got, want)
 		}
 	}
-	// Details of a release that tells it in the list only must not make it unknown.
+	// Details of a release that shows it in the list only must not make it unknown.
 	d := tagged(up(2))
 	d.Execution = ""
 	inv.Details(2, d, nil, t0)
@@ -340,7 +345,7 @@ func TestBusy(t *testing.T) {
 
 func TestRows(t *testing.T) {
 	o := options()
-	o.RunnerInclude, o.RunnerExclude = anchored("prod-.*"), anchored(".*-secret")
+	o.Runners = matcher("prod-.*", ".*-secret")
 	inv := New(o)
 	names := []string{"prod-1", "a prod-2", "prod-3-secret", "prod-4-secret-not"}
 	rows := make([]gitlab.Runner, 0, len(names))
@@ -371,7 +376,7 @@ func TestRows(t *testing.T) {
 	}
 	got := f.Rows[3]
 	want := snapshot.Runner{
-		ID: 10, Description: "prod-1", Owner: "corp/web", Version: "17.5.0", Platform: "linux", Arch: "arm64", RunUntagged: true, Protected: true,
+		ID: 10, StatusSince: t0, Description: "prod-1", Owner: "corp/web", Version: "17.5.0", Platform: "linux", Arch: "arm64", RunUntagged: true, Protected: true,
 		Tags: []string{snapshot.TagUntagged, "a", "z"}, ContactedAt: d.ContactedAt, DetailsAt: t0.Add(time.Second),
 		ManagersOnline: 2, ManagersKnown: 6, JobsExecuting: 1, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-2 * time.Hour), Exported: true,
 	}

@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // disk is what was committed.
 type disk map[string][]byte
 
-func (d disk) commit(recs []Record) {
+func (d disk) commit(recs []record.Record) {
 	for _, r := range recs {
 		if r.Value == nil {
 			delete(d, string(r.Key))
@@ -40,7 +42,7 @@ func (d disk) open(tb testing.TB, o Options) *Inventory {
 	return inv
 }
 
-func records(tb testing.TB, inv *Inventory) []Record {
+func records(tb testing.TB, inv *Inventory) []record.Record {
 	tb.Helper()
 	recs, left := inv.Records()
 	for _, l := range left {
@@ -83,6 +85,8 @@ func picture(inv *Inventory) string {
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "listed %d version %s detailed %t %t %v %v %v %+v\n", inv.listedAt.UnixNano(), inv.version, f.Detailed, f.MachinesWhole, f.Runners, f.Managers, f.ManagersRead, f.Versions)
+	ev := inv.events
+	fmt.Fprintf(&s, "changes %v joined %v left %v exposed %t since %d\n", ev.Changes, ev.Joined, ev.Left, ev.Exposed, ev.Created.UnixNano())
 	for _, tag := range f.Tags {
 		fmt.Fprintf(&s, "%s last %d capacity %d available %d", tag.Name, tag.LastAvailable.UnixNano(), tag.Capacity, tag.Available)
 		for k, r := range tag.Runners {
@@ -94,6 +98,7 @@ func picture(inv *Inventory) string {
 	}
 	for _, r := range f.Rows {
 		r.ContactedAt, r.DetailsAt = r.ContactedAt.UTC(), r.DetailsAt.UTC()
+		r.StatusSince, r.PausedSince = r.StatusSince.UTC(), r.PausedSince.UTC()
 		fmt.Fprintf(&s, "%+v dropped %t", r, inv.runners[r.ID].dropped)
 		shown := slices.Clone(inv.runners[r.ID].shown)
 		slices.SortFunc(shown, func(a, b showing) int { return strings.Compare(a.scope.key, b.scope.key) })
@@ -112,8 +117,8 @@ func picture(inv *Inventory) string {
 // TestRecordsHoldEverything lets an inventory live, with commits that fail,
 // and compares it with what a restart brings back.
 func TestRecordsHoldEverything(t *testing.T) {
-	for seed := range uint64(60) {
-		rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // repeatable
+	for seed := range uint64(rig.Sized(60, 20)) {
+		rng := rand.New(rand.NewPCG(seed, seed))
 		o := options()
 		o.TagLimit = 6
 		o.Expected = map[string]int{"t1": 1}
@@ -161,7 +166,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 				}
 				inv.Details(id, dt, ms, at)
 			case 4:
-				inv.Executed(id, rng.IntN(5), at)
+				inv.NotePeak(id, rng.IntN(5), at)
 			case 5:
 				if rng.IntN(3) == 0 {
 					inv.Gone(id)

@@ -16,7 +16,7 @@ func labels(inv *Inventory, id int64) string { return strings.Join(inv.TagLabels
 func TestTagLabels(t *testing.T) {
 	o := options()
 	o.TagLimit = 2
-	o.TagInclude, o.TagExclude = anchored("[a-z]+|[0-9]+"), anchored("tmp.*|secret")
+	o.Tags = matcher("[a-z]+|[0-9]+", "tmp.*|secret")
 	inv := New(o)
 	inv.Listed(ups(1, 2, 3, 4, 5, 6), true, t0)
 	if got := labels(inv, 1); got != snapshot.TagUnknown {
@@ -161,13 +161,13 @@ func TestTagLimitIsSticky(t *testing.T) {
 		t.Errorf("tags %q", names())
 	}
 	// Changed filters.
-	o.TagLimit, o.TagExclude = 10, anchored("c")
+	o.TagLimit, o.Tags = 10, matcher("", "c")
 	inv = reload(t, inv, o)
 	inv.Retire(lost.Add(8 * 24 * time.Hour))
 	if names() != "a b y" || labels(inv, 4) != "" || labels(inv, 3) != "b" {
 		t.Errorf("with a filter: %q, %q", names(), labels(inv, 4))
 	}
-	o.TagExclude, o.TagInclude = nil, anchored("c|y")
+	o.Tags = matcher("c|y", "")
 	inv = reload(t, inv, o)
 	inv.Retire(lost.Add(8 * 24 * time.Hour))
 	if names() != "c y" || labels(inv, 5) != "" {
@@ -336,14 +336,14 @@ func TestCapacity(t *testing.T) {
 	day := 24 * time.Hour
 	a, b := capacity(t0)
 	want(a, b, 0, 0)
-	inv.Executed(1, 4, t0)
-	inv.Executed(1, 2, t0.Add(time.Minute))
-	inv.Executed(2, 3, t0.Add(time.Minute))
-	inv.Executed(2, 0, t0.Add(2*time.Minute))
+	inv.NotePeak(1, 4, t0)
+	inv.NotePeak(1, 2, t0.Add(time.Minute))
+	inv.NotePeak(2, 3, t0.Add(time.Minute))
+	inv.NotePeak(2, 0, t0.Add(2*time.Minute))
 	a, b = capacity(t0.Add(time.Hour))
 	want(a, b, 7, 3)
-	inv.Executed(2, 5, t0.Add(time.Hour))
-	inv.Executed(1, 1, t0.Add(3*day))
+	inv.NotePeak(2, 5, t0.Add(time.Hour))
+	inv.NotePeak(1, 1, t0.Add(3*day))
 	a, b = capacity(t0.Add(6 * day))
 	want(a, b, 9, 5)
 	inv = reload(t, inv, options())
@@ -353,10 +353,10 @@ func TestCapacity(t *testing.T) {
 	want(a, b, 4, 0)
 	a, b = capacity(t0.Add(7 * day)) // the first day is over
 	want(a, b, 1, 0)
-	inv.Executed(1, 2, t0.Add(7*day))
+	inv.NotePeak(1, 2, t0.Add(7*day))
 	a, b = capacity(t0.Add(10 * day))
 	want(a, b, 2, 0)
-	inv.Executed(1, 1, t0.Add(20*day))
+	inv.NotePeak(1, 1, t0.Add(20*day))
 	if n := len(inv.runners[1].peaks); n != 1 {
 		t.Errorf("%d days are kept", n)
 	}

@@ -21,9 +21,9 @@ func BenchmarkFold(b *testing.B) {
 	b.Run("settled", func(b *testing.B) {
 		l := setup(b)
 		page := gitlab.JobsPage{Jobs: rows("success", 100, 100, 1), Next: 2, Total: -1}
-		l.Poll(10, at(2)).Newest(page)
+		l.poll(10, at(2)).newest(page)
 		for b.Loop() {
-			l.Poll(10, at(2)).Newest(page)
+			l.poll(10, at(2)).newest(page)
 		}
 	})
 	b.Run("news", func(b *testing.B) {
@@ -33,7 +33,7 @@ func BenchmarkFold(b *testing.B) {
 			for i := range page.Jobs {
 				page.Jobs[i].ID += 100
 			}
-			l.Poll(10, at(2)).Newest(page)
+			l.poll(10, at(2)).newest(page)
 			if len(l.pending) > 1_000_000 {
 				l = setup(b)
 			}
@@ -54,7 +54,7 @@ func fleet(b *testing.B, runners, tags int) *Ledger {
 	for i := range runners {
 		id := int64(i + 1)
 		l.Describe(id, []string{fmt.Sprint("tag-", i%tags), fmt.Sprint("tag-", (i+7)%tags)})
-		l.Poll(id, at(2)).Newest(gitlab.JobsPage{Jobs: append(rows("success", 3*id, 1, 1), rows("failed", 3*id+1, 1, 1)...)})
+		l.poll(id, at(2)).newest(gitlab.JobsPage{Jobs: append(rows("success", 3*id, 1, 1), rows("failed", 3*id+1, 1, 1)...)})
 	}
 	disk{}.commit(l)
 	return l
@@ -69,7 +69,7 @@ func BenchmarkBatch(b *testing.B) {
 		b.StopTimer()
 		for range perSecond {
 			id++
-			l.Poll(1+id%2000, at(2)).Newest(gitlab.JobsPage{Jobs: rows("success", id, 1, 1)})
+			l.poll(1+id%2000, at(2)).newest(gitlab.JobsPage{Jobs: rows("success", id, 1, 1)})
 		}
 		b.StartTimer()
 		batch := l.Batch()

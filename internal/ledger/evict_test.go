@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // crowd is a fleet whose runners come and go, with what must be remembered.
@@ -57,13 +59,13 @@ func (c *crowd) work(id int64, finish bool) {
 		j.Status, j.FinishedAt = "success", c.now
 		c.jobs++
 	}
-	p := c.l.Poll(id, c.l.Advance(c.now, c.now))
+	p := c.l.poll(id, c.l.Advance(c.now, c.now))
 	if finish {
-		p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{j}, Next: 2, Total: -1})
+		p.newest(gitlab.JobsPage{Jobs: []gitlab.Job{j}, Next: 2, Total: -1})
 	} else {
-		p.Executing([]gitlab.Job{j})
+		p.executing([]gitlab.Job{j})
 	}
-	p.Done(true)
+	p.done(true)
 }
 
 func (c *crowd) judge() {
@@ -109,7 +111,7 @@ func (c *crowd) commit() {
 	onDisk := map[int64]bool{}
 	for k := range c.d {
 		if strings.HasPrefix(k, prefixRun) {
-			onDisk[idOf([]byte(k))] = true
+			onDisk[record.ID([]byte(k))] = true
 		}
 	}
 	if len(onDisk) != len(c.l.runners) {
@@ -127,10 +129,10 @@ func (c *crowd) commit() {
 // they counted stays.
 func TestEviction(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(60) {
+	for i := range uint64(rig.Sized(60, 20)) {
 		l, d := begun(t)
 		c := &crowd{
-			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0, //nolint:gosec // repeatable
+			t: t, rng: rand.New(rand.NewPCG(seed+i, 3)), l: l, d: d, now: t0,
 			listed: map[int64]bool{10: true}, left: map[int64]time.Time{}, old: map[int64]bool{}, job: 100,
 		}
 		l.keepLeft = 8 + c.rng.IntN(30)
@@ -300,11 +302,11 @@ func TestDrop(t *testing.T) {
 	for key, want := range map[string]string{
 		string(runnerKey(10)): "jobs of runner 10", string(tagKey("gpu")): `jobs of tag "gpu"`, keyMeta: `record "lm"`, "": `record ""`,
 	} {
-		if got := (Record{Key: []byte(key)}).Subject(); got != want {
+		if got := (record.Record{Key: []byte(key)}).Subject(); got != want {
 			t.Errorf("%q is called %s", key, got)
 		}
 	}
-	if s := (Record{Key: tagKey(long)}).Subject(); len(s) > 200 {
+	if s := (record.Record{Key: tagKey(long)}).Subject(); len(s) > 200 {
 		t.Error(fmt.Sprint("a name of ", len(s), " bytes in a message"))
 	}
 }

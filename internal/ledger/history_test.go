@@ -8,6 +8,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // story is one small random history: a few runners, some dozen jobs, and
@@ -21,7 +22,7 @@ type story struct {
 	jobs    []*modelJob
 	l       *Ledger
 	d       disk
-	polls   map[int64]*Poll
+	polls   map[int64]*poll
 	shown   map[string]float64
 	gen     uint64
 }
@@ -29,8 +30,8 @@ type story struct {
 func newStory(t *testing.T, seed uint64) *story {
 	t.Helper()
 	s := &story{
-		t: t, rng: rand.New(rand.NewPCG(seed, 2)), now: simStart, //nolint:gosec // a simulation
-		d: disk{}, polls: map[int64]*Poll{}, shown: map[string]float64{},
+		t: t, rng: rand.New(rand.NewPCG(seed, 2)), now: simStart,
+		d: disk{}, polls: map[int64]*poll{}, shown: map[string]float64{},
 	}
 	for i := range 1 + s.rng.IntN(3) {
 		s.runners = append(s.runners, &modelRunner{id: int64(i + 1), kind: snapshot.RunnerType(i), tags: []string{"all"}})
@@ -90,35 +91,35 @@ func (s *story) step() {
 		}
 		return p
 	}
-	poll := func() *Poll {
+	poll := func() *poll {
 		if s.polls[r.id] == nil {
-			s.polls[r.id] = s.l.Poll(r.id, s.clock())
+			s.polls[r.id] = s.l.poll(r.id, s.clock())
 		}
 		return s.polls[r.id]
 	}
 	switch s.rng.IntN(14) {
 	case 0, 1:
 		jobs, _ := r.executingPage(view, 1, nil)
-		poll().Executing(jobs)
+		poll().executing(jobs)
 	case 2, 3:
-		poll().Newest(page())
+		poll().newest(page())
 	case 4:
 		p := poll()
-		for _, a := range p.Missing() {
+		for _, a := range p.missing() {
 			i := slices.IndexFunc(s.jobs, func(j *modelJob) bool { return j.id == a.Job })
-			p.Asked(s.jobs[i].row(view))
+			p.asked(s.jobs[i].row(view))
 		}
 	case 5:
-		poll().Done(s.rng.IntN(2) == 0)
+		poll().done(s.rng.IntN(2) == 0)
 		delete(s.polls, r.id)
 	case 6:
-		s.l.Walk(r.id, s.clock()).Page(page())
+		s.l.walk(r.id, s.clock()).page(page())
 	case 7:
 		s.d.commit(s.l)
 	case 8:
 		if b := s.l.Batch(); b != nil {
 			if s.rng.IntN(3) == 0 {
-				s.d.write(b) // and yet it is said to have failed
+				s.d.write(b) // and yet it is reported as failed
 			}
 			s.l.Failed(b)
 		}
@@ -157,17 +158,17 @@ func (s *story) publish() {
 func (s *story) drain() {
 	for _, r := range s.runners {
 		for range 2 {
-			p := s.l.Poll(r.id, s.clock())
+			p := s.l.poll(r.id, s.clock())
 			jobs, _ := r.executingPage(s.now, 1, nil)
-			p.Executing(jobs)
+			p.executing(jobs)
 			for n := 1; ; {
 				page := r.answer(gitlab.JobsQuery{Page: n}, s.now, 1000, nil)
-				p.Newest(page)
+				p.newest(page)
 				if n = page.Next; n == 0 {
 					break
 				}
 			}
-			p.Done(true)
+			p.done(true)
 		}
 	}
 	s.publish()
@@ -179,7 +180,7 @@ func (s *story) drain() {
 // TestHistories: whatever the order, each finished job is counted exactly once.
 func TestHistories(t *testing.T) {
 	seed := seedOf()
-	for i := range uint64(400) {
+	for i := range uint64(rig.Sized(400, 150)) {
 		s := newStory(t, seed+i)
 		for range s.rng.IntN(300) {
 			s.step()

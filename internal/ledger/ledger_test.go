@@ -90,18 +90,18 @@ type reading struct {
 
 func read(l *Ledger, id int64, now time.Time, r reading) {
 	l.Works(true) // a listing between two readings
-	p := l.Poll(id, l.Advance(now, now))
-	p.Executing(r.executing)
-	p.Newest(gitlab.JobsPage{Jobs: r.newest, Total: r.total, Next: 0})
-	for _, a := range p.Missing() {
+	p := l.poll(id, l.Advance(now, now))
+	p.executing(r.executing)
+	p.newest(gitlab.JobsPage{Jobs: r.newest, Total: r.total, Next: 0})
+	for _, a := range p.missing() {
 		switch v := r.asked[a.Job].(type) {
 		case gitlab.Job:
-			p.Asked(v)
+			p.asked(v)
 		case int:
-			p.Refused(a.Job, v == 403)
+			p.refused(a.Job, v == 403)
 		}
 	}
-	p.Done(true)
+	p.done(true)
 }
 
 // finished is all live counts of runner 10's type.
@@ -144,7 +144,7 @@ func TestOnlyWhatEndedAfterTheFirstStartCounts(t *testing.T) {
 	if _, ok := l.settled[4]; !ok {
 		t.Error("the job that ended after the first start is not settled")
 	}
-	// Seen executing, a job counts whatever its stamps say.
+	// Seen executing, a job counts whatever its stamps are.
 	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(6, "running", -60, 0)}})
 	read(l, 10, at(3), reading{newest: []gitlab.Job{ran(6, "success", -60, -1)}})
 	wantFinished(t, l, 2)
@@ -152,7 +152,7 @@ func TestOnlyWhatEndedAfterTheFirstStartCounts(t *testing.T) {
 
 func TestBeginIsOnceAndNothingComesBefore(t *testing.T) {
 	l := New(day)
-	if l.Begun() || l.Poll(10, t0) != nil || l.Walk(10, t0) != nil || l.Batch() != nil {
+	if l.Begun() || l.poll(10, t0) != nil || l.walk(10, t0) != nil || l.Batch() != nil {
 		t.Error("an empty ledger does something")
 	}
 	l.Tags([]string{"x"})
@@ -235,7 +235,7 @@ func TestFloor(t *testing.T) {
 	if l.floor != ms(at(24*60)) {
 		t.Errorf("the floor is at %v", rel(l.floor))
 	}
-	l.SetLookback(72 * time.Hour)
+	l.opts.Lookback = 72 * time.Hour // a reload
 	l.Advance(at(48*60+1), at(48*60+1))
 	if l.floor != ms(at(24*60)) {
 		t.Error("a longer lookback moved the floor")
@@ -308,7 +308,7 @@ func TestWatchAndAsk(t *testing.T) {
 	if running, canceling, oldest, ok := l.Executing(10); running != 2 || canceling != 0 || !oldest.Equal(at(0.5)) || !ok {
 		t.Errorf("executing %d, %d, %v, %v", running, canceling, oldest, ok)
 	}
-	if p := l.Poll(10, at(2)); !p.NeedsExecuting(true) {
+	if p := l.poll(10, at(2)); !p.needsExecuting(true) {
 		t.Error("a watched job does not need the running list")
 	}
 	d.commit(l)
@@ -332,7 +332,7 @@ func TestWatchAndAsk(t *testing.T) {
 	if l.Watched(10) != 0 || l.types[snapshot.GroupType].live.counts[typeCanceled] != 1 {
 		t.Error("the cancelled job was not counted as such")
 	}
-	if p := l.Poll(10, at(5)); p.NeedsExecuting(true) || !p.NeedsExecuting(false) {
+	if p := l.poll(10, at(5)); p.needsExecuting(true) || !p.needsExecuting(false) {
 		t.Error("an idle runner without watched jobs needs the running list")
 	}
 	if !l.LastFinished(10).Equal(at(3.5)) || !l.ReadAt(10).Equal(at(4)) {
@@ -353,22 +353,22 @@ func TestThreeRefusalsInARow(t *testing.T) {
 			d.commit(l)
 			l = d.open(t, day)
 			read(l, 10, at(6), refuse)
-			if l.Watched(10) != 1 || l.told.unresolved[reason] != 0 {
+			if l.Watched(10) != 1 || l.totals.unresolved[reason] != 0 {
 				t.Fatal("given up too early")
 			}
 			read(l, 10, at(7), reading{}) // the request failed: no answer is no refusal
 			read(l, 10, at(8), refuse)
-			if l.Watched(10) != 0 || l.told.unresolved[reason] != 1 {
+			if l.Watched(10) != 0 || l.totals.unresolved[reason] != 1 {
 				t.Fatal("not given up")
 			}
-			if _, told := l.Told(); told[reason] != 0 {
+			if _, told := l.Totals(); told[reason] != 0 {
 				t.Error("told before it was committed")
 			}
 			d.commit(l)
-			if _, told := l.Told(); told[reason] != 1 {
+			if _, told := l.Totals(); told[reason] != 1 {
 				t.Error("not told")
 			}
-			if _, told := d.open(t, day).Told(); told[reason] != 1 {
+			if _, told := d.open(t, day).Totals(); told[reason] != 1 {
 				t.Error("forgotten by a restart")
 			}
 		})
@@ -383,17 +383,17 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 	homeless.ProjectID = 0
 	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), homeless}})
 	refuse := func(minute float64) {
-		p := l.Poll(10, at(minute))
-		p.RunnerGone()
-		for _, a := range p.Missing() {
-			p.Refused(a.Job, false)
+		p := l.poll(10, at(minute))
+		p.runnerGone()
+		for _, a := range p.missing() {
+			p.refused(a.Job, false)
 		}
-		p.Done(false)
+		p.done(false)
 	}
 	still := func(when string) {
 		t.Helper()
-		if l.Watched(10) != 2 || l.told.unresolved != [snapshot.NumUnresolvedReasons]uint64{} {
-			t.Fatalf("%s: %d watched, unresolved %v", when, l.Watched(10), l.told.unresolved)
+		if l.Watched(10) != 2 || l.totals.unresolved != [snapshot.NumUnresolvedReasons]uint64{} {
+			t.Fatalf("%s: %d watched, unresolved %v", when, l.Watched(10), l.totals.unresolved)
 		}
 	}
 	for i := range 5 * askLimit {
@@ -421,8 +421,8 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 		l.Works(true)
 		refuse(50 + float64(i))
 	}
-	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedDeleted] != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
-		t.Errorf("while the listing works: %d watched, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 0 || l.totals.unresolved[snapshot.UnresolvedDeleted] != 1 || l.totals.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("while the listing works: %d watched, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
 }
 
@@ -461,21 +461,21 @@ func TestRunnerGone(t *testing.T) {
 			t.Fatalf("poll %d: runners that left with a watch: %v", i, got)
 		}
 		l.Works(true)
-		p := l.Poll(10, at(float64(3+i)))
-		p.RunnerGone()
-		if asks := p.Missing(); len(asks) != 1 || asks[0] != (Ask{5, 7}) {
+		p := l.poll(10, at(float64(3+i)))
+		p.runnerGone()
+		if asks := p.missing(); len(asks) != 1 || asks[0] != (Ask{5, 7}) {
 			t.Fatalf("poll %d asks for %v", i, asks)
 		}
-		p.Asked(ran(7, "running", 0.5, 0))
-		p.Done(false)
+		p.asked(ran(7, "running", 0.5, 0))
+		p.done(false)
 	}
-	if l.Watched(10) != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
-		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 1 || l.totals.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
-	p := l.Poll(10, at(9))
-	p.RunnerGone()
-	p.Asked(ran(7, "success", 0.5, 8))
-	p.Done(false)
+	p := l.poll(10, at(9))
+	p.runnerGone()
+	p.asked(ran(7, "success", 0.5, 8))
+	p.done(false)
 	wantFinished(t, l, 1)
 	if len(l.LeftWithWatch()) != 0 {
 		t.Error("still asked for")
@@ -495,8 +495,8 @@ func TestAJobWithoutAProjectIsNotWatchedForEver(t *testing.T) {
 	}
 	read(l, 10, at(30*60), reading{})
 	l.Forget(at(30*60 + 1))
-	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedTooOld] != 1 {
-		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 0 || l.totals.unresolved[snapshot.UnresolvedTooOld] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
 	d.commit(l)
 	d.open(t, day)
@@ -555,7 +555,7 @@ func TestJobsWithoutStamps(t *testing.T) {
 	refusedLate.Duration = 7 // what cannot be must not count either
 	refusedLate.Queued = 7
 	unfinished := ran(3, "failed", 1, 0)
-	before := ran(4, "failed", 0, 0) // created before the first start: there is nothing to say when it ended
+	before := ran(4, "failed", 0, 0) // created before the first start: nothing shows when it ended
 	l, _ := begun(t)
 	read(l, 10, at(5), reading{newest: []gitlab.Job{before, unfinished, refusedLate, refused}})
 	wantFinished(t, l, 3)
@@ -610,50 +610,50 @@ func rows(status string, high, n int64, finishedAt float64) []gitlab.Job {
 func TestNewestReadsUntilContiguousAndWithoutNews(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 100, 1, 0.5)})
-	page := func(p *Poll, jobs []gitlab.Job) bool {
-		return p.Newest(gitlab.JobsPage{Jobs: jobs, Next: 9, Total: -1})
+	page := func(p *poll, jobs []gitlab.Job) bool {
+		return p.newest(gitlab.JobsPage{Jobs: jobs, Next: 9, Total: -1})
 	}
 	// History brings no news, but the mark is not reached.
-	p := l.Poll(10, at(30))
+	p := l.poll(10, at(30))
 	if !page(p, rows("pending", 300, 100, 29)) || !page(p, rows("pending", 200, 50, 29)) || page(p, rows("pending", 150, 51, 29)) {
 		t.Error("it must read down to the mark, and no deeper")
 	}
-	p.Done(true)
+	p.done(true)
 	if l.runners[10].high != 300 {
 		t.Fatalf("the mark is at %d", l.runners[10].high)
 	}
 	// News at the mark: deeper, until a page has none.
-	p = l.Poll(10, at(31))
+	p = l.poll(10, at(31))
 	if !page(p, rows("success", 299, 10, 30.5)) || page(p, rows("pending", 250, 10, 29)) {
 		t.Error("it must read on while there is news below the mark, and no further")
 	}
-	p.Done(false)
+	p.done(false)
 	// News above it are no reason, unless a watched job may come next.
-	p = l.Poll(10, at(31))
+	p = l.poll(10, at(31))
 	if page(p, append(rows("success", 310, 5, 30.5), rows("pending", 300, 5, 29)...)) {
 		t.Error("it reads on below the mark for nothing")
 	}
-	p.Executing([]gitlab.Job{ran(50, "running", 31, 0)})
-	p.Done(false)
-	p = l.Poll(10, at(32))
+	p.executing([]gitlab.Job{ran(50, "running", 31, 0)})
+	p.done(false)
+	p = l.poll(10, at(32))
 	if !page(p, append(rows("success", 320, 5, 31.5), rows("pending", 300, 5, 29)...)) || page(p, rows("pending", 200, 5, 29)) {
 		t.Error("it must read on for a watched job while there is news, and no further")
 	}
-	p.Asked(ran(50, "success", 31, 31.5))
-	p.Done(false)
+	p.asked(ran(50, "success", 31, 31.5))
+	p.done(false)
 	// A failed reading does not move the mark.
-	p = l.Poll(10, at(32))
+	p = l.poll(10, at(32))
 	page(p, rows("success", 500, 10, 31))
-	p.Done(false)
+	p.done(false)
 	if l.runners[10].high != 300 {
 		t.Errorf("a failed reading moved the mark to %d", l.runners[10].high)
 	}
 	// Nor does what executes: the newest rows may be older than it.
-	p = l.Poll(10, at(33))
-	p.Executing([]gitlab.Job{ran(900, "running", 32, 0)})
+	p = l.poll(10, at(33))
+	p.executing([]gitlab.Job{ran(900, "running", 32, 0)})
 	page(p, rows("success", 500, 10, 31))
 	page(p, rows("pending", 300, 10, 31))
-	p.Done(true)
+	p.done(true)
 	if l.runners[10].high != 500 {
 		t.Errorf("the mark is at %d", l.runners[10].high)
 	}
@@ -674,11 +674,11 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 	}
 	// A whole page older than lookback and the slack of their order.
 	l.runners[10].deep = ms(at(59 * 60))
-	old := func(minutes float64) *Poll {
-		p := l.Poll(10, at(60*60))
+	old := func(minutes float64) *poll {
+		p := l.poll(10, at(60*60))
 		row := ran(5, "success", 1, 2)
 		row.CreatedAt = at(35*60 - minutes)
-		p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{row}, Next: 2})
+		p.newest(gitlab.JobsPage{Jobs: []gitlab.Job{row}, Next: 2})
 		return p
 	}
 	if old(9).bottomed {
@@ -688,7 +688,7 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 	if !p.bottomed {
 		t.Error("it reads below lookback")
 	}
-	p.Done(false)
+	p.done(false)
 	if !l.Deep(10).Equal(at(59 * 60)) {
 		t.Error("a failed reading is a whole walk")
 	}
@@ -698,9 +698,9 @@ func TestHint(t *testing.T) {
 	l, _ := begun(t)
 	a, b := ran(1, "success", 1, 2), ran(2, "success", 1, 2)
 	list := func(total int, jobs ...gitlab.Job) bool {
-		p := l.Poll(10, at(5))
-		p.Newest(gitlab.JobsPage{Jobs: jobs, Total: total, Next: 2})
-		return p.Done(true)
+		p := l.poll(10, at(5))
+		p.newest(gitlab.JobsPage{Jobs: jobs, Total: total, Next: 2})
+		return p.done(true)
 	}
 	if list(10, a) {
 		t.Error("the first total hints")
@@ -714,10 +714,10 @@ func TestHint(t *testing.T) {
 	if list(12, a, b) {
 		t.Error("the same again, and another hint")
 	}
-	w := l.Walk(10, at(6))
-	w.Page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
-	if n, _ := l.Told(); n != 0 || l.told.recovered != 1 {
-		t.Errorf("recovered %d, told %d", l.told.recovered, n)
+	w := l.walk(10, at(6))
+	w.page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
+	if n, _ := l.Totals(); n != 0 || l.totals.recovered != 1 {
+		t.Errorf("recovered %d, told %d", l.totals.recovered, n)
 	}
 	if list(12, a, b) {
 		t.Error("explained by the walk, and it hints")
@@ -728,26 +728,26 @@ func TestHint(t *testing.T) {
 	if !list(10, a, b) {
 		t.Error("grown since the deletion, and no hint")
 	}
-	if !l.Poll(10, at(9)).ByKeyset() && list(-1, a, b) {
+	if !l.poll(10, at(9)).byKeyset() && list(-1, a, b) {
 		t.Error("a withheld total hints")
 	}
-	if !l.Poll(10, at(9)).ByKeyset() {
+	if !l.poll(10, at(9)).byKeyset() {
 		t.Error("the total was withheld, and it is asked for again")
 	}
-	w = l.Walk(10, at(10))
-	w.Page(gitlab.JobsPage{Total: -1})
-	if l.Poll(10, at(11)).ByKeyset() {
+	w = l.walk(10, at(10))
+	w.page(gitlab.JobsPage{Total: -1})
+	if l.poll(10, at(11)).byKeyset() {
 		t.Error("after a walk the total must be tried again")
 	}
 }
 
 func TestWalkResumes(t *testing.T) {
 	l, d := begun(t)
-	w := l.Walk(10, at(60))
-	if q := w.Query(true); q != (gitlab.JobsQuery{RunnerID: 10, Keyset: true}) {
+	w := l.walk(10, at(60))
+	if q := w.query(true); q != (gitlab.JobsQuery{RunnerID: 10, Keyset: true}) {
 		t.Errorf("the first page: %+v", q)
 	}
-	if w.Page(gitlab.JobsPage{Jobs: rows("success", 500, 100, 50), Cursor: "c1", Keyset: true, Total: -1}) {
+	if w.page(gitlab.JobsPage{Jobs: rows("success", 500, 100, 50), Cursor: "c1", Keyset: true, Total: -1}) {
 		t.Error("whole after a page")
 	}
 	if !l.Deep(10).Equal(t0) {
@@ -755,39 +755,39 @@ func TestWalkResumes(t *testing.T) {
 	}
 	d.commit(l)
 	l = d.open(t, day)
-	w = l.Walk(10, at(90))
-	if q := w.Query(true); q.Cursor != "c1" || !q.Keyset {
+	w = l.walk(10, at(90))
+	if q := w.query(true); q.Cursor != "c1" || !q.Keyset {
 		t.Errorf("resumed at %+v", q)
 	}
-	if !w.Page(gitlab.JobsPage{Jobs: rows("success", 400, 7, 50), Keyset: true, Total: -1}) {
+	if !w.page(gitlab.JobsPage{Jobs: rows("success", 400, 7, 50), Keyset: true, Total: -1}) {
 		t.Error("the rows end, and the walk does not")
 	}
 	if !l.Deep(10).Equal(at(60)) {
 		t.Errorf("deep is %v, want the start of the walk", l.Deep(10))
 	}
 	wantFinished(t, l, 107)
-	if l.told.recovered != 107 {
-		t.Errorf("%d recovered", l.told.recovered)
+	if l.totals.recovered != 107 {
+		t.Errorf("%d recovered", l.totals.recovered)
 	}
 
 	// By number, also where keyset is ignored: pages that lost rows are read again.
-	w = l.Walk(10, at(120))
-	w.Query(true)
-	w.Page(gitlab.JobsPage{Jobs: rows("pending", 1000, 100, 50), Next: 2, Total: 900})
+	w = l.walk(10, at(120))
+	w.query(true)
+	w.page(gitlab.JobsPage{Jobs: rows("pending", 1000, 100, 50), Next: 2, Total: 900})
 	d.commit(l)
 	l = d.open(t, day)
-	w = l.Walk(10, at(121))
+	w = l.walk(10, at(121))
 	for _, step := range []struct{ page, total, next int }{{2, 900, 3}, {3, 950, 4}, {4, 949, 4}, {4, 949, 5}, {5, 700, 3}, {3, -1, 4}, {4, 600, 5}} {
-		if q := w.Query(true); q.Page != step.page || q.Keyset {
+		if q := w.query(true); q.Page != step.page || q.Keyset {
 			t.Fatalf("page %d: %+v", step.page, q)
 		}
-		w.Page(gitlab.JobsPage{Jobs: rows("pending", 900, 100, 50), Next: step.page + 1, Total: step.total})
-		if got := w.Query(true).Page; got != step.next {
+		w.page(gitlab.JobsPage{Jobs: rows("pending", 900, 100, 50), Next: step.page + 1, Total: step.total})
+		if got := w.query(true).Page; got != step.next {
 			t.Fatalf("after page %d of %d rows comes %d, want %d", step.page, step.total, got, step.next)
 		}
 	}
-	w.Restart()
-	if q := w.Query(true); !q.Keyset || q.Cursor != "" {
+	w.restart()
+	if q := w.query(true); !q.Keyset || q.Cursor != "" {
 		t.Errorf("restarted at %+v", q)
 	}
 }
@@ -804,20 +804,20 @@ func TestAWalkKeepsItsBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, d := begun(t)
 			l.runners[10].deep = ms(at(c.deep * 60))
-			w := l.Walk(10, l.Advance(at(c.began*60), at(c.began*60)))
-			w.Page(gitlab.JobsPage{Jobs: rows("pending", 500, 100, c.deep*60), Cursor: "c1", Total: -1})
+			w := l.walk(10, l.Advance(at(c.began*60), at(c.began*60)))
+			w.page(gitlab.JobsPage{Jobs: rows("pending", 500, 100, c.deep*60), Cursor: "c1", Total: -1})
 			d.commit(l)
 			l = d.open(t, day)
-			w = l.Walk(10, l.Advance(at(c.resumed*60), at(c.resumed*60)))
+			w = l.walk(10, l.Advance(at(c.resumed*60), at(c.resumed*60)))
 			old := func(created float64) []gitlab.Job {
 				j := ran(3, "success", created+1, 20*60)
 				j.CreatedAt = at(created)
 				return []gitlab.Job{j}
 			}
-			if w.Page(gitlab.JobsPage{Jobs: old(c.bound*60 - 9), Cursor: "c2", Total: -1}) {
+			if w.page(gitlab.JobsPage{Jobs: old(c.bound*60 - 9), Cursor: "c2", Total: -1}) {
 				t.Error("it ends above its bound")
 			}
-			if !w.Page(gitlab.JobsPage{Jobs: old(c.bound*60 - 11), Cursor: "c3", Total: -1}) {
+			if !w.page(gitlab.JobsPage{Jobs: old(c.bound*60 - 11), Cursor: "c3", Total: -1}) {
 				t.Error("it reads below its bound")
 			}
 		})
@@ -836,23 +836,23 @@ func TestTooOldIsToldOnce(t *testing.T) {
 		lost[i].CreatedAt = at(now - 60) // so that the page is not below the bound
 	}
 	l.Advance(at(now), at(now))
-	p := l.Poll(10, at(now))
-	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
-	p.Done(false) // the next reading will tell
-	if l.told.unresolved[snapshot.UnresolvedTooOld] != 0 {
+	p := l.poll(10, at(now))
+	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.done(false) // the next reading will show it
+	if l.totals.unresolved[snapshot.UnresolvedTooOld] != 0 {
 		t.Error("told by a reading that was not whole")
 	}
-	p = l.Poll(10, at(now+1))
-	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
-	p.Newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
-	p.Done(true)
-	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+	p = l.poll(10, at(now+1))
+	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
+	p.done(true)
+	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
 		t.Errorf("%d told, want 2", n)
 	}
-	p = l.Poll(10, at(now+2))
-	p.Newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
-	p.Done(true)
-	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+	p = l.poll(10, at(now+2))
+	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
+	p.done(true)
+	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
 		t.Errorf("%d told, want 2", n)
 	}
 	wantFinished(t, l, 1)
@@ -1042,7 +1042,7 @@ func TestRejoinStillAsksForTheTotal(t *testing.T) {
 	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5), total: 3})
 	l.Leave(10, at(2))
 	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(3))
-	if l.Poll(10, at(4)).ByKeyset() {
+	if l.poll(10, at(4)).byKeyset() {
 		t.Error("a runner that returned is read without its total")
 	}
 }
@@ -1054,7 +1054,7 @@ func TestAFailedBatchIsDeliveredAgain(t *testing.T) {
 	b := l.Batch()
 	read(l, 10, at(2), reading{newest: []gitlab.Job{ran(9, "failed", 0.7, 1.5), ran(4, "success", 0.1, 0.2)}, asked: map[int64]any{8: 404}})
 	l.Failed(b)
-	if v := typeShown(l, 1, at(2)); v != 0 || l.shownTold != (told{}) {
+	if v := typeShown(l, 1, at(2)); v != 0 || l.shownTotals != (totals{}) {
 		t.Error("a failed batch is shown")
 	}
 	b = l.Batch()
@@ -1121,11 +1121,11 @@ func TestNothingNewIsNothingToCommit(t *testing.T) {
 	for i := range 60 * 30 {
 		now := at(2 + float64(i))
 		l.Advance(now, now)
-		p := l.Poll(10, now)
+		p := l.poll(10, now)
 		list := rows("success", 5, 3, 0.5)
 		list[0].CreatedAt = now // not the bottom: that is a mark, and is written
-		p.Newest(gitlab.JobsPage{Jobs: list, Next: 2, Total: 3})
-		p.Done(true)
+		p.newest(gitlab.JobsPage{Jobs: list, Next: 2, Total: 3})
+		p.done(true)
 		if b := l.Batch(); b != nil {
 			for _, r := range b.Records {
 				t.Errorf("minute %d: %q is written", i, r.Key)
@@ -1159,9 +1159,9 @@ func TestForgetLeavesNothing(t *testing.T) {
 func TestWalkWanted(t *testing.T) {
 	l, d := begun(t)
 	list := func(total int) {
-		p := l.Poll(10, at(5))
-		p.Newest(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Total: total, Next: 2})
-		p.Done(true)
+		p := l.poll(10, at(5))
+		p.newest(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Total: total, Next: 2})
+		p.done(true)
 	}
 	if l.WalkWanted(10) || l.WalkWanted(77) {
 		t.Error("wanted of the start")
@@ -1171,14 +1171,14 @@ func TestWalkWanted(t *testing.T) {
 	if !l.WalkWanted(10) {
 		t.Error("the list grew by more than was met, and no walk is wanted")
 	}
-	l.Walk(10, at(6)).Page(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Cursor: "c", Total: -1})
+	l.walk(10, at(6)).page(gitlab.JobsPage{Jobs: rows("success", 5, 1, 1), Cursor: "c", Total: -1})
 	list(8)
 	d.commit(l)
 	l = d.open(t, day)
 	if !l.WalkWanted(10) {
 		t.Error("a walk is under way, and is not wanted")
 	}
-	l.Walk(10, at(7)).Page(gitlab.JobsPage{Total: -1})
+	l.walk(10, at(7)).page(gitlab.JobsPage{Total: -1})
 	if l.WalkWanted(10) {
 		t.Error("it is whole, and another is wanted")
 	}
@@ -1187,11 +1187,11 @@ func TestWalkWanted(t *testing.T) {
 // A runner that appeared while the exporter was away has news on many pages.
 func TestTheFirstReadingGoesOnWhileThereIsNews(t *testing.T) {
 	l, _ := begun(t)
-	p := l.Poll(10, at(30))
-	if !p.Newest(gitlab.JobsPage{Jobs: rows("success", 300, 100, 29), Next: 2, Total: -1}) {
+	p := l.poll(10, at(30))
+	if !p.newest(gitlab.JobsPage{Jobs: rows("success", 300, 100, 29), Next: 2, Total: -1}) {
 		t.Error("it stops at the first page")
 	}
-	if p.Newest(gitlab.JobsPage{Jobs: rows("success", 200, 100, -1), Next: 3, Total: -1}) {
+	if p.newest(gitlab.JobsPage{Jobs: rows("success", 200, 100, -1), Next: 3, Total: -1}) {
 		t.Error("it reads through the history")
 	}
 }
@@ -1200,16 +1200,16 @@ func TestTheFirstReadingGoesOnWhileThereIsNews(t *testing.T) {
 func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 100, 1, 0.5)})
-	p := l.Poll(10, at(300))
+	p := l.poll(10, at(300))
 	high, pages := int64(100_000), 1
-	for p.Newest(gitlab.JobsPage{Jobs: rows("success", high, 100, 299), Next: 2, Total: -1}) {
+	for p.newest(gitlab.JobsPage{Jobs: rows("success", high, 100, 299), Next: 2, Total: -1}) {
 		high -= 100
 		pages++
 	}
 	if pages != pollPages {
 		t.Errorf("%d pages", pages)
 	}
-	if l.WalkWanted(10) || !p.Done(true) || !l.WalkWanted(10) {
+	if l.WalkWanted(10) || !p.done(true) || !l.WalkWanted(10) {
 		t.Error("a walk must be wanted, once it is known to be")
 	}
 	if l.runners[10].high != 100_000 || !l.Deep(10).Equal(at(1)) {
@@ -1218,15 +1218,15 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 	wantFinished(t, l, 1001)
 	// What suggests more below the mark ends there too, and leaves no gap.
 	l.runners[10].hinted = false
-	p = l.Poll(10, at(301))
-	for high, pages = 50_000, 1; p.Newest(gitlab.JobsPage{Jobs: rows("success", high, 1, 299), Next: 2, Total: -1}); high-- {
+	p = l.poll(10, at(301))
+	for high, pages = 50_000, 1; p.newest(gitlab.JobsPage{Jobs: rows("success", high, 1, 299), Next: 2, Total: -1}); high-- {
 		pages++
 	}
-	if pages != pollPages || p.Done(true) || l.WalkWanted(10) {
+	if pages != pollPages || p.done(true) || l.WalkWanted(10) {
 		t.Errorf("%d pages, or a walk is wanted for nothing", pages)
 	}
-	w := l.Walk(10, at(301))
-	if !w.Page(gitlab.JobsPage{Jobs: rows("success", 99_000, 100, 299), Total: -1}) {
+	w := l.walk(10, at(301))
+	if !w.page(gitlab.JobsPage{Jobs: rows("success", 99_000, 100, 299), Total: -1}) {
 		t.Error("the walk does not end")
 	}
 	wantFinished(t, l, 1111)
@@ -1236,7 +1236,7 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 }
 
 // The running list is left out where the newest rows show as many jobs as the
-// list of runners told, at the time that it told it, and no watched one is missing.
+// list of runners counted, at the time that it counted, and no watched one is missing.
 func TestExplains(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})
@@ -1254,20 +1254,20 @@ func TestExplains(t *testing.T) {
 		{"one ended since", []gitlab.Job{ran(9, "failed", 0.9, 2.1), ran(7, "running", 0.5, 0)}, 2, true},
 		{"all ended", []gitlab.Job{ran(7, "canceled", 0.5, 1.1)}, 0, true},
 	} {
-		p := l.Poll(10, at(3))
-		if !p.Told(at(2)) {
+		p := l.poll(10, at(3))
+		if !p.expects(at(2)) {
 			t.Errorf("%s: no rows could explain it", c.name)
 		}
-		p.Newest(gitlab.JobsPage{Jobs: c.newest})
-		if got := p.Explains(c.told); got != c.want {
+		p.newest(gitlab.JobsPage{Jobs: c.newest})
+		if got := p.explains(c.told); got != c.want {
 			t.Errorf("%s: %t, %d watched", c.name, got, l.Watched(10))
 		}
-		p.Done(true)
+		p.done(true)
 	}
 	// A job with an old id: it does not stand among the newest rows.
 	read(l, 10, at(4), reading{newest: []gitlab.Job{ran(20, "success", 3.5, 3.7)}})
 	read(l, 10, at(5), reading{executing: []gitlab.Job{ran(12, "running", 4.5, 0)}, newest: []gitlab.Job{ran(20, "success", 3.5, 3.7)}})
-	if l.Poll(10, at(6)).Told(at(5.5)) {
+	if l.poll(10, at(6)).expects(at(5.5)) {
 		t.Error("the newest rows are to explain a job that is not among them")
 	}
 }
@@ -1278,16 +1278,16 @@ func TestMetAfterTheTotal(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(7, "success", 0.5, 0.7)}, total: 1})
 	for i, total := range []int{1, 2} {
-		p := l.Poll(10, l.Advance(at(2+float64(i)), at(2+float64(i))))
+		p := l.poll(10, l.Advance(at(2+float64(i)), at(2+float64(i))))
 		rows := []gitlab.Job{ran(7, "success", 0.5, 0.7)}
 		if i == 1 {
 			rows = append([]gitlab.Job{ran(8, "running", 2, 0)}, rows...)
 		}
-		p.Newest(gitlab.JobsPage{Jobs: rows, Total: total, Next: 2}) // not to the end
+		p.newest(gitlab.JobsPage{Jobs: rows, Total: total, Next: 2}) // not to the end
 		if i == 0 {
-			p.Executing([]gitlab.Job{ran(8, "running", 2, 0)})
+			p.executing([]gitlab.Job{ran(8, "running", 2, 0)})
 		}
-		if p.Done(true) || l.WalkWanted(10) {
+		if p.done(true) || l.WalkWanted(10) {
 			t.Errorf("poll %d: a walk is wanted", i)
 		}
 	}
@@ -1297,7 +1297,7 @@ func TestMetAfterTheTotal(t *testing.T) {
 // not where a full page may spare a walk.
 func TestRows(t *testing.T) {
 	l, _ := begun(t)
-	rows := func(minutes float64) int { return l.Poll(10, at(minutes)).Rows(time.Hour) }
+	rows := func(minutes float64) int { return l.poll(10, at(minutes)).rows(time.Hour) }
 	if got := rows(1); got != 0 {
 		t.Errorf("first: %d", got)
 	}

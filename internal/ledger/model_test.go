@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -25,7 +26,7 @@ type modelJob struct {
 	countedAt             int64
 }
 
-// endStamp is the end by the contract: finished_at, else started_at, else created_at.
+// endStamp is the end by docs/counting.md: finished_at, else started_at, else created_at.
 func (j *modelJob) endStamp() int64 {
 	switch {
 	case !j.noFinished:
@@ -121,13 +122,14 @@ func (r *modelRunner) tidy(now int64) {
 	}
 }
 
-func (r *modelRunner) busy(view int64) bool {
+// executing is how many jobs the list of runners counts.
+func (r *modelRunner) executing(view int64) (n int) {
 	for _, j := range r.running {
 		if j.visible(view) && view < j.end {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // executingPage is a page of status=running: oldest id first, by number.
@@ -150,9 +152,9 @@ func (r *modelRunner) executingPage(view int64, page int, buf []gitlab.Job) ([]g
 	return buf, false
 }
 
-// list is a page of all jobs, newest id first: by number, or by keyset below before.
-func (r *modelRunner) list(view int64, page int, before int64, buf []gitlab.Job) (jobs []gitlab.Job, more bool) {
-	skip := max(0, page-1) * perPage
+// list is a page of size of all jobs, newest id first: by number, or by keyset below before.
+func (r *modelRunner) list(view int64, page, size int, before int64, buf []gitlab.Job) (jobs []gitlab.Job, more bool) {
+	skip := max(0, page-1) * size
 	i := len(r.rows) - 1
 	if before != 0 {
 		i = byID(r.rows, before) - 1
@@ -167,7 +169,7 @@ func (r *modelRunner) list(view int64, page int, before int64, buf []gitlab.Job)
 			skip--
 			continue
 		}
-		if len(buf) == perPage {
+		if len(buf) == size {
 			return buf, true
 		}
 		buf = append(buf, j.row(view))
@@ -178,16 +180,23 @@ func (r *modelRunner) list(view int64, page int, before int64, buf []gitlab.Job)
 // answer is what GET /runners/:id/jobs gives for q. Totals are withheld beyond limit rows.
 func (r *modelRunner) answer(q gitlab.JobsQuery, view int64, limit int, buf []gitlab.Job) gitlab.JobsPage {
 	p := gitlab.JobsPage{Total: -1, Keyset: q.Keyset}
+	if q.Status != "" {
+		var more bool
+		if p.Jobs, more = r.executingPage(view, q.Page, buf); more {
+			p.Next = q.Page + 1
+		}
+		return p
+	}
 	if q.Keyset {
 		before, _ := strconv.ParseInt(q.Cursor, 10, 64)
 		var more bool
-		if p.Jobs, more = r.list(view, 0, before, buf); more {
+		if p.Jobs, more = r.list(view, 0, perPage, before, buf); more {
 			p.Cursor = strconv.FormatInt(p.Jobs[len(p.Jobs)-1].ID, 10)
 		}
 		return p
 	}
 	var more bool
-	if p.Jobs, more = r.list(view, q.Page, 0, buf); more {
+	if p.Jobs, more = r.list(view, q.Page, cmp.Or(q.Rows, perPage), 0, buf); more {
 		p.Next = max(1, q.Page) + 1
 	}
 	if n := r.total(view); n <= limit {

@@ -7,39 +7,39 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// Poll is one reading of one runner's jobs: what executes now, then the newest
+// poll is one reading of one runner's jobs: what executes now, then the newest
 // rows, then each watched job that was met in neither. There is one poll or
 // walk a runner at a time. What was folded stays even if the poll fails; the
 // marks move only in Done.
-type Poll struct {
-	l        *Ledger
-	r        *runner
-	start    int64
-	bound    int64
-	high     int64 // highest id of the newest rows
-	lowest   int64 // lowest id of them so far; 0: none yet
-	page     int
-	news     int  // rows above the mark
-	cut      bool // the rest is left to a walk
-	bottomed bool // the read reached the bound or the end of the list
-	overdue  uint64
-	total    int
-	few      bool  // a few of the newest rows are read
-	since    int64 // rows first met after total was read: it may not have them
-	told     int64 // when the list told how many jobs execute; 0: it did not
-	shown    int   // of the newest rows, those that executed then
+type poll struct {
+	l         *Ledger
+	r         *runner
+	start     int64
+	bound     int64
+	high      int64 // highest id of the newest rows
+	lowest    int64 // lowest id of them so far; 0: none yet
+	page      int
+	news      int  // rows above the mark
+	cut       bool // the rest is left to a walk
+	bottomed  bool // the read reached the bound or the end of the list
+	overdue   uint64
+	total     int
+	few       bool  // a few of the newest rows are read
+	since     int64 // rows first met after total was read: it may not have them
+	countedAt int64 // when the list of runners counted its executing jobs; 0: it did not
+	shown     int   // of the newest rows, those that executed then
 }
 
-// Poll begins a reading at now (the ledger's time, from Advance). It returns
+// poll begins a reading at now (the ledger's time, from Advance). It returns
 // nil for a runner that was never listed.
-func (l *Ledger) Poll(id int64, now time.Time) *Poll {
+func (l *Ledger) poll(id int64, now time.Time) *poll {
 	r := l.runners[id]
 	if r == nil || l.t0 == 0 {
 		return nil
 	}
 	r.reads++
 	l.read = true
-	return &Poll{l: l, r: r, start: ms(now), bound: l.bound(r, ms(now)), total: -1}
+	return &poll{l: l, r: r, start: ms(now), bound: l.bound(r, ms(now)), total: -1}
 }
 
 // bound is the created_at below which a reading that began at start is deep
@@ -50,15 +50,15 @@ func (l *Ledger) bound(r *runner, start int64) int64 {
 	return max(min(start, r.deep), l.floor) - (l.opts.Lookback + orderSlack).Milliseconds()
 }
 
-// NeedsExecuting tells whether the running list must be read: not where the
-// list says idle and nothing is watched.
-func (p *Poll) NeedsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
+// needsExecuting reports whether the running list must be read: not where the
+// list shows it idle and nothing is watched.
+func (p *poll) needsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
 
-// Rows is how many of the newest rows to read first, 0: a full page. A few are
+// rows is how many of the newest rows to read first, 0: a full page. A few are
 // enough where the last poll brought few, little executes, and the last whole
 // walk is not as old as walkEvery/2: a full page mostly is one. Where Newest
 // wants more after a few, the reading goes on with full pages from the first.
-func (p *Poll) Rows(walkEvery time.Duration) int {
+func (p *poll) rows(walkEvery time.Duration) int {
 	r := p.r
 	if r.readAt == 0 || r.news > fewRows/2 || len(r.watch) > fewRows/2 || p.start-r.deep > walkEvery.Milliseconds()/2 {
 		return 0
@@ -67,14 +67,14 @@ func (p *Poll) Rows(walkEvery time.Duration) int {
 	return fewRows
 }
 
-// Again says that the newest rows are read once more from the top.
-func (p *Poll) Again() { p.page, p.few = 0, false }
+// again reads the newest rows once more from the top.
+func (p *poll) again() { p.page, p.few = 0, false }
 
-// Told says, before the newest rows are read, when the list of runners told how
-// many jobs execute. It tells whether the rows may account for that number: not
+// expects notes, before the newest rows are read, when the list of runners counted
+// the executing jobs. It reports whether the rows may account for that number: not
 // where a job executes that was not among them the last time.
-func (p *Poll) Told(at time.Time) bool {
-	p.told = ms(at)
+func (p *poll) expects(at time.Time) bool {
+	p.countedAt = ms(at)
 	for id := range p.r.watch {
 		if id < p.r.lowest {
 			return false
@@ -83,11 +83,11 @@ func (p *Poll) Told(at time.Time) bool {
 	return true
 }
 
-// Explains tells whether the newest rows account for all that a runner executed
-// when the list told the number: as many of them executed then, and no watched
+// explains reports whether the newest rows account for all that a runner executed
+// when the list counted them: as many of them executed then, and no watched
 // job is missing, and the list did not grow by more than was met. Then the running
-// list has nothing to add. What began since, the next reading tells.
-func (p *Poll) Explains(executing int) bool {
+// list has nothing to add. What began since, the next reading shows.
+func (p *poll) explains(executing int) bool {
 	if p.r.known >= 0 && int64(p.total) > p.r.known {
 		return false
 	}
@@ -99,15 +99,15 @@ func (p *Poll) Explains(executing int) bool {
 	return p.shown == executing
 }
 
-// ByKeyset tells whether page 1 is better read by keyset: where the total was
+// byKeyset reports whether page 1 is better read by keyset: where the total was
 // withheld last time, reading by number only costs GitLab a count.
 // After each walk it is tried by number again, since rows are also deleted.
-func (p *Poll) ByKeyset() bool { return p.r.withheld }
+func (p *poll) byKeyset() bool { return p.r.withheld }
 
-// Executing folds a page of the list of running jobs. Their ids do not move the
+// executing folds a page of the list of running jobs. Their ids do not move the
 // mark: the newest rows may come from a replica that does not know them yet,
 // and what lies between was not read then.
-func (p *Poll) Executing(jobs []gitlab.Job) {
+func (p *poll) executing(jobs []gitlab.Job) {
 	for i := range jobs {
 		if _, met := p.l.fold(p.r, &jobs[i], p.start); met {
 			p.r.meet()
@@ -125,65 +125,35 @@ func (r *runner) meet() {
 	}
 }
 
-// Newest folds a page of the newest rows and tells whether the next page must
+// newest folds a page of the newest rows and reports whether the next page must
 // be read: until the last contiguous id is reached and nothing suggests that
 // more lies below it, or the whole page is older than anything that counts, or
 // the rows end.
-func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
+func (p *poll) newest(page gitlab.JobsPage) (more bool) {
 	p.page++
 	if p.page == 1 {
 		p.total = page.Total
 	}
-	news, late, old := false, false, len(page.Jobs) > 0
-	lowest := int64(-1)
+	before := p.lowest
+	var rows newestRows
 	for i := range page.Jobs {
-		j := &page.Jobs[i]
-		p.high = max(p.high, j.ID)
-		if lowest < 0 || j.ID < lowest {
-			lowest = j.ID
-		}
-		// New rows above push the last ones of a page onto the next: what is
-		// only told, not settled, would be told twice.
-		again := p.lowest != 0 && j.ID >= p.lowest
-		if j.ID > p.r.high && !again {
-			p.news++
-		}
-		if !again && executedAt(j, p.told) {
-			p.shown++
-		}
-		v, met := p.l.fold(p.r, j, p.start)
-		switch v {
-		case entered, counted:
-			news = true
-			late = late || (met && j.ID <= p.r.high)
-		case overdue:
-			if !again {
-				p.overdue++
-			}
-		case history, known:
-		}
-		if met && (!again || v == entered || v == counted) {
-			p.r.meet()
-		}
-		if j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound {
-			old = false
-		}
+		p.newestRow(&page.Jobs[i], before, &rows)
 	}
-	if lowest > 0 && (p.lowest == 0 || lowest < p.lowest) {
-		p.lowest = lowest
+	if rows.lowest > 0 && (p.lowest == 0 || rows.lowest < p.lowest) {
+		p.lowest = rows.lowest
 	}
-	if old || (page.Next == 0 && page.Cursor == "") {
+	if len(page.Jobs) > 0 && !rows.recent || page.Next == 0 && page.Cursor == "" {
 		p.bottomed = true
 		return false
 	}
-	gap := lowest > p.r.high
-	more = gap || late || (news && len(p.Missing()) > 0)
+	gap := rows.lowest > p.r.high
+	more = gap || rows.late || (rows.news && len(p.missing()) > 0)
 	if p.few && p.r.known >= 0 && int64(p.total) > p.r.known {
 		more = true // the list grew by more than these: a full page may show it
 	}
 	if p.r.high == 0 {
 		// At the very first read there is no contiguous id yet.
-		gap, more = news, news
+		gap, more = rows.news, rows.news
 	}
 	// News above the mark are what it is read for. Below it, a job that was
 	// never met suggests more of its kind; and where watched jobs end, the next
@@ -195,14 +165,53 @@ func (p *Poll) Newest(page gitlab.JobsPage) (more bool) {
 	return more
 }
 
+// newestRows is what a page of the newest rows showed.
+type newestRows struct {
+	lowest int64 // id; 0: no row
+	news   bool  // a job newly watched or counted
+	late   bool  // one of them was never met and lies below the mark
+	recent bool  // a row that is not older than anything that counts
+}
+
+// newestRow folds one of the newest rows; before is the lowest id of the pages
+// before, 0: none.
+func (p *poll) newestRow(j *gitlab.Job, before int64, rows *newestRows) {
+	p.high = max(p.high, j.ID)
+	if rows.lowest == 0 || j.ID < rows.lowest {
+		rows.lowest = j.ID
+	}
+	// New rows above push the last ones of a page onto the next: what is only
+	// noted, not settled, would be noted twice.
+	again := before != 0 && j.ID >= before
+	if !again && j.ID > p.r.high {
+		p.news++
+	}
+	if !again && executedAt(j, p.countedAt) {
+		p.shown++
+	}
+	v, met := p.l.fold(p.r, j, p.start)
+	news := v == entered || v == counted
+	if news {
+		rows.news = true
+		rows.late = rows.late || (met && j.ID <= p.r.high)
+	}
+	if v == overdue && !again {
+		p.overdue++
+	}
+	if met && (!again || news) {
+		p.r.meet()
+	}
+	rows.recent = rows.recent || j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound
+}
+
 // Ask is a watched job that has to be asked for by itself.
 type Ask struct {
 	Project, Job int64
 }
 
-// Missing lists the watched jobs that this reading met nowhere. Those without
+// missing lists the watched jobs that this reading met nowhere. Those without
 // a known project cannot be asked for.
-func (p *Poll) Missing() []Ask {
+func (p *poll) missing() []Ask {
 	var asks []Ask
 	for _, w := range p.r.watch {
 		if w.read != p.r.reads && w.project != 0 {
@@ -212,13 +221,13 @@ func (p *Poll) Missing() []Ask {
 	return asks
 }
 
-// Asked folds the answer for one of Missing.
-func (p *Poll) Asked(j gitlab.Job) { p.l.fold(p.r, &j, p.start) }
+// asked folds the answer for one of Missing.
+func (p *poll) asked(j gitlab.Job) { p.l.fold(p.r, &j, p.start) }
 
-// Refused notes that GitLab itself answered 404 (gone) or 403 for a watched job.
+// refused notes that GitLab itself answered 404 (gone) or 403 for a watched job.
 // On the third poll in a row, with working listings between, it is given up and
 // stands in jobs_unresolved_total.
-func (p *Poll) Refused(job int64, forbidden bool) {
+func (p *poll) refused(job int64, forbidden bool) {
 	w := p.l.watch[job]
 	if w == nil {
 		return
@@ -231,10 +240,10 @@ func (p *Poll) Refused(job int64, forbidden bool) {
 	p.l.refuse(w, reason)
 }
 
-// RunnerGone notes that GitLab itself answered 404 for the job list: its runner
+// runnerGone notes that GitLab itself answered 404 for the job list: its runner
 // was deleted. Watched jobs are still asked for by their project; those whose
 // project is not known cannot be.
-func (p *Poll) RunnerGone() {
+func (p *poll) runnerGone() {
 	for _, w := range p.r.watch {
 		if w.project == 0 {
 			p.l.refuse(w, snapshot.UnresolvedRunnerGone)
@@ -242,11 +251,11 @@ func (p *Poll) RunnerGone() {
 	}
 }
 
-// Done ends the reading. whole says that the executing and the newest rows
+// done ends the reading. whole: the executing and the newest rows
 // were read without a failure; hint that the list has grown by more than was
 // met, or that the rest was too much for a poll, so that a walk should come next. An X-Total can only hint: deleted
 // rows lower it.
-func (p *Poll) Done(whole bool) (hint bool) {
+func (p *poll) done(whole bool) (hint bool) {
 	r := p.r
 	if !whole {
 		return false
@@ -256,7 +265,7 @@ func (p *Poll) Done(whole bool) (hint bool) {
 			w.executing = false // seen nowhere; still watched
 		}
 	}
-	p.l.told.unresolved[snapshot.UnresolvedTooOld] += p.overdue
+	p.l.totals.unresolved[snapshot.UnresolvedTooOld] += p.overdue
 	if p.overdue > 0 {
 		p.l.metaDirty = true
 	}
@@ -302,18 +311,18 @@ func (p *Poll) Done(whole bool) (hint bool) {
 	return hint
 }
 
-// Walk is the deeper reading of one runner's jobs, down to lookback: what
+// walk is the deeper reading of one runner's jobs, down to lookback: what
 // makes the counting exact, because no order of ids or times does. It is read
 // page by page, and stands on disk between pages.
-type Walk struct {
+type walk struct {
 	l     *Ledger
 	r     *runner
 	now   int64
 	bound int64
 }
 
-// Walk begins or resumes a walk at now.
-func (l *Ledger) Walk(id int64, now time.Time) *Walk {
+// walk begins or resumes a walk at now.
+func (l *Ledger) walk(id int64, now time.Time) *walk {
 	r := l.runners[id]
 	if r == nil || l.t0 == 0 {
 		return nil
@@ -322,20 +331,17 @@ func (l *Ledger) Walk(id int64, now time.Time) *Walk {
 	if r.walk.started == 0 {
 		r.walk = walkState{started: ms(now), total: -1}
 	}
-	return &Walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
+	return &walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
 }
 
-// Walking tells whether an unfinished walk of a runner is under way.
+// Walking reports whether an unfinished walk of a runner is under way.
 func (l *Ledger) Walking(id int64) bool {
 	r := l.runners[id]
 	return r != nil && r.walk.started != 0
 }
 
-// Began is when the walk began, over restarts.
-func (w *Walk) Began() time.Time { return fromMS(w.r.walk.started) }
-
-// Query is the page to read next. keyset says whether this GitLab offers it.
-func (w *Walk) Query(keyset bool) gitlab.JobsQuery {
+// query is the page to read next. keyset: this GitLab offers it.
+func (w *walk) query(keyset bool) gitlab.JobsQuery {
 	s := &w.r.walk
 	if keyset && s.page == 0 {
 		return gitlab.JobsQuery{RunnerID: w.r.id, Keyset: true, Cursor: s.cursor}
@@ -343,22 +349,22 @@ func (w *Walk) Query(keyset bool) gitlab.JobsQuery {
 	return gitlab.JobsQuery{RunnerID: w.r.id, Page: max(1, s.page)}
 }
 
-// Restart begins the walk anew, where its place was refused (a cursor of
+// restart begins the walk anew, where its place was refused (a cursor of
 // another release).
-func (w *Walk) Restart() {
+func (w *walk) restart() {
 	w.r.walk = walkState{started: w.now, total: -1}
 	w.l.dirtyRunner(w.r)
 }
 
-// Page folds a page and tells whether the walk is whole.
-func (w *Walk) Page(page gitlab.JobsPage) (whole bool) {
+// page folds a page and reports whether the walk is whole.
+func (w *walk) page(page gitlab.JobsPage) (whole bool) {
 	r, s := w.r, &w.r.walk
 	old := len(page.Jobs) > 0
 	for i := range page.Jobs {
 		j := &page.Jobs[i]
 		v, met := w.l.fold(r, j, w.now)
 		if v == counted && met {
-			w.l.told.recovered++
+			w.l.totals.recovered++
 			w.l.metaDirty = true
 		}
 		if met {

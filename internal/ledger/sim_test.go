@@ -17,10 +17,11 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 var (
-	simJobs = flag.Int("sim.jobs", 50_000, "finished jobs of TestSimulation")
+	simJobs = flag.Int("sim.jobs", 0, "finished jobs of TestSimulation; 0: 50,000, or fewer where that is slow")
 	simRate = flag.Float64("sim.requests", 0.9, "request budget of TestSimulation a minute and runner")
 	simSeed = flag.Uint64("sim.seed", 0, "seed of the simulations and histories; 0: a random one, which is printed")
 )
@@ -48,7 +49,7 @@ const (
 // window is a stretch of trouble: delays in it are not those of a steady state.
 type window struct{ from, to int64 }
 
-// sim drives a Ledger as internal/monitor does (the design's "One cycle"),
+// sim drives a Ledger as internal/monitor does (docs/counting.md),
 // against a model of GitLab's rows, on a clock of its own.
 type sim struct {
 	t        *testing.T
@@ -131,6 +132,7 @@ func (s *simTotals) observe(key string, v float64) {
 type simClient struct {
 	polled   int64
 	active   bool
+	listed   Listed
 	busy     bool // a reading is under way
 	pollAt   int64
 	walkAt   int64
@@ -140,15 +142,11 @@ type simClient struct {
 }
 
 type simReading struct {
-	r     *modelRunner
-	c     *simClient
-	poll  *Poll
-	walk  *Walk
-	stage int
-	page  int
-	next  gitlab.JobsQuery
-	asks  []Ask
-	whole bool
+	r       *modelRunner
+	c       *simClient
+	reading Reading
+	walk    bool
+	running []gitlab.Job // of a list of running jobs that is not read to its end
 }
 
 type simItem struct {
@@ -171,7 +169,7 @@ func (h *simHeap) Pop() any {
 func newSim(t *testing.T, seed uint64, jobs int) *sim {
 	t.Helper()
 	s := &sim{
-		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart, //nolint:gosec // a simulation
+		t: t, rng: rand.New(rand.NewPCG(seed, 1)), now: simStart,
 		byID:     map[int64]*modelRunner{},
 		lookback: 24 * time.Hour, disk: map[string][]byte{},
 		shown: map[string]float64{},
@@ -200,7 +198,7 @@ func (s *sim) makeWorld(n, jobs int) {
 	perHour := float64(jobs) / (float64(simSpan) / float64(hour)) * 1.12 / weight
 	ids := s.rng.Perm(n)
 	for i := range n {
-		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)} //nolint:gosec // small
+		r := &modelRunner{id: int64(100 + ids[i]), kind: snapshot.RunnerType(s.rng.IntN(types)), rate: perHour / float64(i+1)}
 		if i%10 == 9 {
 			r.rate = 0 // idle
 		}
@@ -318,7 +316,7 @@ func (s *sim) clock() time.Time {
 	return s.l.Advance(time.UnixMilli(date/1000*1000), time.UnixMilli(s.now+700))
 }
 
-// failing tells whether a request fails. The clock moves by each request.
+// failing reports whether a request fails. The clock moves by each request.
 func (s *sim) request() (ok bool) {
 	s.requests++
 	per := s.perMin
@@ -348,7 +346,7 @@ func (s *sim) open() {
 	s.missing = map[int64]int{}
 	s.unsaved, s.finals = nil, nil
 	s.cur, s.relisted = s.dur.clone(), false
-	// Details are kept in the state, so the first thing the driver does is to tell them.
+	// Details are kept in the state, so the driver passes them first.
 	for id := range s.cur.since {
 		s.l.Describe(id, s.byID[id].tags)
 	}
@@ -438,7 +436,7 @@ func (s *sim) listing() {
 	s.listDue = s.now + minute
 	for range max(1, len(s.runners)/100) {
 		if !s.request() {
-			return // a partial listing tells nothing
+			return // a partial listing proves nothing
 		}
 	}
 	start := s.clock()
@@ -487,7 +485,12 @@ func (s *sim) listing() {
 			c.describe = true
 			s.l.Describe(r.id, r.tags)
 		}
-		if c.active = r.busy(view); c.active {
+		n := r.executing(view)
+		c.active, c.listed = n > 0, Listed{Idle: n == 0, Executing: -1, At: start}
+		if r.id%2 == 0 {
+			c.listed.Executing = n // as GraphQL counts it
+		}
+		if c.active {
 			s.schedule(r, c, c.polled+minute)
 		}
 	}
@@ -578,7 +581,7 @@ func (s *sim) pick() *simReading {
 			return nil
 		}
 		x.c.hinted = false
-		x.walk = s.l.Walk(x.r.id, s.clock())
+		s.walk(x)
 		return x
 	}
 	x := walk(s.now - s.lookback.Milliseconds()/4 + hour) // overdue
@@ -588,20 +591,23 @@ func (s *sim) pick() *simReading {
 	if x == nil {
 		if x = take(&s.polls, pollDue, s.now); x != nil {
 			x.c.pollAt = math.MaxInt64
-			x.poll = s.l.Poll(x.r.id, s.clock())
-			if !x.poll.NeedsExecuting(!x.c.active) {
-				x.stage = 1
-			}
+			// Each number of executing jobs is good for one reading.
+			x.reading = s.l.Poll(x.r.id, s.clock(), time.UnixMilli(s.now), x.c.listed, time.Hour)
+			x.c.listed.Executing = -1
 		}
 	}
 	if x == nil {
 		x = walk(s.now)
 	}
 	if x != nil {
-		x.page, x.whole = 1, true
 		x.c.busy = true
 	}
 	return x
+}
+
+// walk begins a page of a walk.
+func (s *sim) walk(x *simReading) {
+	x.reading, x.walk = s.l.Walk(x.r.id, s.clock(), time.UnixMilli(s.now)), true
 }
 
 func (s *sim) delivered(jobs []gitlab.Job) {
@@ -618,120 +624,93 @@ func (s *sim) delivered(jobs []gitlab.Job) {
 	}
 }
 
-// step does one request of a reading and tells whether it is over.
+// step does one request of a reading and reports whether it is over.
 func (s *sim) step(x *simReading) (over bool) {
-	ok := s.request()
-	r, view := x.r, s.view()
-	r.tidy(s.now)
-	gone := r.leaves != 0 && r.leaves <= view
-	keyset := s.now < s.nokeyset.from || s.now >= s.nokeyset.to
-	if x.walk != nil {
-		s.walkPages++
-		if gone {
-			x.c.gone = true
-			return true
-		}
-		if !ok {
-			return false // the page again
-		}
-		q := x.walk.Query(keyset)
-		page := r.answer(q, view, s.limit, s.buf)
-		s.buf = page.Jobs
-		s.delivered(page.Jobs)
-		if x.walk.Page(page) {
-			s.planWalk(r, x.c)
-			return true
-		}
-		return false
+	q, more := x.reading.Next()
+	if !more {
+		return s.end(x)
 	}
-	switch x.stage {
-	case 0:
-		if gone {
-			return s.runnerGone(x)
-		}
-		if !ok {
-			return s.end(x, false)
-		}
-		jobs, more := r.executingPage(view, x.page, s.buf)
-		s.buf = jobs
-		s.delivered(jobs)
-		x.poll.Executing(jobs)
-		x.page++
-		if !more {
-			x.stage, x.page = 1, 1
-		}
-		return false
-	case 1:
-		if gone {
-			return s.runnerGone(x)
-		}
-		if !ok {
-			return s.end(x, false)
-		}
-		if x.page == 1 && x.next == (gitlab.JobsQuery{}) {
-			x.next = gitlab.JobsQuery{Page: 1}
-			if keyset && x.poll.ByKeyset() {
-				x.next = gitlab.JobsQuery{Keyset: true}
-			}
-		}
-		page := r.answer(x.next, view, s.limit, s.buf)
-		s.buf = page.Jobs
-		s.delivered(page.Jobs)
-		if x.poll.Newest(page) {
-			x.next = gitlab.JobsQuery{Page: page.Next, Keyset: page.Cursor != "", Cursor: page.Cursor}
-			x.page++
-			return false
-		}
-		return s.missingOf(x)
-	default:
-		ask := x.asks[0]
-		x.asks = x.asks[1:]
-		j := s.job(ask.Job)
-		if ask.Project != 1+j.id%97 {
-			s.t.Fatalf("job %d was asked for in project %d", j.id, ask.Project)
+	ok := s.request()
+	x.r.tidy(s.now)
+	if x.walk {
+		s.walkPages++
+	}
+	x.reading.Take(s.answer(x, q, ok))
+	return false
+}
+
+// answer is what GitLab answers; ok is false where the request fails.
+func (s *sim) answer(x *simReading, q Request, ok bool) (a Answer, err error) {
+	r, view := x.r, s.view()
+	notFound := &gitlab.Error{Reason: gitlab.ReasonNotFound}
+	if q.OneJob() {
+		j := s.job(q.Job.Job)
+		if q.Job.Project != 1+j.id%97 {
+			s.t.Fatalf("job %d was asked for in project %d", j.id, q.Job.Project)
 		}
 		switch {
 		case !ok:
+			return a, &gitlab.Error{Reason: gitlab.ReasonServerError}
 		case !j.visible(view):
-			x.poll.Refused(j.id, false)
-		default:
-			row := j.row(view)
-			s.delivered([]gitlab.Job{row})
-			x.poll.Asked(row)
+			return a, notFound
 		}
-		if len(x.asks) > 0 {
+		a.Job = j.row(view)
+		s.delivered([]gitlab.Job{a.Job})
+		return a, nil
+	}
+	switch {
+	case r.leaves != 0 && r.leaves <= view:
+		return a, notFound
+	case !ok:
+		return a, &gitlab.Error{Reason: gitlab.ReasonServerError}
+	}
+	keyset := s.now < s.nokeyset.from || s.now >= s.nokeyset.to
+	if q.Page.Keyset && !keyset {
+		q.Page.Keyset, q.Page.Cursor = false, "" // it ignores what it does not know
+	}
+	a.Page = r.answer(q.Page, view, s.limit, s.buf)
+	s.buf = a.Page.Jobs
+	if q.Page.Status == "" {
+		s.delivered(a.Page.Jobs)
+		return a, nil
+	}
+	// A list of running jobs is folded as a whole.
+	if q.Page.Page == 1 {
+		x.running = x.running[:0]
+	}
+	if x.running = append(x.running, a.Page.Jobs...); a.Page.Next == 0 {
+		s.delivered(x.running)
+	}
+	return a, nil
+}
+
+// end ends a reading and plans the next one.
+func (s *sim) end(x *simReading) (over bool) {
+	c, o := x.c, x.reading.End()
+	c.gone = o.Gone
+	if x.walk {
+		if !o.Gone && !o.Deep {
+			s.walk(x) // the next page, or the same again
 			return false
 		}
-		return s.end(x, x.whole)
+		if o.Deep {
+			s.planWalk(x.r, c)
+		}
+		return true
 	}
-}
-
-func (s *sim) runnerGone(x *simReading) bool {
-	x.poll.RunnerGone()
-	x.c.gone, x.c.active, x.whole = true, false, false
-	return s.missingOf(x)
-}
-
-func (s *sim) missingOf(x *simReading) bool {
-	if x.asks = x.poll.Missing(); len(x.asks) > 0 {
-		x.stage = 2
-		return false
-	}
-	return s.end(x, x.whole)
-}
-
-func (s *sim) end(x *simReading, whole bool) bool {
-	c := x.c
 	c.polled = s.now
-	if x.poll.Done(whole) {
+	if s.l.WalkWanted(x.r.id) && !s.l.Walking(x.r.id) && !c.hinted {
 		c.walkAt, c.hinted = s.now, true
 		heap.Push(&s.walks, simItem{s.now, x.r})
 	}
-	if c.gone && s.l.Watched(x.r.id) == 0 {
-		return true // never again, unless a listing shows it
+	if c.gone {
+		c.active = false
+		if s.l.Watched(x.r.id) == 0 {
+			return true // never again, unless a listing shows it
+		}
 	}
 	at := s.now + s.interval(x.r, c)
-	if !whole && !c.gone {
+	if o.Err != nil && !c.gone {
 		at = s.now + 15*second
 	}
 	s.schedule(x.r, c, at)
@@ -752,7 +731,7 @@ func (s *sim) publish() {
 		s.shown[key] = v
 	}
 	flat(c, back)
-	recovered, unresolved := s.l.Told()
+	recovered, unresolved := s.l.Totals()
 	back("recovered", float64(recovered))
 	for i, n := range unresolved {
 		back("unresolved"+snapshot.UnresolvedReason(i).String(), float64(n))
@@ -818,7 +797,11 @@ func (s *sim) stop(kind int) (down int64) {
 func TestSimulation(t *testing.T) {
 	seed := seedOf()
 	began := time.Now()
-	s := newSim(t, seed, *simJobs)
+	jobs := *simJobs
+	if jobs == 0 {
+		jobs = rig.Sized(50_000, 12_000)
+	}
+	s := newSim(t, seed, jobs)
 	t.Logf("seed %d: %d runners, %d jobs, made in %v", seed, len(s.runners), len(s.jobs), time.Since(began).Round(time.Millisecond))
 	s.run()
 	s.judge(seed, time.Since(began))
@@ -856,6 +839,7 @@ func (s *sim) run() {
 	}
 	s.nokeyset.from = at(12)
 	s.nokeyset.to = s.nokeyset.from + 3*hour
+	upgraded := false // to a release that pages by keyset
 	raise := at(30)
 
 	s.open()
@@ -872,10 +856,14 @@ func (s *sim) run() {
 			s.open()
 			s.publish() // as saved, before GitLab was asked
 		}
+		if !upgraded && s.now >= s.nokeyset.to {
+			upgraded = true
+			s.l.Upgraded()
+		}
 		if raise != 0 && s.now >= raise {
 			raise = 0
 			s.lookback = 36 * time.Hour
-			s.l.SetLookback(s.lookback)
+			s.l.opts.Lookback = s.lookback // a reload
 		}
 		if s.now >= nextSecond {
 			nextSecond = s.now + second
@@ -1024,7 +1012,7 @@ func (s *sim) judge(seed uint64, took time.Duration) {
 			t.Errorf("%s: sum %v, truth %v", k, sum, h.sum)
 		}
 	}
-	recovered, unresolved := s.l.Told()
+	recovered, unresolved := s.l.Totals()
 	if unresolved[snapshot.UnresolvedDeleted] != deletedSeen {
 		t.Errorf("unresolved deleted: %d, truth %d", unresolved[snapshot.UnresolvedDeleted], deletedSeen)
 	}
@@ -1108,7 +1096,7 @@ func (s *sim) runnerCount(key string) float64 {
 	return 0
 }
 
-// troubled tells whether a job that ended at end had to wait for reasons that
+// troubled reports whether a job that ended at end had to wait for reasons that
 // are not the algorithm's: the exporter was down, starved, or could not write.
 func (s *sim) troubled(end int64) bool {
 	for _, w := range s.badWindow {

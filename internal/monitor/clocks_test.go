@@ -11,6 +11,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // wallClock is a local wall clock that is wrong for a while. Like a step by NTP
@@ -48,21 +49,17 @@ func wrong(rng *rand.Rand) time.Duration {
 // longer than its interval, which poll_lag_seconds must show.
 func TestClockHistories(t *testing.T) {
 	t.Parallel()
-	histories := 20
-	if testing.Short() {
-		histories = 4
-	}
-	for seed := range histories {
+	for seed := range rig.Sized(20, 4) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { clockHistory(t, uint64(seed)) }) //nolint:gosec // small
+			synctest.Test(t, func(t *testing.T) { clockHistory(t, uint64(seed)) })
 		})
 	}
 }
 
 func clockHistory(t *testing.T, seed uint64) {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(seed, 1))
 	world := gitlabsim.New(gitlabsim.Options{
 		Seed: seed, Runners: 12, Tags: 4, JobsPerHour: 120, Token: secret, History: 15 * time.Minute, Shape: briskJobs(),
 	})

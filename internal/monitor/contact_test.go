@@ -8,32 +8,34 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // A job created before lookback is counted because it was seen executing. The
-// number of jobs that the list told must not hide it for all of its life, also
+// number of jobs that the list counted must not hide it for all of its life, also
 // where the list is read seldomer than the jobs.
 func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+		old := rig.Sized(30, 9) // jobs, one each twenty minutes
+		rng := rand.New(rand.NewPCG(1, 2))
 		world := gitlabsim.New(gitlabsim.Options{Seed: 9, Token: secret})
 		mount(t, world)
 		id := world.AddRunner(gitlabsim.RunnerSpec{})
 		begin := time.Now()
-		for k := range 30 {
+		for k := range old {
 			at := begin.Add(26*time.Hour + time.Duration(k)*20*time.Minute + time.Duration(rng.IntN(60))*time.Second)
 			world.CreateJob(gitlabsim.JobSpec{Runner: id, Started: at, Finished: at.Add(4 * time.Minute)})
 		}
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.RunnersInterval, poll.Staleness = 5*time.Minute, time.Hour
+		poll.Runners, poll.Staleness = 5*time.Minute, time.Hour
 		r := start(t, world, state, s, setup{poll: poll})
 		defer r.end(t)
 		time.Sleep(25 * time.Hour)
 		// One job after the other: one executes at any time, and the old ones beside it.
-		for time.Since(begin) < 37*time.Hour {
+		for time.Since(begin) < 27*time.Hour+time.Duration(old)*20*time.Minute {
 			d := 2*time.Minute + time.Duration(rng.IntN(240))*time.Second
 			world.CreateJob(gitlabsim.JobSpec{Runner: id, Finished: time.Now().Add(d)})
 			time.Sleep(d)
@@ -50,9 +52,10 @@ func TestBusyRunnersAreNotWalkedForNothing(t *testing.T) {
 	for _, graphql := range []bool{false, true} {
 		t.Run(fmt.Sprintf("graphql=%t", graphql), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const runners, hours = 3, 1
+				const hours = 1
+				runners := rig.Sized(3, 1)
 				world := gitlabsim.New(gitlabsim.Options{
-					Seed: 9, Token: secret, JobsPerHour: 300 * runners, History: time.Minute,
+					Seed: 9, Token: secret, JobsPerHour: float64(300 * runners), History: time.Minute,
 					Shape:   gitlabsim.JobShape{LateShare: -1, MeanDuration: 2 * time.Minute, MaxDuration: 30 * time.Minute},
 					Latency: func(string) time.Duration { return 2 * time.Second },
 				})

@@ -15,6 +15,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // pager answers each page with the rows that ids gives, and always names a
@@ -39,11 +40,13 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Monitor{deps: Deps{Client: client, Budget: budget.New(budget.Options{Concurrency: 1})}}
-	b := m.newBound(gitlab.RouteAllRunners, 1)
-	pages, err := m.listPages(t.Context(), gitlab.Scope{Kind: gitlab.ScopeInstance}, b)
-	if b.end(); m.listing.Load() != 0 {
-		t.Errorf("%d bytes are held after the listing", m.listing.Load())
+	l := &lister{opts: &Options{}, client: func() *gitlab.Client {
+		return client.For(budget.New(budget.Options{Concurrency: 1}).Gate(budget.Listing))
+	}}
+	b := l.newBound(gitlab.RouteAllRunners, 1)
+	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
+	if b.end(); l.held.Load() != 0 {
+		t.Errorf("%d bytes are held after the listing", l.held.Load())
 	}
 	return pages, err
 }
@@ -117,7 +120,7 @@ func (e endlessList) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Request: r, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-// Every listing ends, with an error that says what was wrong: up is 0, nobody
+// Every listing ends, with an error that names what was wrong: up is 0, nobody
 // leaves or joins by it, and with the first good one all is well.
 func TestEveryListingEnds(t *testing.T) {
 	t.Parallel()
@@ -143,13 +146,13 @@ func TestEveryListingEnds(t *testing.T) {
 				world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 50, Tags: 10, Token: secret})
 				var on atomic.Bool
 				var asked atomic.Int64
-				o := setup{api: APIREST, wrap: func(t http.RoundTripper) http.RoundTripper {
+				o := setup{api: snapshot.APIREST, wrap: func(t http.RoundTripper) http.RoundTripper {
 					c.list.RoundTripper, c.list.on, c.list.asked = t, &on, &asked
 					return c.list
 				}}
 				if c.list.graphql {
 					mount(t, world)
-					o.api = APIGraphQL
+					o.api = snapshot.APIGraphQL
 				}
 				var out lines
 				o.logger = out.logger()
@@ -187,8 +190,8 @@ func TestEveryListingEnds(t *testing.T) {
 				}
 				on.Store(false)
 				time.Sleep(12 * time.Minute)
-				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 || r.m.listing.Load() != 0 {
-					t.Errorf("then: up %t, %d bytes held", g.Up, r.m.listing.Load())
+				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 || r.m.listings.lister.held.Load() != 0 {
+					t.Errorf("then: up %t, %d bytes held", g.Up, r.m.listings.lister.held.Load())
 				}
 				r.end(t)
 			})

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
@@ -108,57 +107,17 @@ func TestEveryReadingEnds(t *testing.T) {
 				if f := s.scrape().Fleet; !f.JobsWhole {
 					t.Error("it holds the sums of jobs back")
 				}
-				r.m.mu.Lock()
-				if n := r.m.led.Watched(broken); n > 0 {
+				r.m.fleet.mu.Lock()
+				if n := r.m.fleet.led.Watched(broken); n > 0 {
 					t.Errorf("%d jobs of an endless list are watched", n)
 				}
-				for id, at := range r.m.inv.IDs() {
-					if age := time.Since(r.m.led.ReadAt(at)); at != broken && age > 15*time.Minute {
+				for id, at := range r.m.fleet.inv.IDs() {
+					if age := time.Since(r.m.fleet.led.ReadAt(at)); at != broken && age > 15*time.Minute {
 						t.Errorf("runner %d was read %v ago", id, age)
 					}
 				}
-				r.m.mu.Unlock()
+				r.m.fleet.mu.Unlock()
 			})
 		})
-	}
-}
-
-// A walk whose every page shows older jobs ends after so many pages, and is no
-// success again before one is whole.
-func TestAWalkHasABound(t *testing.T) {
-	m := &Monitor{walks: map[int64]*walking{}, opts: Options{Poll: defaultPoll()}}
-	began := time.Now()
-	page := func(id int64) []gitlab.Job { return []gitlab.Job{{ID: id}} }
-	var err error
-	restart, n := false, 0
-	first := m.walk(1, began, false)
-	for ; err == nil && n < 2*walkPages; n++ {
-		restart, err = m.walked(1, first, page(int64(3*walkPages-n)), false)
-	}
-	if n != walkPages || !restart || gitlab.ReasonOf(err) != gitlab.ReasonDecode || !strings.Contains(err.Error(), "does not end after 20000 pages") {
-		t.Errorf("after %d pages: restart %t, %v", n, restart, err)
-	}
-	second := m.walk(1, began.Add(time.Minute), false)
-	if restart, err = m.walked(1, second, page(3*walkPages), false); restart || err != nil || !m.walks[1].endless {
-		t.Errorf("begun anew: restart %t, %v, endless %t", restart, err, m.walks[1].endless)
-	}
-	if restart, err = m.walked(1, second, nil, true); restart || err != nil || len(m.walks) > 0 {
-		t.Errorf("whole: restart %t, %v, %d walks", restart, err, len(m.walks))
-	}
-}
-
-// Rows that shift while pages are read may repeat a page or two.
-func TestRowsThatShiftAreProgress(t *testing.T) {
-	d := descent{what: "the list", most: 100, idle: idlePages}
-	pages := []int64{900, 900, 850, 860, 850, 800, 799, 799, 799, 799, 700}
-	for i, id := range pages {
-		if err := d.page([]gitlab.Job{{ID: id + 1}, {ID: id}}); err != nil {
-			if i == 9 {
-				continue // three in a row that lead nowhere
-			}
-			t.Errorf("page %d: %v", i, err)
-		} else if i == 9 {
-			t.Error("three pages in a row without a new job are no error")
-		}
 	}
 }

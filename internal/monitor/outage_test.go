@@ -54,7 +54,7 @@ func (l *lines) logger() log.Logger { return log.NewLogfmtLogger(l) }
 
 func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "+route] }
 
-// A revoked token stops all but the listing, is told once with what to do,
+// A revoked token stops all but the listing, is logged once with what to do,
 // and a rotated one is taken up without a restart.
 func TestTokenRevokedAndRotated(t *testing.T) {
 	t.Parallel()
@@ -68,7 +68,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval, poll.JobsInterval = 4*time.Second, 4*time.Second // many of each are under way
+		poll.Details, poll.Jobs = 4*time.Second, 4*time.Second // many of each are under way
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger(), token: func() string {
 			mu.Lock()
 			defer mu.Unlock()
@@ -303,7 +303,7 @@ func TestStopsAtOnce(t *testing.T) {
 			s := newScraper()
 			_, state := openState(t, "")
 			poll := defaultPoll()
-			poll.RunnersInterval, poll.JobsInterval = 5*time.Second, 5*time.Second
+			poll.Runners, poll.Jobs = 5*time.Second, 5*time.Second
 			r := start(t, world, state, s, setup{poll: poll, rate: []float64{0, 2}[i%2]})
 			time.Sleep(time.Duration(i*i) * 137 * time.Millisecond)
 			began := time.Now()

@@ -8,13 +8,14 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // What GraphQL lists proves nothing about the jobs, which REST gives: with Admin
 // Mode an administrator's token lists all runners by GraphQL, and REST refuses it.
 func TestJobsVisibleIsAskedByREST(t *testing.T) {
-	instance := []gitlab.Scope{{Kind: gitlab.ScopeInstance}}
-	group := []gitlab.Scope{{Kind: gitlab.ScopeGroup, ID: "1"}}
+	instance := []gitlab.Scope{{Kind: snapshot.ScopeInstance}}
+	group := []gitlab.Scope{{Kind: snapshot.ScopeGroups, ID: "1"}}
 	for _, tt := range []struct {
 		name    string
 		scopes  []gitlab.Scope
@@ -56,7 +57,7 @@ func TestJobsVisibleIsAskedByREST(t *testing.T) {
 	}
 }
 
-// What GitLab did not say stays unknown, and is asked again before an hour is over.
+// What GitLab did not answer stays unknown, and is asked again before an hour is over.
 func TestJobsVisibleStaysUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 2, Runners: 20, Tags: 4, Token: secret})

@@ -78,7 +78,10 @@ func TestRight(t *testing.T) {
 		t.Errorf("an administrator: %+v", got)
 	}
 
-	b.SetAdmin(token, false) // left are the groups, whose maintainer the user is
+	root := func(admin bool) {
+		b.AddToken(gitlabsim.TokenSpec{Token: token, Username: "root", Admin: admin, Everything: true, Scopes: []string{"read_api"}})
+	}
+	root(false) // left are the groups, whose maintainer the user is
 	for i := range 3 {
 		b.now = b.now.Add(time.Minute)
 		b.mustRead()
@@ -87,7 +90,7 @@ func TestRight(t *testing.T) {
 			t.Errorf("of a right that was lost: %v after %d requests", names, b.requests)
 		}
 	}
-	b.SetAdmin(token, true)
+	root(true)
 	b.now = b.now.Add(time.Minute)
 	b.holds(false)
 }

@@ -20,7 +20,7 @@ type GitLab struct {
 	// GitLab itself refuses. It is false whenever Fleet is nil.
 	Up bool
 	// Scopes are the configured scopes, in the order of the configuration.
-	Scopes []Scope
+	Scopes []ScopeState
 
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
@@ -28,6 +28,9 @@ type GitLab struct {
 	// Queue is nil where the queue is not read, cannot be read, or was not read
 	// for three intervals: an unreadable queue is no empty one.
 	Queue *Queue
+	// Health is nil until the runners were judged for the first time, and where
+	// Fleet is nil. It judges those of Fleet.
+	Health *HealthPicture
 	// Counters are never withdrawn. nil before the first answer of this GitLab.
 	Counters *Counters
 
@@ -35,9 +38,9 @@ type GitLab struct {
 	Self     Self
 }
 
-// Scope is one list of runners that is configured.
-type Scope struct {
-	Kind string // instance, owned, groups or projects
+// ScopeState is how one configured list of runners stands.
+type ScopeState struct {
+	Kind ScopeKind
 	Path string // of the group or project as configured; "" for the others
 	Up   bool   // its last listing was complete
 }
@@ -95,6 +98,7 @@ type Tag struct {
 	JobsExecuting [NumRunnerTypes]int // exported where Runners is not nil
 	Busy          int
 	Available     int
+	Usable        int       // available, neither down nor a black hole; Available where nobody judged
 	Capacity      int       // jobs that its available runners can execute at once, as learned
 	LastAvailable time.Time // zero: never seen
 }
@@ -105,6 +109,9 @@ type Runner struct {
 	Type   RunnerType
 	Status Status
 	Paused bool
+	// The first readings that showed the present status, and that it is paused;
+	// zero: not known.
+	StatusSince, PausedSince time.Time
 
 	Description string
 	Owner       string // full path of the owning group or project; "" for instance runners
@@ -116,6 +123,7 @@ type Runner struct {
 	Tags        []string // label values, the special ones included; sorted, unique
 
 	ContactedAt time.Time // zero: never, or not read
+	LastSeen    time.Time // last sign of it by any evidence; zero: none
 	DetailsAt   time.Time // zero: details never read
 
 	ManagersOnline int // -1: not known
@@ -137,6 +145,8 @@ type Counters struct {
 	JobDuration     []Histogram     // runner_type, status
 	JobQueued       []Histogram     // runner_type
 	TagJobQueued    []Histogram     // tag
+	// What happened to runners, by runner_type; none before the first listing.
+	StatusChanges, RunnersJoined, RunnersLeft []Counter
 }
 
 // Counter is one counter series. Value is what may be shown: 0 until a scrape

@@ -2,10 +2,7 @@ package store
 
 import (
 	"fmt"
-	"path/filepath"
 	"testing"
-
-	"go.etcd.io/bbolt"
 )
 
 // week is the n-th commit of a fleet with 1,000 finished jobs a minute: one
@@ -33,38 +30,7 @@ func BenchmarkCommit(b *testing.B) {
 		commit(b, s, week(n, 1<<30))
 		n++
 	}
-	b.ReportMetric(float64(s.Size())/float64(n), "file-B/op")
-}
-
-// BenchmarkCommitBare is what bbolt takes for the same without our checksums:
-// the difference is their cost.
-func BenchmarkCommitBare(b *testing.B) {
-	db, err := bbolt.Open(filepath.Join(b.TempDir(), "bare"), 0o600, &bbolt.Options{NoStatistics: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	n := 0
-	for b.Loop() {
-		err := db.Update(func(tx *bbolt.Tx) error {
-			bucket, err := tx.CreateBucketIfNotExists([]byte(bucketRecords))
-			if err != nil {
-				return err
-			}
-			for _, r := range week(n, 1<<30).Put {
-				if err := bucket.Put(r.Key, r.Value); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		n++
-	}
-	if err := db.Close(); err != nil {
-		b.Fatal(err)
-	}
+	b.ReportMetric(float64(s.backend.(*diskState).end)/float64(n), "file-B/op")
 }
 
 // filled is a state after a day and more: 86,400 chunks, 2,000 runners.
@@ -90,7 +56,7 @@ func BenchmarkCommitAfterADay(b *testing.B) {
 		commit(b, s, week(n, 86400))
 		n++
 	}
-	b.ReportMetric(float64(s.Size()), "file-B")
+	b.ReportMetric(float64(s.backend.(*diskState).end), "file-B")
 }
 
 func BenchmarkOpenAfterADay(b *testing.B) {

@@ -5,111 +5,134 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
-	"time"
 
-	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"github.com/go-kit/log"
+	"github.com/go-kit/log/level"
 )
+
+const (
+	// rewriteSlack is what a file may hold beyond twice its length after the last
+	// rewrite: a small state is not rewritten all the time.
+	rewriteSlack = 1 << 20
+	// rewriteFrame is the size at which a rewrite begins another frame: a frame is
+	// read as a whole.
+	rewriteFrame = 1 << 20
+)
+
+// file is what a state needs of an *os.File; tests make its calls fail.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Sync() error
+	Truncate(size int64) error
+}
 
 // diskState is one GitLab's file.
 type diskState struct {
-	path    string
-	want    identity
-	timeout time.Duration
+	path   string
+	want   identity
+	slack  int64 // rewriteSlack; tests rewrite earlier
+	logger log.Logger
 
-	db   *bbolt.DB // nil after a failure, until the next call opens the file anew
-	file *os.File  // bbolt's own
-	need int64     // the file is damaged if shorter
-	sum  summary
+	file      file   // nil after a failure, until the next call opens it anew
+	base      int64  // length after the last rewrite
+	end       int64  // where the next frame goes
+	chain     uint32 // of the last frame
+	rewriteAt int64  // the length at which the file is rewritten
 }
 
-// guard calls into bbolt. A fault in its map (the file cut short, or its disk
-// failing, while open) would otherwise end the process. Only this goroutine is
-// covered, so nothing of bbolt that starts one may be used: Tx.Check,
-// NoFreelistSync.
-func (d *diskState) guard(call func() error) (err error) {
-	old := debug.SetPanicOnFault(true)
-	defer debug.SetPanicOnFault(old)
-	defer func() {
-		if r := recover(); r != nil {
-			err = &DamagedError{Path: d.path, Reason: fmt.Sprintf("found in use: %v", r)}
-		}
-	}()
-	return call()
-}
-
-// open verifies the file and maps it. It changes nothing on disk.
+// open checks the whole file. It changes nothing in it.
 func (d *diskState) open() error {
-	sum, err := verify(d.path, d.want)
-	if err != nil {
-		if why, ok := errors.AsType[damage](err); ok {
-			return &DamagedError{Path: d.path, Reason: string(why)}
-		}
-		return err
+	f, r, have, err := readIdentity(d.path, os.O_RDWR)
+	if err == nil {
+		err = d.take(f, r, have)
 	}
-	db, file, err := d.openBolt(d.path, os.O_RDWR)
-	if err != nil {
-		return err
+	return d.named(err)
+}
+
+func (d *diskState) take(f *os.File, r *reader, have identity) error {
+	// First of all: a newer release may have changed everything after it.
+	err := d.admit(have)
+	if err == nil {
+		err = r.changes(func(_, _ []byte, _ int64) error { return nil })
 	}
-	info, err := file.Stat()
-	if err != nil {
-		return errors.Join(err, db.Close())
+	if err == nil {
+		// What a killed process wrote, and is read now, must be on disk before
+		// anything is derived from it; so must the file's name.
+		err = errors.Join(f.Sync(), syncFolder(filepath.Dir(d.path)))
 	}
-	// What is beyond the pages in use may be cut off without harm, but nobody does.
-	d.db, d.file, d.sum, d.need = db, file, sum, info.Size()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	d.file, d.base, d.end, d.chain = f, r.base, r.at, r.chain
+	d.rewriteAt = 2*d.base + d.slack
+	return removeIfThere(d.path + newExt) // of a rewrite that a crash interrupted
+}
+
+// named completes the errors of format.go, which do not know the file.
+func (d *diskState) named(err error) error {
+	if why, ok := errors.AsType[damage](err); ok {
+		return &DamagedError{Path: d.path, Reason: string(why)}
+	}
+	if older, ok := errors.AsType[*OlderError](err); ok {
+		older.Name, older.Path = d.want.Name, d.path
+	}
+	return err
+}
+
+// admit refuses a file that is sound but not for us.
+func (d *diskState) admit(have identity) error {
+	name, path, want := d.want.Name, d.path, d.want
+	switch {
+	case have.Format > want.Format:
+		return &NewerError{name, path, fmt.Sprintf("format %d", have.Format), fmt.Sprintf("up to %d", want.Format)}
+	case have.Layout > want.Layout:
+		return &NewerError{name, path, fmt.Sprintf("records of layout %d", have.Layout), fmt.Sprintf("up to %d", want.Layout)}
+	case have.Name != want.Name:
+		return &ForeignError{name, fmt.Sprintf("GitLab %q", have.Name), fmt.Sprintf("GitLab %q", want.Name), path}
+	case have.URL != want.URL:
+		return &ForeignError{name, have.URL, want.URL, path}
+	case have.Format < want.Format:
+		return &OlderError{name, path, fmt.Sprintf("format %d", have.Format), fmt.Sprintf("format %d", want.Format)}
+	case have.Layout < want.Layout:
+		return &OlderError{name, path, fmt.Sprintf("records of layout %d", have.Layout), fmt.Sprintf("layout %d", want.Layout)}
+	}
 	return nil
 }
 
-func (d *diskState) openBolt(path string, flags int) (db *bbolt.DB, file *os.File, err error) {
-	err = d.guard(func() (err error) {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
-			// Only a foreign tool can hold it: the folder is ours.
-			Timeout:      max(d.timeout, time.Millisecond),
-			FreelistType: bbolt.FreelistArrayType,
-			NoStatistics: true,
-			OpenFile: func(name string, _ int, mode os.FileMode) (*os.File, error) {
-				f, err := os.OpenFile(name, flags, mode) //nolint:gosec // within --storage.path
-				file = f
-				return f, err
-			},
-		})
-		return err
-	})
-	if _, panicked := errors.AsType[*DamagedError](err); panicked && file != nil {
-		// bbolt keeps the map, which nobody can reach any more; the file and its
-		// lock must not stay with it.
-		_ = file.Close()
+// create begins the file with no records.
+func (d *diskState) create() error {
+	err := d.replace(func(func(key, value []byte) error) error { return nil })
+	if err != nil {
+		return fmt.Errorf("begin state file %s: %w", d.path, err)
 	}
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		err = fmt.Errorf("%w: state file %s is open elsewhere; close what reads it", ErrLocked, path)
-	}
-	return db, file, err
+	return nil
 }
 
-// create makes the file under another name first, so that a crash on the way
-// does not leave one that looks damaged.
-func (d *diskState) create() (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("begin state file %s: %w", d.path, err)
-		}
-	}()
+// replace writes the records to a file of another name and renames it once it
+// is complete and on disk: whatever interrupts it, the file at path is whole.
+func (d *diskState) replace(each func(fn func(key, value []byte) error) error) (err error) {
 	path := d.path + newExt
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIfThere(path); err != nil {
 		return err
 	}
-	db, _, err := d.openBolt(path, os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return errors.Join(err, removeIfThere(path))
+		return err
 	}
-	err = d.guard(func() error { return db.Update(d.begin) })
-	if err = errors.Join(err, db.Close()); err != nil {
-		return errors.Join(err, removeIfThere(path))
+	defer func() {
+		if err != nil {
+			_ = removeIfThere(path)
+		}
+	}()
+	if err := errors.Join(writeAll(f, d.want, each), f.Close()); err != nil {
+		return err
 	}
 	if err := os.Rename(path, d.path); err != nil {
 		return err
@@ -117,23 +140,43 @@ func (d *diskState) create() (err error) {
 	return syncFolder(filepath.Dir(d.path))
 }
 
-// begin writes what a state holds before its first record.
-func (d *diskState) begin(tx *bbolt.Tx) error {
-	meta, err := tx.CreateBucket([]byte(bucketMeta))
+func writeAll(f *os.File, id identity, each func(fn func(key, value []byte) error) error) error {
+	at, chain := int64(headerSize), uint32(0)
+	write := func(payload []byte) error {
+		var frame []byte
+		frame, chain = encodeFrame(chain, payload)
+		_, err := f.WriteAt(frame, at)
+		at += int64(len(frame))
+		return err
+	}
+	payload, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	if _, err := tx.CreateBucket([]byte(bucketRecords)); err != nil {
+	if err := write(payload); err != nil {
 		return err
 	}
-	payload, err := json.Marshal(d.want)
-	if err != nil {
+	var batch Batch
+	size := 0
+	err = each(func(key, value []byte) error {
+		batch.Put = append(batch.Put, Record{key, value})
+		if size += len(key) + len(value); size < rewriteFrame {
+			return nil
+		}
+		err := write(encodeBatch(batch))
+		batch, size = Batch{}, 0
 		return err
+	})
+	if err == nil && size > 0 {
+		err = write(encodeBatch(batch))
 	}
-	if err := meta.Put([]byte(keyIdentity), seal(d.want.Layout, []byte(keyIdentity), payload)); err != nil {
-		return err
+	if err == nil {
+		_, err = f.WriteAt(encodeHeader(at, at), 0)
 	}
-	return putSummary(meta, d.want.Layout, summary{}, tx)
+	if err == nil {
+		err = f.Sync()
+	}
+	return err
 }
 
 func removeIfThere(path string) error {
@@ -143,14 +186,10 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-func putSummary(meta *bbolt.Bucket, layout uint32, s summary, tx *bbolt.Tx) error {
-	s.txid = uint64(tx.ID()) //nolint:gosec // counts up from 0
-	return meta.Put([]byte(keySummary), seal(layout, []byte(keySummary), s.encode()))
-}
-
-// ready opens the file anew after a failure, and sees what became of it since.
+// ready opens the file again after a failure, and checks that it is still the
+// one at its path and as long as it was.
 func (d *diskState) ready() error {
-	if d.db == nil {
+	if d.file == nil {
 		if err := d.open(); errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: %s", ErrGone, d.path)
 		} else if err != nil {
@@ -164,11 +203,10 @@ func (d *diskState) ready() error {
 	if err != nil {
 		return err
 	}
-	if info.Size() < d.need {
-		d.abandon(nil, true)
-		return &DamagedError{Path: d.path, Reason: fmt.Sprintf("it was cut from %d to %d bytes while in use", d.need, info.Size())}
+	if info.Size() < d.end {
+		d.abandon()
+		return &DamagedError{Path: d.path, Reason: fmt.Sprintf("it was cut from %d to %d bytes while in use", d.end, info.Size())}
 	}
-	d.need = info.Size()
 	return nil
 }
 
@@ -185,140 +223,117 @@ func (d *diskState) gone() bool {
 	return err != nil || !os.SameFile(here, open)
 }
 
-// transaction runs fn between begin and end. Whatever fails, the file is let go:
-// the next call opens and verifies it again rather than trust what a failed write
-// or a fault left in memory.
-func (d *diskState) transaction(writable bool, fn func(tx *bbolt.Tx) error) error {
-	if err := d.ready(); err != nil {
-		return err
-	}
-	var tx *bbolt.Tx
-	began := false
-	err := d.guard(func() (err error) {
-		if tx, err = d.db.Begin(writable); err != nil {
-			return err
-		}
-		began = true
-		if err := fn(tx); err != nil {
-			return err
-		}
-		if writable {
-			return tx.Commit()
-		}
-		return tx.Rollback()
-	})
-	if err != nil {
-		_, panicked := errors.AsType[*DamagedError](err)
-		d.abandon(tx, began || !panicked)
-	}
-	return err
-}
-
-// abandon closes the file after a failure. Not orderly: bbolt panicked while it
-// took its locks, and its Close would wait for them for ever; then only the file
-// and its lock are freed, and the map stays, once for a damage.
-func (d *diskState) abandon(tx *bbolt.Tx, orderly bool) {
-	db, file := d.db, d.file
-	d.db, d.file = nil, nil
-	if tx != nil && orderly {
-		err := d.guard(tx.Rollback)
-		orderly = err == nil || errors.Is(err, bolterrors.ErrTxClosed)
-	}
-	if orderly {
-		if d.guard(db.Close) == nil {
-			return
-		}
-	}
-	_ = file.Close()
+// abandon closes the file after a failure: the next call reads and checks it
+// again instead of relying on what this process remembers.
+func (d *diskState) abandon() {
+	_ = d.file.Close()
+	d.file = nil
 }
 
 func (d *diskState) commit(b Batch) error {
-	sum := d.sum
-	// bbolt splits pages only at the end of a transaction: 100,000 new keys in
-	// no order would each move half of those before them, for a minute.
-	puts := slices.Clone(b.Put)
-	slices.SortStableFunc(puts, func(a, b Record) int { return bytes.Compare(a.Key, b.Key) })
-	err := d.transaction(true, func(tx *bbolt.Tx) error {
-		sum = d.sum // ready may have read it anew
-		records, meta := tx.Bucket([]byte(bucketRecords)), tx.Bucket([]byte(bucketMeta))
-		forget := func(key []byte) {
-			if old := records.Get(key); len(old) >= envelopeSize {
-				sum.remove(old)
-			}
-		}
-		for _, key := range b.Delete {
-			forget(key)
-			if err := records.Delete(key); err != nil {
-				return err
-			}
-		}
-		for _, r := range puts {
-			forget(r.Key)
-			stored := seal(d.want.Layout, r.Key, r.Value)
-			sum.add(stored)
-			if err := records.Put(r.Key, stored); err != nil {
-				return err
-			}
-		}
-		return putSummary(meta, d.want.Layout, sum, tx)
-	})
-	if err != nil {
+	if err := d.ready(); err != nil {
 		return fmt.Errorf("commit to %s: %w", d.path, err)
 	}
-	d.sum = sum
+	if err := d.add(encodeBatch(b)); err != nil {
+		d.abandon()
+		return fmt.Errorf("commit to %s: %w", d.path, err)
+	}
+	if d.end < d.rewriteAt {
+		return nil
+	}
+	if err := d.rewrite(); err != nil {
+		// The commit itself is on disk. Each attempt reads the whole file: the next
+		// one comes only after more commits.
+		d.rewriteAt = d.end + d.end/4 + d.slack
+		_ = level.Warn(d.logger).Log("msg", "the state file holds much that is out of date and cannot be rewritten; it grows until it can, nothing is lost",
+			"gitlab", d.want.Name, "file", d.path, "bytes", d.end, "err", err, "remedy", "make room on the disk of --storage.path for a second copy of the file")
+	}
 	return nil
 }
 
-// load reads a part at a time and calls fn between transactions: a panic of fn
-// must not pass for damage.
-func (d *diskState) load(fn func(key, value []byte) error) error {
-	const part = 1000
-	from := []byte{}
-	for {
-		records := make([]Record, 0, part)
-		err := d.transaction(false, func(tx *bbolt.Tx) error {
-			c := tx.Bucket([]byte(bucketRecords)).Cursor()
-			for key, stored := c.Seek(from); key != nil && len(records) < part; key, stored = c.Next() {
-				_, value, ok := unseal(key, stored)
-				if !ok {
-					return &DamagedError{Path: d.path, Reason: fmt.Sprintf("the record under key %q changed while in use", key)}
-				}
-				// Copies: a slice of the map, kept too long, would kill the process.
-				records = append(records, Record{Key: bytes.Clone(key), Value: append([]byte{}, value...)})
-			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("load %s: %w", d.path, err)
-		}
-		for _, r := range records {
-			if err := fn(r.Key, r.Value); err != nil {
-				return err
-			}
-		}
-		if len(records) < part {
-			return nil
-		}
-		from = append(bytes.Clone(records[part-1].Key), 0)
+// add writes one frame. The header follows only after the frame is on disk, and
+// needs no sync of its own: where it is lost, the frame is found behind it.
+func (d *diskState) add(payload []byte) error {
+	frame, chain := encodeFrame(d.chain, payload)
+	_, err := d.file.WriteAt(frame, d.end)
+	if err == nil {
+		err = d.file.Sync()
 	}
+	if err != nil {
+		// A frame whose sync failed must not be found at the next opening: the
+		// kernel may have dropped it, though it still reads well.
+		return errors.Join(err, d.file.Truncate(d.end))
+	}
+	end := d.end + int64(len(frame))
+	if _, err := d.file.WriteAt(encodeHeader(d.base, end), 0); err != nil {
+		return err
+	}
+	d.end, d.chain = end, chain
+	return nil
 }
 
-func (d *diskState) size() int64 {
-	if d.file == nil {
-		return d.need
+// rewrite replaces the file by one that holds each record once.
+func (d *diskState) rewrite() error {
+	err := d.replace(d.load)
+	if err != nil && !d.gone() {
+		return err // the old file is still in place
 	}
-	info, err := d.file.Stat()
+	d.abandon()
+	return errors.Join(err, d.open())
+}
+
+// load reads the file twice: first which change of each key is the last, then
+// those. Kept in memory, the records of a week would take more room than what is
+// made from them.
+func (d *diskState) load(fn func(key, value []byte) error) error {
+	if err := d.ready(); err != nil {
+		return fmt.Errorf("load %s: %w", d.path, err)
+	}
+	last := map[string]int64{} // where the change ends
+	err := d.changes(func(key, value []byte, at int64) error {
+		if value == nil {
+			delete(last, string(key))
+		} else {
+			last[string(key)] = at
+		}
+		return nil
+	})
+	var failed error // fn's own
+	if err == nil {
+		err = d.changes(func(key, value []byte, at int64) error {
+			if end, ok := last[string(key)]; ok && end == at {
+				failed = fn(bytes.Clone(key), append([]byte{}, value...))
+			}
+			return failed
+		})
+	}
+	switch {
+	case failed != nil:
+		return failed
+	case err != nil:
+		d.abandon()
+		return fmt.Errorf("load %s: %w", d.path, d.named(err))
+	}
+	return nil
+}
+
+func (d *diskState) changes(visit func(key, value []byte, at int64) error) error {
+	r, err := newReader(d.file, d.end)
 	if err != nil {
-		return d.need
+		return err
 	}
-	return info.Size()
+	r.length = d.end // the header may be behind
+	if _, err := r.identity(); err != nil {
+		return err
+	}
+	return r.changes(visit)
 }
 
 func (d *diskState) close() error {
-	if d.db == nil {
+	if d.file == nil {
 		return nil
 	}
-	db := d.db
-	d.db, d.file = nil, nil
-	return d.guard(db.Close)
+	err := errors.Join(d.file.Sync(), d.file.Close())
+	d.file = nil
+	return err
 }

@@ -6,19 +6,20 @@ import (
 )
 
 var (
-	// ErrLocked says that another process uses the folder or one of its files.
+	// ErrLocked reports that another process uses the folder.
 	ErrLocked = errors.New("another process uses this storage")
-	// ErrClosed says that the State or its Folder was closed.
+	// ErrClosed reports that the State or its Folder was closed.
 	ErrClosed = errors.New("state is closed")
-	// ErrGone says that the file was removed or replaced while it was in use, so
+	// ErrGone reports that the file was removed or replaced while it was in use, so
 	// that a commit would go where no restart finds it.
 	ErrGone = errors.New("state file was removed or replaced while in use; put it back, or restart to begin a new one")
 )
 
-// ForeignError says that the file under this GitLab's name holds another one's records.
+// ForeignError reports that the file under this GitLab's name holds another
+// GitLab's records.
 type ForeignError struct {
 	Name       string // as configured
-	Have, Want string // whose it is and whose it should be: addresses, or names where those differ
+	Have, Want string // found and expected: addresses, or names where those differ
 	Path       string // "" in memory
 }
 
@@ -31,7 +32,7 @@ func (e *ForeignError) Error() string {
 		where, e.Name, e.Have, e.Want)
 }
 
-// NewerError says that the file was written by a newer release, whose records
+// NewerError reports that the file was written by a newer release, whose records
 // this one cannot read.
 type NewerError struct {
 	Name, Path string
@@ -43,9 +44,9 @@ func (e *NewerError) Error() string {
 		e.Path, e.Name, e.Have, e.Want)
 }
 
-// OlderError says that the file was written by an older release, whose records
-// this one cannot read. Open puts such a file aside; only where it cannot is the
-// error returned.
+// OlderError reports that the file was written by an older release, whose records
+// this one cannot read. Open puts such a file aside and returns the error only
+// where that fails.
 type OlderError struct {
 	Name, Path string
 	Have, Want string
@@ -56,7 +57,7 @@ func (e *OlderError) Error() string {
 		e.Path, e.Name, e.Have, e.Want)
 }
 
-// RecordError says that one record cannot be stored, whatever the state of the
+// RecordError reports that one record cannot be stored, whatever the state of the
 // disk: see Storable.
 type RecordError struct {
 	Key    []byte
@@ -65,7 +66,7 @@ type RecordError struct {
 
 func (e *RecordError) Error() string { return "a record cannot be stored: " + e.Reason }
 
-// DamagedError says that the file is not as this package left it.
+// DamagedError reports that the content of the file is not what this package wrote.
 type DamagedError struct{ Path, Reason string }
 
 func (e *DamagedError) Error() string {

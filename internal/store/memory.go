@@ -1,22 +1,15 @@
 package store
 
-import (
-	"bytes"
-	"maps"
-	"slices"
-)
-
 // memoryState keeps the records of one GitLab while the Folder lives: a reload
 // closes the State and must find them again.
 type memoryState struct {
 	url     string
 	records map[string][]byte
-	bytes   int64
 }
 
 func (m *memoryState) load(fn func(key, value []byte) error) error {
-	for _, key := range slices.Sorted(maps.Keys(m.records)) {
-		if err := fn([]byte(key), bytes.Clone(m.records[key])); err != nil {
+	for key, value := range m.records {
+		if err := fn([]byte(key), append([]byte{}, value...)); err != nil {
 			return err
 		}
 	}
@@ -25,22 +18,12 @@ func (m *memoryState) load(fn func(key, value []byte) error) error {
 
 func (m *memoryState) commit(b Batch) error {
 	for _, key := range b.Delete {
-		m.remove(string(key))
+		delete(m.records, string(key))
 	}
 	for _, r := range b.Put {
-		m.remove(string(r.Key))
 		m.records[string(r.Key)] = append([]byte{}, r.Value...)
-		m.bytes += int64(len(r.Key) + len(r.Value))
 	}
 	return nil
 }
 
-func (m *memoryState) remove(key string) {
-	if old, ok := m.records[key]; ok {
-		m.bytes -= int64(len(key) + len(old))
-		delete(m.records, key)
-	}
-}
-
-func (m *memoryState) size() int64  { return m.bytes }
 func (m *memoryState) close() error { return nil }

@@ -22,10 +22,10 @@ const (
 	hashBytes   = 16
 )
 
-// fileName turns any name into one that is a file of its own on every file
-// system: no separator, no dot file, and no upper case, because some do not tell
-// "Corp" from "corp". The percent sign and the tilde stand for nothing but our
-// own escapes, so two names never meet.
+// fileName returns the file of a GitLab's name, different for each name on every
+// file system: no separator, no leading dot, and no upper case, because some file
+// systems take "Corp" and "corp" for one name. A percent sign or a tilde is always
+// an escape, so two names never share a file.
 func fileName(name string) string {
 	var b strings.Builder
 	for i := range len(name) {
@@ -39,7 +39,7 @@ func fileName(name string) string {
 	}
 	safe := b.String()
 	if safe == "" {
-		safe = "%" // no name; else the file would be hidden
+		safe = "%" // no name: without this the file would be hidden
 	}
 	if len(safe) > longName {
 		sum := sha256.Sum256([]byte(name))
@@ -48,9 +48,9 @@ func fileName(name string) string {
 	return safe + fileExt
 }
 
-// canonicalURL is what two addresses of one GitLab have in common: host, port
-// and root, without scheme, user, query and trailing slash. The text of an
-// address that cannot be read stays out of the error: it may hold a password.
+// canonicalURL returns host, port and root of an address, which are the same for
+// all addresses of one GitLab, without scheme, user, query and trailing slash. The
+// error does not quote the address: it may hold a password.
 func canonicalURL(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Hostname() == "" {
@@ -70,7 +70,7 @@ func canonicalURL(raw string) (string, error) {
 	return host + strings.TrimRight(u.EscapedPath(), "/"), nil
 }
 
-// putAside renames what stands at path, whatever it is, to a name not yet taken.
+// putAside renames the file or folder at path to a name that is not yet in use.
 // mark is damagedMark or olderMark.
 func putAside(path, mark string, now time.Time) (string, error) {
 	base := strings.TrimSuffix(path, fileExt) + mark + now.UTC().Format(stampForm)
@@ -93,7 +93,7 @@ func putAside(path, mark string, now time.Time) (string, error) {
 	}
 }
 
-// putAsideAt reads the time from a name that putAside gave.
+// putAsideAt returns the time in a name that putAside made.
 func putAsideAt(name string) (time.Time, bool) {
 	_, stamp, ok := strings.Cut(name, damagedMark)
 	if !ok {
@@ -107,10 +107,10 @@ func putAsideAt(name string) (time.Time, bool) {
 	return at, err == nil
 }
 
-// syncFolder makes a created or renamed file outlive a power cut: fsync of the
-// file alone does not save its name.
+// syncFolder makes the name of a created or renamed file survive a power cut:
+// fsync of the file alone saves only its content.
 func syncFolder(path string) error {
-	dir, err := os.Open(path) //nolint:gosec // --storage.path, the operator's own
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -1,22 +1,34 @@
 // Package store keeps what must outlive the process: one atomic batch of opaque
 // records at a time, one file for each GitLab, in the folder --storage.path.
 //
-// It promises four things and knows nothing of what the records mean:
+// It guarantees four things and does not interpret the records:
 //
 //   - Commit is all or nothing, and on disk when it returns nil.
-//   - Damage is seen before a record of the file is used, never by a crash: each
-//     value carries a checksum of key and value, each file a checksum over all
-//     of its records, and the whole file is checked by plain reads (verify.go)
-//     before bbolt maps it. Mapped first, a truncated file kills the process.
+//   - Damage is found before a record of the file is used: each commit carries a
+//     checksum that covers all commits before it, and the file's header names the
+//     length that was acknowledged (format.go).
 //   - A damaged file, or one of an older layout, is put aside, not deleted, and
-//     harms no other GitLab.
-//   - A file of another GitLab, of a newer release, or in use by another process
-//     is refused in words, and left as it was.
+//     affects no other GitLab.
+//   - A file of another GitLab or of a newer release, and a folder that another
+//     process uses, are refused and not changed.
 //
-// What cannot be seen: a whole file replaced by an older copy of itself.
-// The files are bbolt's (go.etcd.io/bbolt), but only this package may write
-// them: each commit names its own transaction, so that a rewrite by another tool
-// looks like the damage it might be.
+// A whole file replaced by an older copy of itself cannot be found.
+//
+// A file is a log of commits. The state is read as a whole at the start and then
+// only written, so there is nothing to look up: a commit appends one frame and
+// waits for one fsync. When the file has become larger than twice its length after
+// the last rewrite and 1 MiB, it is rewritten with each record once, those under
+// unknown keys included, and renamed into place. A copy of the file made while it
+// is written is sound: it ends with some commit.
+//
+// Measured beside bbolt (go.etcd.io/bbolt), which was used before: a week of 1,000
+// finished jobs a minute (test/scale, ScaleWeek; lookback 24 h and 7 d) takes 6 and
+// 45 MiB instead of 16 and 96, a commit 0.9 and 0.6 ms instead of 1.9 and 0.6. With
+// the records of a day at a commit a second (bench_test.go, on a busy machine) a
+// commit takes 4.0 ms instead of 6.8, the check at the start and the reading 0.39 s
+// instead of 0.25 with 29 MB allocated instead of 57, the first commit of 100,000
+// runners 0.8 s instead of 3.9. And a damaged file is only read, never mapped, so it
+// cannot end the process.
 package store
 
 import (
@@ -37,13 +49,16 @@ import (
 )
 
 const (
-	defaultLockTimeout = 10 * time.Second
-	defaultRetain      = 30 * 24 * time.Hour
+	// lockTimeout is how long Open waits for another process to leave the folder.
+	lockTimeout = 10 * time.Second
+	lockPoll    = 100 * time.Millisecond
+	lockName    = "lock"
 
-	lockPoll = 100 * time.Millisecond
-	lockName = "lock"
+	// retain is how long the file of a name that is no longer configured, and a
+	// file that was put aside, are kept.
+	retain = 30 * 24 * time.Hour
 
-	// stampForm stands in names of files put aside; it sorts by time.
+	// stampForm is the time in names of files that were put aside.
 	stampForm = "20060102T150405Z"
 )
 
@@ -64,20 +79,14 @@ type Options struct {
 	// for as long as the Folder lives.
 	Path string
 	// Layout is the version of what the caller writes into its records, at
-	// least 1. It stands in each file and each value.
+	// least 1. Each file names it.
 	Layout uint32
-	// LockTimeout is how long to wait for another process to leave the folder;
-	// 0: 10 s.
-	LockTimeout time.Duration
-	// Retain is how long the file of a name that is no longer configured, and a
-	// file put aside, are kept; 0: 30 days.
-	Retain time.Duration
 	Now    func() time.Time // nil: time.Now
 	Logger log.Logger       // nil: silent
 }
 
-// Folder holds the states of all GitLabs and the lock on their folder. Its
-// methods may be called from several goroutines.
+// Folder is the folder of all states, locked for this process. Its methods may be
+// called from several goroutines.
 type Folder struct {
 	opts Options
 	lock *os.File // nil in memory
@@ -88,17 +97,11 @@ type Folder struct {
 	closed bool
 }
 
-// Open takes the folder for this process. Another process in it makes Open wait
-// for LockTimeout, then fail with ErrLocked; ctx ends the wait earlier.
+// Open locks the folder for this process. While another process holds it, Open
+// waits for 10 s, then fails with ErrLocked; ctx ends the wait earlier.
 func Open(ctx context.Context, opts Options) (*Folder, error) {
 	if opts.Layout == 0 {
 		return nil, errors.New("store: the layout version must be at least 1")
-	}
-	if opts.LockTimeout == 0 {
-		opts.LockTimeout = defaultLockTimeout
-	}
-	if opts.Retain == 0 {
-		opts.Retain = defaultRetain
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -110,14 +113,15 @@ func Open(ctx context.Context, opts Options) (*Folder, error) {
 	if opts.Path == "" {
 		return f, nil
 	}
-	// A relative path says little to whoever does not know where the process runs.
+	// Errors name the folder: a relative path is of no use to a reader who does not
+	// know where the process runs.
 	if abs, err := filepath.Abs(opts.Path); err == nil {
 		opts.Path, f.opts.Path = abs, abs
 	}
 	if err := os.MkdirAll(opts.Path, 0o700); err != nil {
 		return nil, fmt.Errorf("storage folder %s (--storage.path) cannot be made; give this user write access to the folder above or name another: %w", opts.Path, err)
 	}
-	lock, err := lockFolder(ctx, opts.Path, opts.LockTimeout)
+	lock, err := lockFolder(ctx, opts.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -125,11 +129,11 @@ func Open(ctx context.Context, opts Options) (*Folder, error) {
 	return f, nil
 }
 
-// lockFolder waits for the lock that the kernel frees when its holder ends,
-// however it ends.
-func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.File, err error) {
-	// The probe comes first: with the lock of an earlier run in place, a folder
-	// turned read-only would be noticed only by the first commit.
+// lockFolder waits for the lock, which the kernel releases when its holder ends in
+// any way.
+func lockFolder(ctx context.Context, path string) (_ *os.File, err error) {
+	// A folder that became read-only after an earlier run still has a lock file that
+	// can be opened; without this probe only the first commit would fail.
 	probe, err := os.CreateTemp(path, "probe-*")
 	if err != nil {
 		return nil, fmt.Errorf("storage folder %s cannot be written; give this user write access to it or name another --storage.path: %w", path, err)
@@ -137,7 +141,7 @@ func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.
 	if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
 		return nil, fmt.Errorf("storage folder %s: %w", path, err)
 	}
-	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // --storage.path, the operator's own
+	file, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock storage folder: %w", err)
 	}
@@ -146,7 +150,7 @@ func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.
 			_ = file.Close()
 		}
 	}()
-	deadline := time.NewTimer(timeout)
+	deadline := time.NewTimer(lockTimeout)
 	defer deadline.Stop()
 	again := time.NewTicker(lockPoll)
 	defer again.Stop()
@@ -161,12 +165,12 @@ func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.
 		select {
 		case <-again.C:
 		case <-deadline.C:
-			return nil, fmt.Errorf("%w: %s is held by %s; waited %s; stop that process, or give this one another --storage.path", ErrLocked, path, holder(file), timeout)
+			return nil, fmt.Errorf("%w: %s is held by %s; waited %s; stop that process, or give this one another --storage.path", ErrLocked, path, holder(file), lockTimeout)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for storage folder %s: %w", path, context.Cause(ctx))
 		}
 	}
-	// For the words of a process that finds the folder taken; no more than a hint.
+	// For the error of another process that waits for this lock.
 	host, err := os.Hostname()
 	if err != nil {
 		host = "an unknown host"
@@ -177,7 +181,7 @@ func lockFolder(ctx context.Context, path string, timeout time.Duration) (_ *os.
 	return file, nil
 }
 
-// holder tells who wrote the lock file last.
+// holder returns who wrote the lock file last.
 func holder(file *os.File) string {
 	var buf [200]byte
 	n, err := file.ReadAt(buf[:], 0)
@@ -188,11 +192,11 @@ func holder(file *os.File) string {
 }
 
 // Open opens the state of the GitLab with this name, or begins one. A name may
-// be open once at a time. Errors to tell apart: *ForeignError, *NewerError,
-// ErrLocked. A damaged file is no error: it is put aside as
-// <file>.damaged-<UTC time>, logged, named by State.Quarantined, and a fresh one
-// is begun. The same for a file of an older layout, as <file>.older-<UTC time>,
-// which is no damage: Quarantined does not name it.
+// be open once at a time. A file that is not for this GitLab or this release is
+// refused with a *ForeignError or a *NewerError. A damaged file is no error: it is
+// put aside as <file>.damaged-<UTC time>, logged, named by State.Quarantined, and a
+// fresh one is begun. So is a file of an older layout, as
+// <file>.older-<UTC time>, but Quarantined does not name it.
 func (f *Folder) Open(name, url string) (*State, error) {
 	address, err := canonicalURL(url)
 	if err != nil {
@@ -229,28 +233,32 @@ func (f *Folder) Open(name, url string) (*State, error) {
 
 func (f *Folder) openFile(name, address string) (_ backend, quarantined string, err error) {
 	d := &diskState{
-		path:    filepath.Join(f.opts.Path, fileName(name)),
-		want:    identity{Program: program, Format: formatVersion, Layout: f.opts.Layout, Name: name, URL: address},
-		timeout: f.opts.LockTimeout,
+		path:   filepath.Join(f.opts.Path, fileName(name)),
+		want:   identity{Program: program, Format: formatVersion, Layout: f.opts.Layout, Name: name, URL: address},
+		slack:  rewriteSlack,
+		logger: f.opts.Logger,
 	}
 	err = d.open()
-	if damaged, ok := errors.AsType[*DamagedError](err); ok {
-		quarantined, err = putAside(d.path, damagedMark, f.opts.Now())
-		if err != nil {
-			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", damaged, err)
+	damaged, isDamaged := errors.AsType[*DamagedError](err)
+	older, isOlder := errors.AsType[*OlderError](err)
+	if isDamaged || isOlder {
+		mark := olderMark
+		if isDamaged {
+			mark = damagedMark
 		}
-		_ = level.Error(f.opts.Logger).Log("msg", "state file is damaged; put aside, counting begins anew",
-			"gitlab", name, "file", d.path, "kept_as", quarantined, "kept_for", f.opts.Retain, "reason", damaged.Reason)
-		err = fs.ErrNotExist
-	}
-	if older, ok := errors.AsType[*OlderError](err); ok {
-		kept, err2 := putAside(d.path, olderMark, f.opts.Now())
+		kept, err2 := putAside(d.path, mark, f.opts.Now())
 		if err2 != nil {
-			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", older, err2)
+			return nil, "", fmt.Errorf("%w; and it cannot be put aside: %w", err, err2)
 		}
-		_ = level.Warn(f.opts.Logger).Log("msg", "the state file is of an older layout, which this release cannot read; put aside, counting begins anew from now",
-			"gitlab", name, "file", d.path, "kept_as", kept, "kept_for", f.opts.Retain, "has", older.Have, "needs", older.Want)
 		err = fs.ErrNotExist
+		if isDamaged {
+			quarantined = kept
+			_ = level.Error(f.opts.Logger).Log("msg", "state file is damaged; put aside, counting begins anew",
+				"gitlab", name, "file", d.path, "kept_as", kept, "kept_for", retain, "reason", damaged.Reason)
+		} else {
+			_ = level.Warn(f.opts.Logger).Log("msg", "the state file is of an older layout, which this release cannot read; put aside, counting begins anew from now",
+				"gitlab", name, "file", d.path, "kept_as", kept, "kept_for", retain, "has", older.Have, "needs", older.Want)
+		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = d.create(); err == nil {
@@ -264,7 +272,7 @@ func (f *Folder) openFile(name, address string) (_ backend, quarantined string, 
 	return d, quarantined, nil
 }
 
-// touch notes that a file was in use now, from which Prune counts.
+// touch sets the time from which Prune counts to now.
 func (f *Folder) touch(path string) {
 	now := f.opts.Now()
 	if err := os.Chtimes(path, now, now); err != nil {
@@ -272,10 +280,10 @@ func (f *Folder) touch(path string) {
 	}
 }
 
-// Prune removes the files of names that are no longer configured, once Retain
-// has passed since they were last open (a name taken out by mistake finds its
-// counters again), and files put aside longer than Retain ago. It removes only
-// what this package wrote. Call it at the start, after a reload, and daily.
+// Prune removes the files of names that are no longer configured and were last
+// open 30 days ago or earlier (a name removed by mistake finds its counters again),
+// and files that were put aside as long ago. It removes only what this package
+// wrote. Call it at the start, after a reload, and daily.
 func (f *Folder) Prune(configured []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -283,7 +291,7 @@ func (f *Folder) Prune(configured []string) error {
 		return ErrClosed
 	}
 	if f.opts.Path == "" {
-		return nil // a reload must find the records again, and a process does not live long enough to care
+		return nil // a reload must find the records again
 	}
 	keep := map[string]bool{}
 	for _, name := range configured {
@@ -301,7 +309,7 @@ func (f *Folder) Prune(configured []string) error {
 	for _, entry := range entries {
 		path := filepath.Join(f.opts.Path, entry.Name())
 		since, ok := f.unusedSince(entry, path)
-		if !ok || keep[entry.Name()] || f.opts.Now().Sub(since) < f.opts.Retain {
+		if !ok || keep[entry.Name()] || f.opts.Now().Sub(since) < retain {
 			continue
 		}
 		if err := os.Remove(path); err != nil {
@@ -313,7 +321,7 @@ func (f *Folder) Prune(configured []string) error {
 	return errors.Join(errs...)
 }
 
-// unusedSince says from when on a file was of no use; !ok: not a file of ours.
+// unusedSince returns when a file was last used; !ok: this package did not write it.
 func (f *Folder) unusedSince(entry fs.DirEntry, path string) (time.Time, bool) {
 	if !entry.Type().IsRegular() {
 		return time.Time{}, false
@@ -325,15 +333,16 @@ func (f *Folder) unusedSince(entry fs.DirEntry, path string) (time.Time, bool) {
 	if err != nil || filepath.Ext(entry.Name()) != fileExt {
 		return time.Time{}, false
 	}
-	// Someone else's database in our folder is not ours to remove.
-	id, err := readIdentity(path)
-	if err != nil || fileName(id.Name) != entry.Name() {
+	// A file of another program must not be removed.
+	file, _, id, err := readIdentity(path, os.O_RDONLY)
+	if err != nil {
 		return time.Time{}, false
 	}
-	return info.ModTime(), true
+	_ = file.Close() // opened for reading
+	return info.ModTime(), fileName(id.Name) == entry.Name()
 }
 
-// Close closes the states that are still open and frees the folder.
+// Close closes the states that are still open and unlocks the folder.
 func (f *Folder) Close() error {
 	f.mu.Lock()
 	if f.closed {
@@ -351,22 +360,22 @@ func (f *Folder) Close() error {
 		errs = append(errs, s.Close())
 	}
 	if f.lock != nil {
-		// The file stays: removed, two processes could each lock one of their own.
+		// The lock file is not removed: two processes could then each lock a file of
+		// their own.
 		errs = append(errs, f.lock.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// backend is where one GitLab's records are: in memory or in a file.
+// backend keeps one GitLab's records in memory or in a file.
 type backend interface {
 	load(fn func(key, value []byte) error) error
 	commit(b Batch) error
-	size() int64
 	close() error
 }
 
-// State is the records of one GitLab. Its methods may be called from several
-// goroutines, one at a time is served.
+// State holds the records of one GitLab. Its methods may be called from several
+// goroutines; calls are serialized.
 type State struct {
 	folder      *Folder
 	name        string
@@ -376,7 +385,7 @@ type State struct {
 	backend backend // nil: closed
 }
 
-// Load calls fn with each record in the order of keys, and ends at its first
+// Load calls fn with each record, in no particular order, and returns fn's first
 // error. The slices may be kept. fn must not call this State. A *DamagedError
 // means that the file was damaged after it was opened.
 func (s *State) Load(fn func(key, value []byte) error) error {
@@ -390,10 +399,10 @@ func (s *State) Load(fn func(key, value []byte) error) error {
 
 // Commit applies the batch in one transaction and returns once it is on disk.
 // After an error the records are those of the last commit that succeeded, or, if
-// only the disk's confirmation failed, those with this batch; so repeat what
-// was not acknowledged, and the next Commit works once the cause is gone. With a
-// *DamagedError it cannot: close the State, open it anew (which puts the file
-// aside) and commit everything.
+// only the disk's confirmation failed, those with this batch: commit the batch
+// again. The next Commit works once the cause is gone, except after a
+// *DamagedError: close the State, open it again (which puts the file aside) and
+// commit everything.
 func (s *State) Commit(b Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -412,7 +421,7 @@ func (s *State) Commit(b Batch) error {
 }
 
 // Storable returns a *RecordError for a record that Commit refuses. A batch
-// with such a record is refused as a whole, for ever: leave it out.
+// with such a record is refused as a whole, each time: leave the record out.
 func Storable(key, value []byte) error {
 	switch {
 	case len(key) == 0:
@@ -425,20 +434,11 @@ func Storable(key, value []byte) error {
 	return nil
 }
 
-// Size is the length of the file in bytes; in memory, that of keys and values.
-func (s *State) Size() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.backend == nil {
-		return 0
-	}
-	return s.backend.size()
-}
-
-// Quarantined is the path under which Open put a damaged file aside; "": none.
+// Quarantined returns the path under which Open put a damaged file aside; "": none.
 func (s *State) Quarantined() string { return s.quarantined }
 
-// Close frees the name. It saves nothing: what was committed is on disk.
+// Close closes the file; the name can be opened again. What was committed is on
+// disk already.
 func (s *State) Close() error {
 	s.mu.Lock()
 	b := s.backend

@@ -11,132 +11,35 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-const token = "glpat-e2e-canary-91Kd" //nolint:gosec // of a simulated GitLab
+const token = "glpat-e2e-canary-91Kd"
 
-// program is the binary under test, built once.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "fleet-e2e-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "gitlab_runner_fleet_exporter")
-	out, err := exec.Command("go", "build", "-o", path, "../..").CombinedOutput() //nolint:gosec // our own path; once for all tests
-	if err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := program(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { rig.Main(m) }
 
 // process is a running exporter.
-type process struct {
-	cmd  *exec.Cmd
-	addr string
-	log  *lockedBuffer
-	done chan struct{}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-var listening = regexp.MustCompile(`msg=listening address=(\S+)`)
+type process struct{ *rig.Server }
 
 // launch starts the exporter on a free port and waits until it listens.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return launchWith(t, exec.Command(path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)) //nolint:gosec,noctx // our own program, killed by the test
-}
-
-func launchWith(t *testing.T, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := &process{cmd: cmd, log: &lockedBuffer{}, done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = p.cmd.Wait() // its status is read from ProcessState
-		close(p.done)
-	}()
-	t.Cleanup(func() { _ = p.cmd.Process.Kill() })
-	deadline := time.Now().Add(30 * time.Second)
-	for time.Now().Before(deadline) {
-		if m := listening.FindStringSubmatch(p.log.String()); m != nil {
-			p.addr = m[1]
-			return p
-		}
-		select {
-		case <-p.done:
-			t.Fatalf("the exporter ended: %v\n%s", p.cmd.ProcessState, p.log)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-	t.Fatalf("the exporter does not listen:\n%s", p.log)
-	return nil
-}
-
-// kill ends it as the kernel's OOM killer does.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.done
-}
-
-// stop asks it to end and returns its exit status.
-func (p *process) stop(t *testing.T) int {
-	t.Helper()
-	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-p.done:
-	case <-time.After(30 * time.Second):
-		t.Fatalf("the exporter did not stop:\n%s", p.log)
-	}
-	return p.cmd.ProcessState.ExitCode()
+	return &process{rig.Serve(t, rig.Exporter(t), args...)}
 }
 
 // scrape reads the metrics as series; nil while nobody answers.
 func (p *process) scrape() map[string]float64 {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+"/metrics", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Address+"/metrics", http.NoBody)
 	if err != nil {
 		return nil
 	}
@@ -169,8 +72,8 @@ func (p *process) scrape() map[string]float64 {
 	return out
 }
 
-// isCounter tells the fleet's counters and buckets, and the two counters of
-// the exporter's own that are kept over restarts.
+// isCounter recognizes the fleet's counters and buckets, and the two counters
+// of the exporter's own that are kept over restarts.
 func isCounter(series string) bool {
 	name, _, _ := strings.Cut(series, "{")
 	if strings.HasPrefix(name, "gitlab_runner_fleet_exporter_") {

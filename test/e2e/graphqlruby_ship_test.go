@@ -25,6 +25,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql/recording"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 var update = flag.Bool("update", false, "write the recordings of graphql-ruby's answers anew")
@@ -276,7 +277,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 					q.After = p.Next
 				}
 			}
-			team := gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "acme/team"}
+			team := gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "acme/team"}
 			for _, q := range recording.Queries(team) {
 				token := recording.Admin
 				if q.Scope == team {
@@ -304,8 +305,8 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				want gitlab.Reason
 			}{
 				{gitlab.GraphQLQuery{}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "other"}}, gitlab.ReasonForbidden},
-				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: gitlab.ScopeGroup, ID: "no/where"}}, gitlab.ReasonNotFound},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "other"}}, gitlab.ReasonForbidden},
+				{gitlab.GraphQLQuery{Scope: gitlab.Scope{Kind: snapshot.ScopeGroups, ID: "no/where"}}, gitlab.ReasonNotFound},
 			} {
 				if err := read(recording.Maintainer, c.q); gitlab.ReasonOf(err) != c.want {
 					t.Errorf("%+v: %v, want %s", c.q.Scope, err, c.want)
@@ -344,7 +345,7 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				}
 				return
 			}
-			kept, err := os.ReadFile(path) //nolint:gosec // of this repository
+			kept, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -402,7 +403,7 @@ func TestShipGraphQLReleases(t *testing.T) {
 					time.Sleep(100 * time.Millisecond)
 				}
 				if !same(got, want) {
-					t.Fatalf("got %v\nwant %v\n%s", got, want, p.log)
+					t.Fatalf("got %v\nwant %v\n%s", got, want, p.Log())
 				}
 				requests := w.Requests()
 				// To 15.4 a group's GraphQL does not show the instance's runners.

@@ -19,7 +19,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(seed, 1))
 	world, url := serve(t, gitlabsim.Options{
 		Seed: seed, Runners: 25, Tags: 8, Healthy: true, JobsPerHour: 40_000,
 		Shape: gitlabsim.JobShape{
@@ -61,7 +61,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	world.Resume()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); kills++ {
 		watch(p, time.Now().Add(300*time.Millisecond+time.Duration(rng.Int64N(int64(4*time.Second)))))
-		p.kill()
+		p.Kill()
 		p = launch(t, args...)
 	}
 	world.Quiesce()
@@ -83,7 +83,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			t.Fatalf("%d jobs execute and %d wait still", len(truth.Executing), len(truth.Pending))
 		}
 	}
-	if code := p.stop(t); code != 0 {
+	if code := p.Stop(); code != 0 {
 		t.Errorf("exit status %d after it was asked to stop", code)
 	}
 	if n := len(world.Truth().Finished); n < 300 || kills < 10 {
@@ -92,7 +92,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	t.Logf("%d jobs, %d kills, %d scrapes, %d series of counters; the last job ended %v after the load, all were counted at most %v later",
 		len(world.Truth().Finished), kills, scrapes, len(shown), ended, time.Since(quiet)-ended)
 	if len(wrong) > 0 {
-		t.Errorf("counted is not true:\n%s\nlog:\n%s", strings.Join(wrong, "\n"), p.log)
+		t.Errorf("counted is not true:\n%s\nlog:\n%s", strings.Join(wrong, "\n"), p.Log())
 	}
 	for s, what := range back {
 		t.Errorf("%s went back: %s", s, what)

@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // execute runs a program to its end.
 func execute(t *testing.T, path string, args ...string) (code int, output string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput() //nolint:gosec // our own program
+	out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -40,10 +42,7 @@ func launchLimited(t *testing.T, state string, args ...string) *process {
 		}
 		most = max(most, info.Size())
 	}
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
 	script := `trap "" XFSZ; ulimit -f ` + strconv.FormatInt(most/512, 10) + `; exec "$0" "$@"`
-	return launchWith(t, exec.Command("/bin/sh", append([]string{"-c", script, path, "--web.listen-address=127.0.0.1:0"}, args...)...)) //nolint:gosec,noctx // our own program, killed by the test
+	cmd := exec.Command("/bin/sh", append([]string{"-c", script, rig.Exporter(t), rig.AnyPort}, args...)...) //nolint:noctx // our own program, killed by the rig
+	return &process{rig.ServeCommand(t, cmd)}
 }

@@ -9,14 +9,14 @@ import (
 	"testing"
 )
 
-// TestSeedPageAnswers serves the Runner API page's own sample answers as they
+// TestSampleAnswersOfGitLabsPage serves the Runner API page's own sample answers as they
 // stand there, impossible ones among them (a runner that is active and called
 // paused, a running job with an end), and holds what the real program makes of
 // them. Two of the runners have no details: they are answered 403.
-func TestSeedPageAnswers(t *testing.T) {
+func TestSampleAnswersOfGitLabsPage(t *testing.T) {
 	t.Parallel()
 	sample := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("..", "gitlab", "testdata", name)) //nolint:gosec // our own samples
+		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "gitlab", "testdata", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,5 +84,5 @@ func TestSeedPageAnswers(t *testing.T) {
 	if n := sum(got, finishedJobs); n != 0 {
 		t.Errorf("%v finished jobs: the page's ended long before the first start", n)
 	}
-	p.kill()
+	p.Kill()
 }

@@ -11,9 +11,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// TestShards runs three real processes on one GitLab: their fleet families sum
+// TestShardsSumToTheWhole runs three real processes on one GitLab: their fleet families sum
 // to the whole, nothing twice, nothing missing.
-func TestShards(t *testing.T) {
+func TestShardsSumToTheWhole(t *testing.T) {
 	t.Parallel()
 	world, url := serve(t, gitlabsim.Options{
 		Seed: 21, Runners: 90, Tags: 9, JobsPerHour: 20_000,
@@ -46,10 +46,12 @@ func TestShards(t *testing.T) {
 		}
 		return out
 	}
-	time.Sleep(2 * time.Second)
+	for _, p := range procs {
+		eventually(t, p, "the first picture", func(got map[string]float64) bool { return sum(got, "gitlab_runner_fleet_runners") > 0 })
+	}
 	all()
 	world.Resume()
-	time.Sleep(15 * time.Second)
+	eventually(t, procs[0], "60 finished jobs", func(map[string]float64) bool { return len(world.Truth().Finished) >= 60 })
 	world.Quiesce()
 	var got map[string]float64
 	var wrong []string
@@ -98,6 +100,6 @@ func TestShards(t *testing.T) {
 		}
 	}
 	for _, p := range procs {
-		p.kill()
+		p.Kill()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // lively is a GitLab whose jobs end within seconds.
@@ -42,7 +43,7 @@ func eventually(t *testing.T, p *process, what string, ok func(map[string]float6
 			return got
 		}
 	}
-	t.Fatalf("%s did not come to pass within a minute; log:\n%s", what, p.log)
+	t.Fatalf("%s did not come to pass within a minute; log:\n%s", what, p.Log())
 	return nil
 }
 
@@ -63,12 +64,8 @@ func stateFile(t *testing.T, dir string) string {
 // refused runs the exporter where it must not start, and returns what it said.
 func refused(t *testing.T, within time.Duration, args ...string) string {
 	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
 	began := time.Now()
-	code, out := execute(t, path, append([]string{"--web.listen-address=127.0.0.1:0"}, args...)...)
+	code, out := execute(t, rig.Exporter(t), append([]string{rig.AnyPort}, args...)...)
 	if code != 1 {
 		t.Errorf("exit status %d, want 1:\n%s", code, out)
 	}
@@ -89,7 +86,7 @@ func TestTornStateIsPutAside(t *testing.T) {
 	args := []string{"--config.file=" + configure(t, dir, url), "--storage.path=" + state}
 	p := launch(t, args...)
 	eventually(t, p, "20 counted jobs", counting(20))
-	p.kill()
+	p.Kill()
 
 	damage := map[string]func(path string) error{
 		"truncated to a half": func(path string) error {
@@ -100,16 +97,16 @@ func TestTornStateIsPutAside(t *testing.T) {
 			return os.Truncate(path, info.Size()/2)
 		},
 		"overwritten in the middle": func(path string) error {
-			b, err := os.ReadFile(path) //nolint:gosec // the test made it
+			b, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
 			for i := range b {
-				if i > 2*os.Getpagesize() {
+				if i > len(b)/2 {
 					b[i] ^= 0x55
 				}
 			}
-			return os.WriteFile(path, b, 0o600) //nolint:gosec // the test made it
+			return os.WriteFile(path, b, 0o600)
 		},
 		"emptied of sense": func(path string) error { return os.WriteFile(path, []byte("not a state"), 0o600) },
 	}
@@ -127,10 +124,10 @@ func TestTornStateIsPutAside(t *testing.T) {
 		if aside++; err != nil || len(files) != aside {
 			t.Errorf("%s: put aside are %v, want %d files", name, files, aside)
 		}
-		if len(files) > 0 && !strings.Contains(p.log.String(), filepath.Base(files[len(files)-1])) && !strings.Contains(p.log.String(), "damaged") {
-			t.Errorf("%s: the log does not name the file:\n%s", name, p.log)
+		if len(files) > 0 && !strings.Contains(p.Log(), filepath.Base(files[len(files)-1])) && !strings.Contains(p.Log(), "damaged") {
+			t.Errorf("%s: the log does not name the file:\n%s", name, p.Log())
 		}
-		p.kill()
+		p.Kill()
 		// Only the newest one is in the way of the next round's glob.
 		for _, f := range files {
 			if err := os.Rename(f, filepath.Join(state, "x"+filepath.Base(f))); err != nil {
@@ -147,7 +144,7 @@ func TestForeignStateIsRefused(t *testing.T) {
 	state := "--storage.path=" + filepath.Join(dir, "state")
 	p := launch(t, "--config.file="+configure(t, dir, url), state)
 	before := sum(eventually(t, p, "5 counted jobs", counting(5)), finishedJobs)
-	p.kill()
+	p.Kill()
 
 	// The same GitLab by another scheme or slash is the same; another host is not.
 	out := refused(t, 5*time.Second, "--config.file="+configure(t, dir, "http://another.example.com"), state)
@@ -158,10 +155,10 @@ func TestForeignStateIsRefused(t *testing.T) {
 	}
 	p = launch(t, "--config.file="+configure(t, dir, url+"/"), state)
 	eventually(t, p, "the old counters", counting(before))
-	p.kill()
+	p.Kill()
 }
 
-func TestTwoProcessesOnOneFolder(t *testing.T) {
+func TestSecondProcessOnAFolderIsRefused(t *testing.T) {
 	t.Parallel()
 	_, url := lively(t)
 	dir := t.TempDir()
@@ -172,23 +169,23 @@ func TestTwoProcessesOnOneFolder(t *testing.T) {
 		t.Errorf("the refusal does not say what is wrong:\n%s", out)
 	}
 	eventually(t, p, "the first goes on", counting(1))
-	p.kill()
+	p.Kill()
 }
 
-// TestFullDisk puts the state where it cannot grow (RLIMIT_FSIZE): counters
+// TestFullDiskFreezesCountersAndLosesNoJob puts the state where it cannot grow (RLIMIT_FSIZE): counters
 // stay, gauges go on, and after a stop with room again what was not saved is
 // read again.
-func TestFullDisk(t *testing.T) {
+func TestFullDiskFreezesCountersAndLosesNoJob(t *testing.T) {
 	t.Parallel()
 	world, url := lively(t)
 	world.Quiesce()
 	dir := t.TempDir()
 	args := []string{"--config.file=" + configure(t, dir, url), "--storage.path=" + filepath.Join(dir, "state")}
 	p := launch(t, args...)
-	time.Sleep(2 * time.Second)
+	eventually(t, p, "the first picture", func(got map[string]float64) bool { return sum(got, "gitlab_runner_fleet_runners") == 12 })
 	world.Resume()
 	eventually(t, p, "20 counted jobs", counting(20))
-	p.kill()
+	p.Kill()
 
 	p = launchLimited(t, filepath.Join(dir, "state"), args...)
 	got := eventually(t, p, "saving fails", func(got map[string]float64) bool {
@@ -196,23 +193,19 @@ func TestFullDisk(t *testing.T) {
 	})
 	frozen := sum(got, finishedJobs)
 	ran := len(world.Truth().Finished)
-	time.Sleep(5 * time.Second)
-	got = p.scrape()
+	got = eventually(t, p, "jobs that finish meanwhile", func(map[string]float64) bool { return len(world.Truth().Finished) >= ran+20 })
 	if n := sum(got, finishedJobs); n != frozen {
 		t.Errorf("counters went on from %v to %v while nothing could be saved", frozen, n)
 	}
 	if got[`gitlab_runner_fleet_up{gitlab="g0"}`] != 1 || sum(got, "gitlab_runner_fleet_runners") != 12 {
 		t.Error("the gauges do not go on")
 	}
-	if n := strings.Count(p.log.String(), "cannot be saved"); n != 1 {
-		t.Errorf("the log tells it %d times, want once:\n%s", n, p.log)
-	}
-	if more := len(world.Truth().Finished); more < ran+5 {
-		t.Fatalf("only %d jobs finished meanwhile: the test proves nothing", more-ran)
+	if n := strings.Count(p.Log(), "cannot be saved"); n != 1 {
+		t.Errorf("the log tells it %d times, want once:\n%s", n, p.Log())
 	}
 	// What was not saved at the end is not called saved.
-	if code := p.stop(t); code != 1 || !strings.Contains(p.log.String(), "stopped, but the state could not be saved") {
-		t.Errorf("exit status %d:\n%s", code, p.log)
+	if code := p.Stop(); code != 1 || !strings.Contains(p.Log(), "stopped, but the state could not be saved") {
+		t.Errorf("exit status %d:\n%s", code, p.Log())
 	}
 
 	world.Quiesce()
@@ -221,5 +214,5 @@ func TestFullDisk(t *testing.T) {
 		truth := world.Truth()
 		return len(truth.Executing)+len(truth.Pending) == 0 && len(compare(got, truth)) == 0
 	})
-	p.kill()
+	p.Kill()
 }

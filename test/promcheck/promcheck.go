@@ -82,6 +82,8 @@ func New() *Vocabulary {
 		v.metrics[f.Name+"_sum"], v.metrics[f.Name+"_count"] = l, l
 	}
 	v.Add("up", Of("instance", "job"))
+	v.Add("process_start_time_seconds", Of("instance", "job"))
+	v.Add("process_resident_memory_bytes", Of("instance", "job"))
 	v.Add("ALERTS", Of("alertname", "alertstate", "severity", "gitlab", "tag", "runner_id", "runner_type"))
 	return v
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -25,34 +26,38 @@ type ruleFile struct {
 	}
 }
 
-func rules(t *testing.T) ruleFile {
-	t.Helper()
+func rulesOf(tb testing.TB) ruleFile {
+	tb.Helper()
 	raw, err := os.ReadFile("../../alerts/rules.yml")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var f ruleFile
 	if err := yaml.Unmarshal(raw, &f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return f
 }
 
-// TestRules holds each rule to the metrics and labels there are, and each text
+// TestRulesNameWhatExists holds each rule to the metrics and labels there are, and each text
 // to the labels that its alert has. Recording rules are known from where they
 // stand on, since a group is evaluated in order.
-func TestRules(t *testing.T) {
+func TestRulesNameWhatExists(t *testing.T) {
 	v := New()
 	n := 0
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			n++
 			name := r.Record + r.Alert
+			remembers(v, r)
 			l, err := v.Check(r.Expr)
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			if r.Record != "" {
+				for k := range r.Labels {
+					l = l.plus(k)
+				}
 				recorded(t, r.Record, l)
 				v.Add(r.Record, l)
 			}
@@ -70,12 +75,22 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// remembers makes a recording rule known to itself, where it looks at its own last
+// value.
+func remembers(v *Vocabulary, r rule) {
+	if r.Record != "" && strings.Contains(r.Expr, r.Record) {
+		level, _, _ := strings.Cut(r.Record, ":")
+		v.Add(r.Record, levelLabels(level))
+	}
+}
+
 // recorded checks that the level in a recording rule's name is what its series
 // have, and that two processes which watch one GitLab are not told apart.
 func recorded(t *testing.T, name string, l Labels) {
 	t.Helper()
 	for _, n := range []string{"instance", "job", "shard"} {
-		if l[n] {
+		// Those that choose a process are about processes.
+		if l[n] && !strings.Contains(name, "_"+n) {
 			t.Errorf("%s: has the label %s: two processes that watch one GitLab would count twice", name, n)
 		}
 	}
@@ -91,45 +106,58 @@ func recorded(t *testing.T, name string, l Labels) {
 
 // TestRunbookQueries holds the queries that runbooks begin with to the same.
 func TestRunbookQueries(t *testing.T) {
-	v := New()
-	for _, g := range rules(t).Groups {
-		for _, r := range g.Rules {
-			if r.Record == "" {
-				continue
-			}
-			l, err := v.Check(r.Expr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			v.Add(r.Record, l)
-		}
-	}
+	v := known(t)
 	files, err := filepath.Glob("../../docs/runbooks/*.md")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no runbooks: %v", err)
 	}
 	for _, f := range files {
-		raw, err := os.ReadFile(f) //nolint:gosec // a file of ours
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(string(raw), "```promql\n")
-		block, _, ok := strings.Cut(rest, "```")
-		if !ok {
-			t.Errorf("%s: no queries", f)
-		}
-		for query := range strings.Lines(block) {
+		for _, query := range runbookQueries(t, f) {
 			if _, err := v.Check(query); err != nil {
-				t.Errorf("%s: %s%v", f, query, err)
+				t.Errorf("%s: %s: %v", f, query, err)
 			}
 		}
+	}
+}
+
+// textQuery is a query in an annotation, as printf makes it.
+var textQuery = regexp.MustCompile(`printf ("(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*") ([^|}]*)\| query`)
+
+// TestQueriesInTexts holds the queries that the texts of alerts run to the same.
+func TestQueriesInTexts(t *testing.T) {
+	v := known(t)
+	found := 0
+	for _, g := range rulesOf(t).Groups {
+		for _, r := range g.Rules {
+			for _, text := range r.Annotations {
+				if n := strings.Count(text, "| query"); n != len(textQuery.FindAllString(text, -1)) {
+					t.Errorf("%s: not each of its %d queries was found", r.Alert, n)
+				}
+				for _, m := range textQuery.FindAllStringSubmatch(text, -1) {
+					found++
+					query, err := strconv.Unquote(m[1])
+					if err != nil {
+						t.Fatal(err)
+					}
+					if args := len(strings.Fields(m[2])); args != strings.Count(query, "%q") {
+						t.Errorf("%s: %s has %d values", r.Alert, query, args)
+					}
+					if _, err := v.Check(strings.ReplaceAll(query, "%q", `"x"`)); err != nil && !strings.Contains(err.Error(), `fits`) {
+						t.Errorf("%s: %s: %v", r.Alert, query, err)
+					}
+				}
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d queries were found", found)
 	}
 }
 
 // levelLabels are the labels that the level of a recording rule's name stands for.
 func levelLabels(level string) Labels {
 	set := Labels{}
-	for _, name := range []string{"gitlab", "failure_class", "runner_type", "paused", "version", "le"} {
+	for _, name := range []string{"gitlab", "failure_class", "runner_type", "paused", "version", "le", "instance", "shard", "scope", "path", "stage", "reason", "problem"} {
 		if strings.Contains("_"+level+"_", "_"+name+"_") {
 			set[name] = true
 		}

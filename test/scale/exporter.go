@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,10 +13,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 func build(ctx context.Context, ldflags, path string, stderr io.Writer) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter") //nolint:gosec // our own program
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags="+ldflags, "-o", path, "gitlab-runner-fleet-exporter")
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build: %w", err)
@@ -27,11 +28,11 @@ func build(ctx context.Context, ldflags, path string, stderr io.Writer) error {
 
 // exporter is the program that is measured.
 type exporter struct {
-	cmd     *exec.Cmd
+	*rig.Process
+
 	base    string
 	started time.Time
-	log     *tail
-	done    chan struct{}
+	gc      *collections
 }
 
 // startExporter starts it with the defaults but for what the case says. rows:
@@ -51,55 +52,22 @@ func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	e := &exporter{log: &tail{}, done: make(chan struct{}), started: time.Now()}
-	e.cmd = exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), "--web.listen-address=127.0.0.1:0") //nolint:gosec // our own program
-	e.cmd.Cancel = func() error { return e.cmd.Process.Signal(os.Interrupt) }
-	e.cmd.WaitDelay = 20 * time.Second
-	e.cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1") // a line for each collection, which the log keeps apart
-	e.cmd.Stdout, e.cmd.Stderr = e.log, e.log
-	if err := e.cmd.Start(); err != nil {
+	cmd := exec.CommandContext(ctx, c.binary, "--config.file="+file, "--storage.path="+c.state(), rig.AnyPort)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1") // a line for each collection, which is summed and not kept
+	e := &exporter{gc: &collections{}, started: time.Now()}
+	var err error
+	if e.Process, err = rig.Start(cmd, &rig.Log{Drop: e.gc.add}); err != nil {
 		return nil, err
 	}
-	go func() {
-		_ = e.cmd.Wait() // seen by done
-		close(e.done)
-	}()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		if address := e.log.address(); address != "" {
-			e.base = "http://" + address
-			return e, nil
-		}
-		if err := e.pause(ctx, 2*time.Millisecond); err != nil {
-			e.stop()
-			return nil, err
-		}
+	address, err := e.Address(ctx)
+	if err != nil {
+		e.Stop()
+		return nil, err
 	}
-	e.stop()
-	return nil, fmt.Errorf("the exporter does not listen:\n%s", e.log)
-}
-
-// pause waits, unless the exporter or the measurement ends.
-func (e *exporter) pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.done:
-		return fmt.Errorf("the exporter ended:\n%s", e.log)
-	}
-}
-
-func (e *exporter) stop() {
-	_ = e.cmd.Process.Signal(os.Interrupt)
-	select {
-	case <-e.done:
-	case <-time.After(30 * time.Second):
-		_ = e.cmd.Process.Kill()
-		<-e.done
-	}
+	e.base = "http://" + address
+	return e, nil
 }
 
 // scrape is one scrape as Prometheus makes it. All but the timed ones ask for
@@ -153,76 +121,36 @@ func fetch(ctx context.Context, url, accept, encoding string) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// tail keeps the end of a log, the address that it names first, and a sum of
-// what the collections took that Go's runtime tells of between its lines.
-type tail struct {
-	mu          sync.Mutex
-	b, part     []byte
-	listen      string
-	collections int
-	collecting  time.Duration // of CPU
+// collections sums what Go's runtime reports of its collections in the log.
+type collections struct {
+	mu  sync.Mutex
+	n   int
+	cpu time.Duration
 }
 
-const tailSize = 64 << 10
+// Nothing of the exporter's own line may be in it: the runtime writes its line
+// in pieces, between which another may fall.
+var gcTrace = regexp.MustCompile(`^gc \d+ @[^=]* ms clock, ([0-9.+/]+) ms cpu, [^=]*$`)
 
-var (
-	listening = regexp.MustCompile(`msg=listening address=(\S+)`)
-	// Nothing of the exporter's own line may be in it: the runtime writes its
-	// line in pieces, between which another may fall.
-	gcTrace = regexp.MustCompile(`^gc \d+ @[^=]* ms clock, ([0-9.+/]+) ms cpu, [^=]*$`)
-)
-
-// Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.part = append(t.part, p...)
-	for {
-		end := bytes.IndexByte(t.part, '\n')
-		if end < 0 {
-			break
-		}
-		t.line(t.part[:end+1])
-		t.part = t.part[end+1:]
+// add reports whether the line is the runtime's.
+func (c *collections) add(line []byte) bool {
+	m := gcTrace.FindSubmatch(line)
+	if m == nil {
+		return false
 	}
-	if over := len(t.b) - tailSize; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n++
+	for s := range strings.FieldsFuncSeq(string(m[1]), func(r rune) bool { return r == '+' || r == '/' }) {
+		ms, _ := strconv.ParseFloat(s, 64) // matched
+		c.cpu += time.Duration(ms * float64(time.Millisecond))
 	}
-	return len(p), nil
+	return true
 }
 
-func (t *tail) line(line []byte) {
-	if m := gcTrace.FindSubmatch(line); m != nil {
-		t.collections++
-		for s := range strings.FieldsFuncSeq(string(m[1]), func(r rune) bool { return r == '+' || r == '/' }) {
-			ms, _ := strconv.ParseFloat(s, 64) // matched
-			t.collecting += time.Duration(ms * float64(time.Millisecond))
-		}
-		return
-	}
-	if t.listen == "" {
-		if m := listening.FindSubmatch(line); m != nil {
-			t.listen = string(m[1])
-		}
-	}
-	t.b = append(t.b, line...)
-}
-
-func (t *tail) address() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.listen
-}
-
-// gc is how many collections there were, and their CPU.
-func (t *tail) gc() (n int, cpu time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.collections, t.collecting
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b) + string(t.part)
+// sum is how many there were, and their CPU.
+func (c *collections) sum() (n int, cpu time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n, c.cpu
 }

@@ -77,7 +77,7 @@ func (c *oneCase) rest(ctx context.Context, e *exporter, sim *simulation, r *res
 		if _, err := c.watch(ctx, sim); err != nil {
 			return err
 		}
-		if err := e.pause(ctx, 100*time.Millisecond); err != nil {
+		if err := e.Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}

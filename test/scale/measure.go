@@ -206,10 +206,10 @@ func (c *oneCase) run(ctx context.Context, sim *simulation, token string, r *res
 	if err != nil {
 		return err
 	}
-	defer e.stop()
+	defer e.Stop()
 	defer func() {
 		if c.keep != "" {
-			err = errors.Join(err, os.WriteFile(c.keep, []byte(e.log.String()), 0o600))
+			err = errors.Join(err, os.WriteFile(c.keep, []byte(e.Log()), 0o600))
 		}
 	}()
 	parts := []func(context.Context, *exporter, *simulation, *result) error{c.firstPicture, c.untilOnTime, c.steadyState, c.compare}
@@ -227,7 +227,7 @@ func (c *oneCase) run(ctx context.Context, sim *simulation, token string, r *res
 	if err := c.timeScrapes(ctx, e, r.scrapes, &r.series, &r.ofRunners); err != nil {
 		return err
 	}
-	r.rss, r.peak = memory(e.cmd.Process.Pid)
+	r.rss, r.peak = memory(e.PID())
 	if n, err := sim.counts(ctx); err == nil {
 		r.requests, r.throttled = n.total(), n.Statuses[http.StatusTooManyRequests]
 	}
@@ -241,7 +241,7 @@ func (c *oneCase) runAgain(ctx context.Context, sim *simulation, token string, r
 	if err != nil {
 		return err
 	}
-	defer e.stop()
+	defer e.Stop()
 	for time.Since(e.started) < c.settle {
 		m, err := e.sums(ctx, "fleet")
 		if err != nil {
@@ -257,7 +257,7 @@ func (c *oneCase) runAgain(ctx context.Context, sim *simulation, token string, r
 		if _, err := c.watch(ctx, sim); err != nil {
 			return err
 		}
-		if err := e.pause(ctx, 100*time.Millisecond); err != nil {
+		if err := e.Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -303,7 +303,7 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 		if left := c.runners - r.read; c.byREST() && left < 100 {
 			wait = time.Millisecond // each request after it counts
 		}
-		if err := e.pause(ctx, wait); err != nil {
+		if err := e.Pause(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -327,7 +327,7 @@ func (c *oneCase) untilOnTime(ctx context.Context, e *exporter, sim *simulation,
 	}
 	for begin := time.Now(); time.Since(begin) < c.settle; {
 		// Each picture tells the lag as of its making, every 5 s.
-		if err := e.pause(ctx, 5*time.Second); err != nil {
+		if err := e.Pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
 		m, err := e.sums(ctx, "exporter")
@@ -351,7 +351,7 @@ func (c *oneCase) untilOnTime(ctx context.Context, e *exporter, sim *simulation,
 // steadyState counts requests and CPU while a Prometheus scrapes every 15 s.
 func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation, r *result) error {
 	const interval = 15 * time.Second
-	pid := e.cmd.Process.Pid
+	pid := e.PID()
 	first, err := e.sums(ctx, "")
 	if err != nil {
 		return err
@@ -363,10 +363,10 @@ func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation,
 	begin := time.Now()
 	user0, sys0 := cpuTime(pid)
 	simUser0, simSys0 := cpuTime(sim.cmd.Process.Pid)
-	collected0, collecting0 := e.log.gc()
+	collected0, collecting0 := e.gc.sum()
 	last, count := samples(nil), 0
 	for time.Since(begin) < c.steady {
-		if err := e.pause(ctx, min(interval, c.steady)); err != nil {
+		if err := e.Pause(ctx, min(interval, c.steady)); err != nil {
 			return err
 		}
 		if last, err = e.scrape(ctx, ""); err != nil {
@@ -380,7 +380,7 @@ func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation,
 	}
 	user, sys := cpuTime(pid)
 	simUser, simSys := cpuTime(sim.cmd.Process.Pid)
-	collected, collecting := e.log.gc()
+	collected, collecting := e.gc.sum()
 	r.steady = time.Since(begin)
 	after, err := sim.counts(ctx)
 	if err != nil {
@@ -454,7 +454,7 @@ func (c *oneCase) compare(ctx context.Context, e *exporter, sim *simulation, r *
 	shown := shownIn(s)
 	r.sums = shown.against(truth)
 	r.executing = [2]int{shown.Executing, truth.Executing}
-	r.given = givenUp{logged: strings.Contains(e.log.String(), "more series than metrics.series_limit")}
+	r.given = givenUp{logged: strings.Contains(e.Log(), "more series than metrics.series_limit")}
 	for _, n := range s.by("exporter_series_dropped", "family") {
 		r.given.families++
 		r.given.series += int(n)
@@ -483,7 +483,7 @@ func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, into map[string]
 			}
 			took = append(took, time.Since(began))
 			s.bytes = len(body)
-			if err := e.pause(ctx, 20*time.Millisecond); err != nil {
+			if err := e.Pause(ctx, 20*time.Millisecond); err != nil {
 				return err
 			}
 		}

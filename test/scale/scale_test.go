@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // TestMain lets the test binary be the simulated GitLab, as the tool is.
@@ -23,6 +25,7 @@ func TestMain(m *testing.M) {
 // are known, by both APIs.
 func TestMeasuresASmallFleet(t *testing.T) {
 	t.Parallel()
+	rig.Long(t, "builds and measures the program")
 	temp := t.TempDir()
 	var out, said bytes.Buffer
 	began := time.Now()
@@ -63,6 +66,7 @@ func TestMeasuresASmallFleet(t *testing.T) {
 // shared machine is a figure, not an assertion.
 func TestMeasuresAFirstPicture(t *testing.T) {
 	t.Parallel()
+	rig.Long(t, "builds and measures the program")
 	var out, said bytes.Buffer
 	p := []string{"-first", "-runners=150", "-limits=0", "-api=rest", "-jobs=20", "-latency=20ms", "-concurrency=8", "-history=1h", "-picture=1m", "-temp=" + t.TempDir(), "-ldflags="}
 	if code := run(t.Context(), p, strings.NewReader(""), &out, &said); code != 0 {
@@ -87,6 +91,7 @@ func TestMeasuresAFirstPicture(t *testing.T) {
 
 func TestStopsAtItsBounds(t *testing.T) {
 	t.Parallel()
+	rig.Long(t, "builds and measures the program")
 	// The exporter is ended with an error, and what was measured is told.
 	var out, said bytes.Buffer
 	code := run(t.Context(), []string{"-runners=50", "-limits=0", "-api=rest", "-latency=0", "-history=0", "-max-requests=20", "-temp=" + t.TempDir(), "-ldflags="}, strings.NewReader(""), &out, &said)
@@ -112,7 +117,7 @@ func TestStopsAtItsBounds(t *testing.T) {
 	}
 }
 
-func TestFigures(t *testing.T) {
+func TestFiguresAreWrittenForPeople(t *testing.T) {
 	t.Parallel()
 	c := &oneCase{plan: &plan{latency: 20 * time.Millisecond, concurrency: 16}, runners: 10_000, api: "rest"}
 	if n := c.needed(); n != 10_102 {
@@ -216,30 +221,23 @@ go_goroutines 12
 	}
 }
 
-// TestKeepsTheLog: lines come in pieces, and those of Go's runtime are no part of it.
-func TestKeepsTheLog(t *testing.T) {
+// TestSumsTheCollections: the runtime's lines are taken out of the log, unless
+// another fell into the middle of one.
+func TestSumsTheCollections(t *testing.T) {
 	t.Parallel()
-	var torn tail
-	_, _ = torn.Write([]byte("gc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, level=info msg=listening address=[::1]:80\n3->4->1 MB, 3 MB goal, 2 P\n"))
-	if torn.address() != "[::1]:80" {
-		t.Errorf("the address is lost: %q", torn.address())
-	}
-	var log tail
-	for _, s := range []string{
-		"level=info msg=listening addr", "ess=127.0.0.1:80\ngc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P\n",
-		"gc 2 @1.0s 4%: 0.01+0.5+0.01 ms clock, 1+0/0/0+0 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P (forced)\npanic", ": x",
+	var gc collections
+	for line, drop := range map[string]bool{
+		"gc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, level=info msg=listening address=[::1]:80\n":             false,
+		"gc 1 @0.005s 4%: 0.01+0.5+0.01 ms clock, 0.02+0.35/0.40/0.20+0.03 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P\n": true,
+		"gc 2 @1.0s 4%: 0.01+0.5+0.01 ms clock, 1+0/0/0+0 ms cpu, 3->4->1 MB, 3 MB goal, 0 MB stacks, 0 MB globals, 2 P (forced)\n":         true,
+		"level=info msg=listening address=127.0.0.1:80\n": false,
 	} {
-		_, _ = log.Write([]byte(s))
+		if got := gc.add([]byte(line)); got != drop {
+			t.Errorf("%t for %s", got, line)
+		}
 	}
-	if n, cpu := log.gc(); n != 2 || cpu != 2*time.Millisecond {
+	if n, cpu := gc.sum(); n != 2 || cpu != 2*time.Millisecond {
 		t.Errorf("%d collections, %v", n, cpu)
-	}
-	if log.address() != "127.0.0.1:80" || log.String() != "level=info msg=listening address=127.0.0.1:80\npanic: x" {
-		t.Errorf("%s: %s", log.address(), log.String())
-	}
-	_, _ = log.Write(bytes.Repeat([]byte("0123456789abcde\n"), tailSize/8))
-	if len(log.String()) != tailSize {
-		t.Errorf("%d bytes kept", len(log.String()))
 	}
 }
 
@@ -278,8 +276,8 @@ func TestFewRunnersGetTheJobs(t *testing.T) {
 	}
 }
 
-// TestReadsItself: the figures of the kernel are of the right size.
-func TestReadsItself(t *testing.T) {
+// TestKernelFiguresHaveTheRightSize: the figures of the kernel are of the right size.
+func TestKernelFiguresHaveTheRightSize(t *testing.T) {
 	t.Parallel()
 	if load() == "-" {
 		t.Log("no /proc here: the report shows dashes")

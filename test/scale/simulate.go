@@ -199,7 +199,7 @@ func startSimulation(ctx context.Context, o world, stderr io.Writer) (*simulatio
 	if err != nil {
 		return nil, err
 	}
-	s := &simulation{cmd: exec.CommandContext(ctx, self, simulateCommand)} //nolint:gosec // this program
+	s := &simulation{cmd: exec.CommandContext(ctx, self, simulateCommand)}
 	s.cmd.Stderr = stderr
 	in, err := s.cmd.StdinPipe()
 	if err != nil {

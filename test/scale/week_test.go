@@ -2,6 +2,10 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/metrics"
 	"slices"
 	"testing"
 	"time"
@@ -13,7 +17,8 @@ import (
 )
 
 // BenchmarkScaleWeek is the state of 2,000 runners that finish 1,000 jobs a
-// minute for a week: its size on disk, and what a commit a second takes then.
+// minute for a week: its size on disk, what a commit a second takes then,
+// and how long a restart reads it.
 // The week is folded and made into records second by second, and written to
 // disk minute by minute; the commits that are timed are as the exporter's.
 func BenchmarkScaleWeek(b *testing.B) {
@@ -30,7 +35,8 @@ func week(b *testing.B, lookback time.Duration) {
 		perMinute = 1000
 		seconds   = 7 * 24 * 3600
 	)
-	folder, err := store.Open(b.Context(), store.Options{Path: b.TempDir(), Layout: ledger.Layout})
+	dir := b.TempDir()
+	folder, err := store.Open(b.Context(), store.Options{Path: dir, Layout: ledger.Layout})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -65,9 +71,9 @@ func week(b *testing.B, lookback time.Duration) {
 			if id%8 == 0 {
 				job.Status, job.FailureReason = "failed", "script_failure"
 			}
-			p := l.Poll(1+id%runners, now)
-			p.Newest(gitlab.JobsPage{Jobs: []gitlab.Job{job}, Total: -1})
-			p.Done(true)
+			p := l.Poll(1+id%runners, now, now, ledger.Listed{Idle: true}, time.Hour)
+			p.Take(ledger.Answer{Page: gitlab.JobsPage{Jobs: []gitlab.Job{job}, Total: -1}}, nil)
+			p.End()
 		}
 		if n%60 == 0 {
 			l.Forget(now)
@@ -115,9 +121,58 @@ func week(b *testing.B, lookback time.Duration) {
 		l.Committed(batch)
 		b.StartTimer()
 	}
-	b.ReportMetric(float64(state.Size())/(1<<20), "MiB")
+	info, err := os.Stat(filepath.Join(dir, "scale.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(info.Size())/(1<<20), "MiB")
 	b.ReportMetric(float64(slices.Max(took))/1e6, "ms-max")
+	if err := state.Close(); err != nil {
+		b.Fatal(err)
+	}
+	// A restart: the file is checked and read.
+	l = nil
+	heap := peakHeap(func() {
+		began := time.Now()
+		if state, err = folder.Open("scale", "http://gitlab.test"); err != nil {
+			b.Fatal(err)
+		}
+		if err := state.Load(func(_, _ []byte) error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(time.Since(began))/1e6, "ms-read")
+	})
+	b.ReportMetric(float64(heap)/(1<<20), "MiB-heap-read")
 	if err := folder.Close(); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// peakHeap is by how much the heap grows while fn runs, garbage included.
+func peakHeap(fn func()) (most uint64) {
+	now := func() uint64 {
+		sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(sample)
+		return sample[0].Value.Uint64()
+	}
+	runtime.GC()
+	before := now()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			most = max(most, now())
+			select {
+			case <-tick.C:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	fn()
+	close(stop)
+	<-stopped
+	return most - before
 }

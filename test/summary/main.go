@@ -23,7 +23,7 @@ func main() {
 	var further []byte
 	if len(os.Args) > 1 {
 		var err error
-		if further, err = os.ReadFile(os.Args[1]); err != nil { //nolint:gosec // the Makefile names it
+		if further, err = os.ReadFile(os.Args[1]); err != nil {
 			_, _ = fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -16,7 +16,7 @@ const (
 	notEvent = "go: a word from the Go tool\n"
 )
 
-func TestSummarize(t *testing.T) {
+func TestSummaryOfEachOutcome(t *testing.T) {
 	for _, tt := range []struct {
 		name, in, further string
 		well              bool

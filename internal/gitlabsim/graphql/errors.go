@@ -14,7 +14,7 @@ import (
 	"github.com/graphql-go/graphql/language/source"
 )
 
-// notAvailable is what GitLab says of everything that one may not see.
+// notAvailable is GitLab's error for everything that the caller may not see.
 const notAvailable = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
 
 func tooMuch(what string, is, most int) Error {
@@ -29,7 +29,7 @@ func located(e gqlerrors.FormattedError) Error {
 	return out
 }
 
-// The library's words.
+// The library's error messages.
 var (
 	noField    = regexp.MustCompile(`^Cannot query field "([^"]+)" on type "([^"]+)"`)
 	noArgument = regexp.MustCompile(`^Unknown argument "([^"]+)" on field "([^"]+)"`)
@@ -87,12 +87,12 @@ func start(e gqlerrors.FormattedError) int {
 type place struct {
 	path  []any
 	key   string   // of the field: its alias, or its name
-	field Location // where the field stands
+	field Location // position of the field
 	value string   // of an argument
 	wants string   // the argument's type
 }
 
-// placesOf finds each field, argument and value by where it stands.
+// placesOf finds each field, argument and value by its position.
 func placesOf(schema gql.Schema, doc *ast.Document, src *source.Source) map[Location]place {
 	out := map[Location]place{}
 	at := func(l *ast.Location) Location {

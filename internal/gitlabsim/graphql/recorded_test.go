@@ -14,7 +14,7 @@ import (
 )
 
 // TestAsGraphQLRuby: of the same fleet the simulator answers what graphql-ruby
-// answers: messages, codes, places, paths, data and cursors, word for word.
+// answers: messages, codes, places, paths, data and cursors, in full.
 func TestAsGraphQLRuby(t *testing.T) {
 	for _, release := range recording.Releases {
 		t.Run(release, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestAsGraphQLRuby(t *testing.T) {
 	}
 }
 
-// difference is the first line that differs, and what stands around it.
+// difference is the first line that differs, and the lines around it.
 func difference(got, want string) string {
 	a, b := strings.Split(got, "\n"), strings.Split(want, "\n")
 	for i := range min(len(a), len(b)) {

@@ -44,10 +44,10 @@ func field[T any](t gql.Output, f func(T) any) *gql.Field {
 	return &gql.Field{Type: t, Resolve: of(f)}
 }
 
-// enum turns the words that REST writes into GraphQL's: upper case.
-func enum(name string, words ...string) *gql.Enum {
+// enum turns REST's values into GraphQL's: upper case.
+func enum(name string, rest ...string) *gql.Enum {
 	values := gql.EnumValueConfigMap{}
-	for _, w := range words {
+	for _, w := range rest {
 		values[strings.ToUpper(w)] = &gql.EnumValueConfig{Value: w}
 	}
 	return gql.NewEnum(gql.EnumConfig{Name: name, Values: values})
@@ -81,7 +81,7 @@ type pageInfo struct {
 	endCursor string
 }
 
-// newSchema is GitLab's schema of the world's release (notes 6.1). Releases
+// newSchema is GitLab's schema of the world's release (docs/gitlab-api.md 6.1). Releases
 // without an exact number there take the nearest documented one.
 func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 	optional := func(fields gql.Fields, major, minor int, name string, f *gql.Field) {
@@ -171,7 +171,7 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 			v, _ := p.Source.(view)
 			r := requestOf(p.Context)
 			if r.jobsOnce {
-				return nil, errors.New(`"jobs" field can be requested only for 1 CiRunner(s) at a time.`) //nolint:revive,staticcheck // GitLab's words
+				return nil, errors.New(`"jobs" field can be requested only for 1 CiRunner(s) at a time.`) //nolint:revive,staticcheck // GitLab's message
 			}
 			r.jobsOnce = true
 			return r.world.JobCount(v.ID, nil, 1<<30), nil
@@ -314,7 +314,7 @@ func visible(p gql.ResolveParams, n namespace) (any, error) {
 	return n, nil
 }
 
-// size is how many rows a list gives: as asked for, silently at most 100.
+// size is how many rows a list gives: the number in the query, silently at most 100.
 func size(p gql.ResolveParams) (int, error) {
 	n, given := p.Args["first"].(int)
 	switch {
@@ -326,7 +326,7 @@ func size(p gql.ResolveParams) (int, error) {
 	return min(n, maxPage), nil
 }
 
-// cursor is GitLab's: where in the order the last row stands, in Base64.
+// cursor is GitLab's: the last row's place in the order, in Base64.
 type cursor struct {
 	CreatedAt string `json:"created_at,omitempty"`
 	ID        string `json:"id"`
@@ -348,7 +348,7 @@ func decode(s string) (int64, error) {
 	}
 	id, err2 := strconv.ParseInt(c.ID, 10, 64)
 	if err != nil || err2 != nil {
-		return 0, errors.New("Please provide a valid cursor") //nolint:staticcheck // GitLab's words
+		return 0, errors.New("Please provide a valid cursor") //nolint:staticcheck // GitLab's message
 	}
 	return id, nil
 }
@@ -383,7 +383,7 @@ func resolveRunners(p gql.ResolveParams) (any, error) {
 	}
 	views, more, total, err := r.world.Views(r.caller, q)
 	if err != nil {
-		return nil, errors.New(notAvailable) //nolint:staticcheck // GitLab's words
+		return nil, errors.New(notAvailable) //nolint:staticcheck // GitLab's message
 	}
 	out := &page[gitlabsim.RunnerView]{nodes: views, more: more, count: total}
 	if len(views) > 0 {
@@ -394,7 +394,7 @@ func resolveRunners(p gql.ResolveParams) (any, error) {
 }
 
 // legacyMode is the argument's default up to 15.11: it hides whether a paused
-// runner is up. It is asked to be null by whoever wants to know.
+// runner is up. A query that needs to know sends null.
 const legacyMode = "14.5"
 
 func resolveStatus(p gql.ResolveParams) (any, error) {

@@ -1,9 +1,9 @@
 // Package graphql is the simulated GitLab's GraphQL: the part of GitLab's
 // schema that concerns runners, of the release that the world simulates,
 // answered by a GraphQL library that nobody here wrote. It parses, validates
-// and executes; this package adds what GitLab adds: the words of its errors,
+// and executes; this package adds what GitLab adds: the text of its errors,
 // the complexity of a query and its limits, cursors, who may see what. Numbers
-// such as "notes 6.2" are sections of the project's notes on GitLab's API.
+// such as "docs/gitlab-api.md 6.2" are sections of the project's notes on GitLab's API.
 //
 // It is a package of its own so that a world without GraphQL does not carry
 // the library.
@@ -25,7 +25,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// GitLab's limits (notes 6.2).
+// GitLab's limits (docs/gitlab-api.md 6.2).
 const (
 	maxPage            = 100
 	maxQuerySize       = 10_000 // characters
@@ -48,7 +48,7 @@ type Query struct {
 	Score     int
 	Limit     int
 	Depth     int
-	First     int // rows that its list of runners asks for
+	First     int // rows that its list of runners requests
 }
 
 // Error is one element of GitLab's errors array.
@@ -155,7 +155,7 @@ type result struct {
 
 func (s *Server) serve(rw http.ResponseWriter, r *http.Request, caller gitlabsim.Caller) {
 	if !caller.Known && (r.Header.Get("PRIVATE-TOKEN") != "" || r.Header.Get("Authorization") != "") {
-		// Also what a token without the scope gets: GitLab does not tell them apart.
+		// Also what a token without the scope gets: GitLab does not distinguish them.
 		refuse(rw, http.StatusUnauthorized, "Invalid token")
 		return
 	}

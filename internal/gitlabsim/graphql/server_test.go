@@ -204,9 +204,9 @@ func TestDepth(t *testing.T) {
 	}
 }
 
-// TestWords: a release that does not know something says so in GitLab's words,
+// TestErrorMessages: a release that does not know something returns GitLab's message,
 // with the code and the path, inside HTTP 200.
-func TestWords(t *testing.T) {
+func TestErrorMessages(t *testing.T) {
 	for _, c := range []struct{ version, query, message, code, path string }{
 		{"15.6.0", `query fleet { runners { nodes { id jobExecutionStatus } } }`, "Field 'jobExecutionStatus' doesn't exist on type 'CiRunner'", "undefinedField", "query fleet/runners/nodes/jobExecutionStatus"},
 		{"15.11.0", `{ runners { nodes { id managers { nodes { id } } } } }`, "Field 'managers' doesn't exist on type 'CiRunner'", "undefinedField", "query/runners/nodes/managers"},

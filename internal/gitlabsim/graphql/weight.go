@@ -15,7 +15,7 @@ type weight struct {
 }
 
 // The fields that have a resolver: it costs 1 more, and its children cost the
-// more the larger the page (notes 6.2). All other fields cost 1.
+// more the larger the page (docs/gitlab-api.md 6.2). All other fields cost 1.
 var resolvers = map[string]struct{ connection bool }{
 	"Query.runners": {true}, "Group.runners": {true}, "Project.runners": {true},
 	"CiRunner.managers": {true}, "CiRunner.groups": {true}, "CiRunner.jobs": {true},

@@ -38,17 +38,11 @@ job_id, _, project_id = out["jobs"][some][0]
 job = gl.projects.get(project_id, lazy=True).jobs.get(job_id)
 out["job_runner"] = [some, job.runner["id"]]
 
-runner = gl.runners.get(2)
-runner.paused = not runner.paused
-runner.tag_list = ["fresh", "tags"]
-runner.save()
-out["paused_now"] = [runner.paused, gl.runners.get(2).paused]
-gl.runners.delete(3)
 try:
-    gl.runners.get(3)
-    out["deleted"] = False
+    gl.runners.get(4711)
+    out["missing"] = False
 except gitlab.exceptions.GitlabGetError as e:
-    out["deleted"] = [e.response_code, e.error_message]
+    out["missing"] = [e.response_code, e.error_message]
 try:
     gl.runners_all.list(type="x")
 except gitlab.exceptions.GitlabListError as e:

@@ -1,7 +1,7 @@
 // Package recording holds what graphql-ruby, the library that GitLab answers
 // GraphQL with, answered to this project's queries over GitLab's schema of
 // several releases. It confirms the client's and the simulator's belief about
-// the library's words. The recordings are written by
+// the library's messages. The recordings are written by
 //
 //	go test -tags ship ./test/e2e -run ShipGraphQLRecordings -update
 //
@@ -26,7 +26,7 @@ const (
 	Maintainer = "recorded-maintainer" // of the group acme/team
 )
 
-// Now is the time at which the world stands still.
+// Now is the time at which the world is stopped.
 var Now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // Exchange is one query and graphql-ruby's answer to it.
@@ -117,7 +117,7 @@ func QueueRequests(w *gitlabsim.World) []gitlab.QueueRequest {
 	return []gitlab.QueueRequest{{Pages: survey}, {Pages: rows}, {Rights: ids}}
 }
 
-// Probes are documents that this program does not send, for the library's words
+// Probes are documents that this program does not send, for the library's messages
 // about them.
 var Probes = []string{
 	`{ runners(first: 2) { nodes { id jobCount(statuses: [RUNNING, CANCELING]) } } }`,
@@ -132,7 +132,7 @@ var Probes = []string{
 	`{ queryComplexity { score limit } runners(first: 7, sort: CREATED_DESC) { count nodes { id } } }`,
 }
 
-// Queries are those of the client that are recorded. A group's is asked as
+// Queries are those of the client that are recorded. A group's is sent as
 // Maintainer, the others as Admin.
 func Queries(group gitlab.Scope) []gitlab.GraphQLQuery {
 	return []gitlab.GraphQLQuery{

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs the tests with the build tag ship: they need root and a Debian, whose
+# packages are installed here, and some fifteen minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(id -u)" = 0 ] || {
+  echo "make test-ship needs root: it installs packages and builds an image"
+  exit 1
+}
+packages=(python3-gitlab ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates)
+echo "== packages"
+dpkg -s "${packages[@]}" >/dev/null 2>&1 || {
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null
+}
+go build -o .tools/summary ./test/summary
+echo "== go test -tags ship"
+mapfile -t rest < <(go list ./... | grep -v test/breakages)
+go test -json -tags ship -run Ship -count=1 -timeout 30m "${rest[@]}" | .tools/summary
+# By itself: it is about when a notification arrives, and what builds images
+# beside it would be in the way.
+echo "== eight breakages, in real time (nine minutes)"
+go test -json -tags ship -run ShipBreakages -count=1 -timeout 30m ./test/breakages | .tools/summary

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .tools, at versions that resolve and build
+# together: all of the list, or the programs that are named as arguments.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tools=$PWD/.tools
+mkdir -p "$tools"
+
+# Version, module, build tags, commands. Commands of one module are built at
+# once, which compiles what they share once; the quicker modules come first.
+# benchstat is installed only where it is named.
+list=$(cat <<'LIST'
+v1.9.0 golang.org/x/vuln - govulncheck
+v0.31.1 github.com/prometheus/alertmanager - amtool alertmanager
+v2.15.0 github.com/golangci/golangci-lint/v2 - golangci-lint
+v0.316.0 github.com/prometheus/prometheus remove_all_sd promtool prometheus
+v0.0.0-20260908200009-22c9c6c9d4da golang.org/x/perf - benchstat
+LIST
+)
+
+wanted() { # name, arguments
+  local name=$1
+  shift
+  if [ $# -eq 0 ]; then [ "$name" != benchstat ]; else [[ " $* " == *" $name "* ]]; fi
+}
+
+missing=()
+while read -r version module tags commands; do
+  for name in $commands; do
+    have=$(go version -m "$tools/$name" 2>/dev/null | awk '$1 == "mod" {print $3}' || true)
+    if wanted "$name" "$@" && [ "$have" != "$version" ]; then
+      missing+=("$version $module $tags $commands")
+      break
+    fi
+  done
+done <<<"$list"
+
+done=0
+for line in ${missing[@]+"${missing[@]}"}; do
+  read -r version module tags commands <<<"$line"
+  done=$((done + 1))
+  echo "== tools, $done of ${#missing[@]}: ${commands// / and } $version, into .tools"
+  packages=()
+  for name in $commands; do packages+=("$module/cmd/$name@$version"); done
+  [ "$tags" = - ] && tags=
+  began=$SECONDS
+  # Without symbols: linking is most of what a second program of a module costs.
+  GOBIN=$tools go install -tags "$tags" -ldflags '-s -w' "${packages[@]}" </dev/null
+  echo "   installed after $((SECONDS - began)) s"
+done
