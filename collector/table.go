@@ -87,7 +87,7 @@ func Families() []Family {
 
 // table makes the rows anew, so that nobody shares a slice.
 func table() []*family {
-	rows := slices.Concat(fleetTable(), runnerTable(), jobTable(), selfTable())
+	rows := slices.Concat(fleetTable(), queueTable(), runnerTable(), jobTable(), selfTable())
 	for _, f := range rows {
 		prefix := fleetPrefix
 		if f.self = f.Group == GroupExporter; f.self {
@@ -217,6 +217,42 @@ func fleetTable() []*family {
 			Name: "runners_left_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
 			Help: "Runners that GitLab does not list any more. Those of a scope that was taken out of the configuration, or that GitLab refuses, did not leave. Kept over restarts. Absent before the first complete listing of runners.",
 		}, collect: collectRunnersLeft},
+	}
+}
+
+const absentQueue = " Absent where the queue is not read (queue: off) or cannot be (GitLab before 18.1, but for scope projects; a token without the right), and after three times poll.queue_interval without a reading, and while the last complete listing is older than the configured staleness: never 0 then. With shards the first one has it."
+
+// queueTable is the jobs that wait for a runner. Their label tag is a job's.
+func queueTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "queue_jobs", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Number of jobs that wait for a runner, each counted once: those that a registered runner could take, with queue: all or scope projects the others too." + absentQueue,
+		}, collect: collectQueueJobs},
+		{Family: Family{
+			Name: "queue_tag_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
+			Help: "Number of jobs that wait for a runner, by the tags of the job; a job stands under each of them, under (untagged) if it has none, under (no_runner) for tags that no runner carries, and under (unknown) where its tags cannot be read." + absentQueue,
+		}, collect: collectQueueTagJobs},
+		{Family: Family{
+			Name: "queue_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags"}, Series: "tag sets, at most 201",
+			Help: "Number of jobs that wait for a runner, by their whole set of tags, sorted and joined by commas: the 200 sets that had a job last, the rest under (other). A set stays at 0 for 7 days." + absentQueue,
+		}, collect: collectQueueTagsetJobs},
+		{Family: Family{
+			Name: "queue_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Since when the job waits that waits the longest, in seconds since the epoch. Absent while none waits." + absentQueue,
+		}, collect: collectQueueOldest},
+		{Family: Family{
+			Name: "queue_tag_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags with waiting jobs",
+			Help: "Since when the job with a tag waits that waits the longest, in seconds since the epoch. Absent while none waits." + absentQueue,
+		}, collect: collectQueueTagOldest},
+		{Family: Family{
+			Name: "queue_unmatched_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags", "reason"}, Series: "tag sets of such jobs, at most 202",
+			Help: "Number of waiting jobs that no runner can take now, by their whole set of tags; reason is no_runner where no registered runner could (known with queue: all or scope projects only), none_available where only runners that are not online or are paused could. Stays at 0 for 1 h, then it is absent." + absentQueue,
+		}, collect: collectQueueUnmatched},
+		{Family: Family{
+			Name: "queue_truncated", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Whether the queue could not be read whole within its five requests, so that the numbers are lower bounds: 1 if so, else 0." + absentQueue,
+		}, collect: collectQueueTruncated},
 	}
 }
 
