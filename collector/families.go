@@ -528,7 +528,11 @@ func collectInterval(v *view, s *sink) {
 }
 
 func collectLag(v *view, s *sink) {
-	stages(v, func(st *snapshot.StageState, stage string) { s.gauge(st.Lag.Seconds(), stage) })
+	stages(v, func(st *snapshot.StageState, stage string) {
+		if st.Interval > 0 || stage != snapshot.StageQueue.String() { // the queue is not read everywhere
+			s.gauge(st.Lag.Seconds(), stage)
+		}
+	})
 }
 
 func collectUnread(v *view, s *sink) {

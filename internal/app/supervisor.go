@@ -23,6 +23,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
 	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
@@ -231,7 +232,7 @@ func (s *supervisor) load(w *watch) (err error) {
 	m, err = monitor.New(monitor.Options{
 		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: g.API, Expected: expected, Inventory: inventoryOptions(g, w.metrics),
 		Intervals: intervals(g.Poll), Concurrency: g.Poll.MaxConcurrentRequests,
-		ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
+		Queue: queueOptions(g), ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
 	}, monitor.Deps{
 		Client: client, Budget: newBudget(g, s.opts.shardCount), State: w.state,
 		Publisher: &firstPicture{Publisher: w.exporter, published: w.published},
@@ -432,4 +433,16 @@ func closeStates(ws []*watch) {
 			_ = w.state.Close() // nothing was written through it
 		}
 	}
+}
+
+// queueOptions are how the waiting jobs are read.
+func queueOptions(g config.GitLab) queue.Options {
+	if g.Queue == config.QueueOff || g.API == snapshot.APIREST && g.Scope != snapshot.ScopeProjects {
+		return queue.Options{} // but for projects only GraphQL has it
+	}
+	o := queue.Options{Interval: g.Poll.QueueInterval, All: g.Queue == config.QueueAll}
+	if g.Scope == snapshot.ScopeProjects {
+		o.Projects = g.Projects
+	}
+	return o
 }
