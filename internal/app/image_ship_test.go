@@ -56,7 +56,7 @@ func TestShipImage(t *testing.T) {
 		}
 	}
 	command(t, "cp", busybox, filepath.Join(root, "bin/busybox"))
-	for _, name := range []string{"sh", "mkdir"} {
+	for _, name := range []string{"sh", "mkdir", "chmod"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestShipImage(t *testing.T) {
 	command(t, "cp", "/etc/ssl/certs/ca-certificates.crt", filepath.Join(root, "etc/ssl/certs/"))
 	withLibraries(t, root, "git")
 	command(t, "cp", "-a", goEnv(t, "GOROOT"), filepath.Join(root, "usr/local/go"))
-	buildah("config", "--env", "PATH=/usr/local/go/bin:/bin", "--env", "HOME=/root", base)
+	buildah("config", "--env", "PATH=/usr/local/go/bin:/usr/bin:/bin", "--env", "HOME=/root", base)
 	buildah("umount", base)
 	buildah("commit", "--rm", base, "docker.io/library/golang:1.26")
 
