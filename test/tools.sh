@@ -58,6 +58,6 @@ done
 for name in kube-apiserver kubectl; do
   if wanted "$name" "$@" && [ "$tools/$name" -ot test/kubernetes/go.mod ]; then
     echo "== tools: $name, into .tools"
-    (cd test/kubernetes && CGO_ENABLED=0 go build -ldflags '-s -w' -o "$tools/$name" "k8s.io/kubernetes/cmd/$name")
+    (cd test/kubernetes && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' -o "$tools/$name" "k8s.io/kubernetes/cmd/$name")
   fi
 done

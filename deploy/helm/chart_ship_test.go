@@ -421,7 +421,7 @@ func (c cluster) helm(t *testing.T, args ...string) {
 
 func (c cluster) kubectl(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "kubectl", append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
+	cmd := exec.CommandContext(t.Context(), tool(t, "kubectl"), append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -466,7 +466,7 @@ current-context: ship
 `, ports[2], admin))
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	for exec.CommandContext(ctx, "kubectl", "--kubeconfig", c.kubeconfig, "get", "--raw", "/readyz").Run() != nil {
+	for exec.CommandContext(ctx, tool(t, "kubectl"), "--kubeconfig", c.kubeconfig, "get", "--raw", "/readyz").Run() != nil {
 		if err := server.Pause(ctx, 500*time.Millisecond); err != nil {
 			t.Fatalf("the API server is not ready: %v", err)
 		}
