@@ -78,6 +78,9 @@ func (p process) run(ctx context.Context, args []string) int {
 	if o.rulesPrint {
 		return p.printRules(o)
 	}
+	if o.healthcheck {
+		return p.healthcheck(ctx, o)
+	}
 
 	o.secrets = p.secrets
 	ctx, stop := context.WithCancel(ctx)

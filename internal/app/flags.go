@@ -48,6 +48,7 @@ type options struct {
 	logFormat      string
 	shardIndex     int
 	shardCount     int
+	healthcheck    bool
 	rulesPrint     bool
 	rulesValues    string
 	rulesFormat    string
@@ -81,6 +82,7 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("gitlab.url", "Address of one GitLab, in place of a configuration file. The token comes from the environment variable GITLAB_TOKEN or from --gitlab.token-file.").PlaceHolder("URL").StringVar(&o.gitlabURL)
 	e.Flag("gitlab.token-file", "File with the token for --gitlab.url. It is read again at each request.").PlaceHolder("FILE").StringVar(&o.tokenFile)
 	e.Flag("gitlab.check", "Read each GitLab once, print its version, what the token may see, and the requests a minute that the configuration will need beside the budget, and exit with 0 or 1.").BoolVar(&o.gitlabCheck)
+	e.Flag("healthcheck", "Ask the exporter that runs with the same flags at its own /-/healthy, and exit with 0 or 1: for containers without a shell. Any HTTP answer is a sign of life.").BoolVar(&o.healthcheck)
 	e.Flag("rules.print", "Print the alert and recording rules, and exit with 0 or 1. Needs no configuration.").BoolVar(&o.rulesPrint)
 	e.Flag("rules.values", "File with what differs from alerts/values.yml: thresholds, severities, labels, addresses.").PlaceHolder("FILE").StringVar(&o.rulesValues)
 	e.Flag("rules.format", "Format of the rules: prometheus, operator (a PrometheusRule), mimir (with a namespace).").Default(string(alerts.Prometheus)).EnumVar(&o.rulesFormat, alerts.Formats()...)
@@ -140,8 +142,8 @@ const waysToStart = `nothing to monitor: start in one of three ways
   --config.file=config.yml                    everything else`
 
 func (o *options) validate() error {
-	if o.rulesPrint {
-		return nil // whatever else is given, nothing of it is used
+	if o.rulesPrint || o.healthcheck {
+		return nil // whatever else is given, the process that monitors has refused or taken it
 	}
 	if o.rulesValues != "" {
 		return errors.New("--rules.values goes with --rules.print")
