@@ -31,7 +31,7 @@ func TestHealthPageShowsTheFleet(t *testing.T) {
 	r := startHere(t, "--config.file="+file, "--storage.path=", "--web.link.grafana=https://grafana.example.com", "--web.link.runbooks=https://rb.example.com/{alert}")
 	r.until("sums by tag", "tag_available_runners", 0, `tag="nobody-has-it"`)
 	_, page := r.get("/")
-	for _, want := range []string{"nobody-has-it", "no runner has this tag", "https://rb.example.com/GitLabRunnerTagLost", "https://grafana.example.com/d/grf-tags?var-gitlab=corp", `href="/metrics"`} {
+	for _, want := range []string{"nobody-has-it", "No runner has this tag", "https://rb.example.com/GitLabRunnerTagLost", "https://grafana.example.com/d/grf-tags?var-gitlab=corp", `href="/metrics"`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in\n%s", want, page)
 		}

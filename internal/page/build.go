@@ -181,28 +181,32 @@ func (f *fleet) tags() {
 		if has {
 			row.Floor = &floor
 		}
-		if row.Problem = problemOf(&row); t.Name == snapshot.TagUnknown || t.Name == snapshot.TagOther {
+		if row.Problem = f.problemOf(&row); t.Name == snapshot.TagUnknown || t.Name == snapshot.TagOther {
 			row.Problem = tagFine // they stand for several tags
 		}
 		f.tag(row)
 	}
 	for name, floor := range floors {
 		row := Tag{Tag: name, Floor: &floor}
-		if row.Problem = problemOf(&row); slices.Contains(f.s.Fleet.UnknownTags, name) {
+		if row.Problem = f.problemOf(&row); slices.Contains(f.s.Fleet.UnknownTags, name) {
 			row.Problem = tagUnknown
 		}
 		f.tag(row)
 	}
 }
 
-// problemOf a tag: a floor of 0 says that it may be empty.
-func problemOf(t *Tag) string {
+// problemOf a tag: a floor of 0 says that it may be empty. A shard sees its part
+// only: no runner here may be enough elsewhere, and a floor is for all parts.
+func (f *fleet) problemOf(t *Tag) string {
+	part := f.report.Shard.Count > 1
 	switch {
+	case part && t.Runners == 0:
+		return tagFine
 	case t.Floor != nil && *t.Floor == 0:
 		return tagFine
 	case t.Usable == 0:
 		return tagLost
-	case t.Floor != nil && t.Usable < *t.Floor:
+	case t.Floor != nil && t.Usable < *t.Floor && !part:
 		return tagBelowFloor
 	case 2*t.Usable < t.Runners:
 		return tagHalfGone
@@ -442,10 +446,11 @@ func (b *builder) compareTags(x, y *Tag) int {
 	)
 }
 
-// worst ranks a tag; 0 is the worst. What somebody paused comes after what broke.
+// worst ranks a tag; 0 is the worst. What somebody paused, or deleted without a
+// floor, comes after what broke.
 func worst(t *Tag) int {
 	rank := 2 * tagRank[t.Problem]
-	if t.Problem == tagLost && t.Runners > 0 && t.Paused == t.Runners {
+	if t.Problem == tagLost && (t.Runners > 0 && t.Paused == t.Runners || t.Runners == 0 && t.Floor == nil) {
 		rank = 2*tagRank[tagBelowFloor] + 1
 	}
 	return rank

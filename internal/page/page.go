@@ -229,7 +229,8 @@ var templates = template.Must(template.New("page").Funcs(template.FuncMap{
 		}
 		return strings.Join(parts, "/")
 	},
-	"short": func(s string) string { return cut(s, 80) },
+	"short":   func(s string) string { return cut(s, 80) },
+	"shorter": func(s string) string { return cut(s, 40) },
 }).Parse(markup))
 
 // cut shortens a text for a list; the runner's page has it in full.

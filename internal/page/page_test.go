@@ -2,6 +2,7 @@ package page
 
 import (
 	"encoding/json"
+	"fmt"
 	"html"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,8 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,7 +137,7 @@ func TestUnjudgedRunnersAreShownByGitLabsStatus(t *testing.T) {
 	s := w.gitlabs[0]
 	s.Health = nil
 	s.Fleet.Rows[2].Status, s.Fleet.Rows[2].StatusSince = snapshot.Offline, noon.Add(-10*time.Minute)
-	has(t, fleetText(t, w), "Offline", "build-03", "GitLab calls it offline. It was not judged yet.")
+	has(t, fleetText(t, w), "Runners that GitLab calls offline", "Offlinebuild-03", "GitLab calls it offline. It was not judged yet.")
 }
 
 // TestWithdrawnPictureStays: gray, with its time, never empty and never green.
@@ -148,7 +151,7 @@ func TestWithdrawnPictureStays(t *testing.T) {
 	p.Keep(&later)
 	w.gitlabs[0], w.now = &later, noon.Add(20*time.Minute)
 	html := get(t, p.ServeFleet, "/fleet").Body.String()
-	has(t, text(html), "GitLab cannot be read", "corp cannot be read since 11:59 UTC, 20 min ago", "as of 11:59", "0 of 2 usable", "gpu-a100-01", "the last picture")
+	has(t, text(html), "no verdicts since", "GitLab cannot be readas of 11:59 UTC:", "corp cannot be read since 11:59 UTC, 20 min ago", "as of 11:59", "0 of 2 usable", "gpu-a100-01", "the last picture")
 	hasNot(t, html, `class="ok"`, `"band ok"`, `class="problem"><`)
 	if !strings.Contains(html, `<li id="tag/corp/gpu" class="grey">`) {
 		t.Error("the row of the tag is not gray")
@@ -182,6 +185,40 @@ func TestManyAreOneRow(t *testing.T) {
 		t.Errorf("%d bytes", n)
 	}
 	has(t, page, "prod-deploy", "Register a runner with this tag", "windows-2019", "Resume a runner, unless this is maintenance.")
+}
+
+// TestPageIsQuick: the promise is 100 ms for 5,000 runners with 40 problems.
+func TestPageIsQuick(t *testing.T) {
+	p := large().page(Options{})
+	best := time.Hour
+	for range 5 { // the machine may be busy
+		begin := time.Now()
+		get(t, p.ServeFleet, "/fleet")
+		best = min(best, time.Since(begin))
+	}
+	if best > 100*time.Millisecond {
+		t.Errorf("the page takes %v", best)
+	}
+}
+
+// TestPageStaysSmall when everything is ill at different times and each name is
+// as long as GitLab allows.
+func TestPageStaysSmall(t *testing.T) {
+	b := newBuild("corp")
+	for id := int64(1); id <= 5000; id++ {
+		b.runner(id, strings.Repeat("漢", 255), fmt.Sprintf("%s-%d", strings.Repeat("長", 250), id%700))
+		reason := snapshot.HealthSilent + snapshot.HealthReason(id%6)
+		b.down(reason, noon.Add(-time.Duration(id/6*17)*time.Minute/10))
+		ill := &b.Health.Ill[len(b.Health.Ill)-1]
+		ill.Health, ill.OrphanedJobs = snapshot.Health(id%4), int(id%2)
+		ill.Suspects[id%4] = noon.Add(-time.Minute)
+	}
+	p := (&world{gitlabs: []*snapshot.GitLab{b.sum()}, now: noon}).page(Options{Grafana: "https://grafana.example.com", Runbooks: "https://rb.example.com"})
+	for _, query := range []string{"", "?type=instance_type&q=%E6%BC%A2"} {
+		if n := get(t, p.ServeFleet, "/fleet"+query).Body.Len(); n > 300_000 {
+			t.Errorf("%q: %d bytes", query, n)
+		}
+	}
 }
 
 // TestSinceWhenATagIsShort goes by the loss that was one too many.
@@ -314,7 +351,7 @@ func TestRunnerPage(t *testing.T) {
 			t.Errorf("no link %s", link)
 		}
 	}
-	for query, status := range map[string]int{"": 400, "?gitlab=corp&id=x": 400, "?gitlab=x&id=1": 404, "?gitlab=corp&id=99": 404, "?gitlab=corp&id=3": 200} {
+	for query, status := range map[string]int{"": 400, "?gitlab=corp&id=x": 400, "?gitlab=x&id=1": 404, "?gitlab=corp&id=99": 404, "?gitlab=corp&id=3": 200, "?id=3": 200} {
 		if r := get(t, p.ServeRunner, "/fleet/runner"+query); r.Code != status {
 			t.Errorf("%s: HTTP %d", query, r.Code)
 		}
@@ -433,6 +470,17 @@ func TestShards(t *testing.T) {
 		t.Errorf("%+v %s", r.Shard, r.Runners[0].URL)
 	}
 	hasNot(t, fleetText(t, w), "Shard")
+
+	// A floor is for all parts: what is missing here may stand elsewhere.
+	w = healthy()
+	w.gitlabs[0].Expected = []snapshot.Expected{{Tag: "docker", Runners: 9}, {Tag: "elsewhere", Runners: 1}}
+	if r := w.page(Options{Shard: 0, Shards: 2}).report(noon, filter{}, &links{}); r.State != stateOK {
+		t.Errorf("a part of the fleet is called short: %+v", r.Tags)
+	}
+	if r := w.page(Options{}).report(noon, filter{}, &links{}); r.State != stateProblem || len(r.Tags) != 2 {
+		t.Errorf("the whole fleet is not: %+v", r.Tags)
+	}
+	has(t, text(get(t, small().page(Options{Shards: 2}).ServeFleet, "/fleet").Body.String()), "0 of 2 usable in this part, floor 2 for all parts")
 }
 
 // TestTwoGitLabs: one that cannot be read does not vanish behind the other.
@@ -493,6 +541,45 @@ func TestAPIHasNoNull(t *testing.T) {
 		if r.Header().Get("Content-Type") != "application/json" || strings.Contains(r.Body.String(), "null") || r.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("%v %.300s", r.Header(), r.Body)
 		}
+	}
+}
+
+// TestServedWhilePublished is for the race detector.
+func TestServedWhilePublished(t *testing.T) {
+	pictures := atomic.Pointer[[]*snapshot.GitLab]{}
+	w := small()
+	pictures.Store(&w.gitlabs)
+	p := New(Options{Pictures: func() []*snapshot.GitLab { return *pictures.Load() }})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range uint64(50) {
+			next := *w.gitlabs[0]
+			next.Generation, next.RowsGeneration = i+2, i+2
+			pictures.Store(&[]*snapshot.GitLab{&next})
+			p.Keep(&next)
+		}
+	})
+	for range 50 {
+		for _, h := range []http.HandlerFunc{p.ServeFleet, p.ServeRunner, p.ServeAPI} {
+			if r := get(t, h, "/?gitlab=corp&id=1"); r.Code >= http.StatusInternalServerError {
+				t.Errorf("HTTP %d", r.Code)
+			}
+		}
+	}
+	wg.Wait()
+}
+
+// BenchmarkKeep is what a publish pays.
+func BenchmarkKeep(b *testing.B) {
+	w := large()
+	p := w.page(Options{})
+	a, c := *w.gitlabs[0], *w.gitlabs[0]
+	health := *a.Health
+	c.Health, c.RowsGeneration = &health, 2
+	for b.Loop() {
+		a.Generation, c.Generation = c.Generation, c.Generation+1
+		p.Keep(&a)
+		p.Keep(&c)
 	}
 }
 

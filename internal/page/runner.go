@@ -56,6 +56,7 @@ func newRunnerView(p *Page, gitlab string, id int64, now time.Time) *runnerView 
 	if runner == nil || len(r.GitLabs) != 1 {
 		return nil
 	}
+	gitlab = r.GitLabs[0].Name // the only one, where none was named
 	v := &runnerView{
 		frame: p.frame(named(runner.Description, id), now), Runner: *runner, GitLab: r.GitLabs[0],
 		Jobs: runner.GitLabURL + "#/jobs", Board: p.links.board(boardRunner, gitlab, "", id),

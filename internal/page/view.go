@@ -14,14 +14,22 @@ import (
 // How much one page shows, so that it stays small and quick; the rest is
 // counted, and a filter or /api/v1/fleet has it.
 const (
-	mostTags     = 40
+	mostTags = 40
+	// Bytes, roughly: names and tags may be long, and longer in addresses.
+	tagBytes     = 70_000
+	rowBytes     = 55_000 // of one section
+	allRowBytes  = 130_000
+	foundBytes   = 60_000
 	mostRows     = 60  // rows of runners in one section
-	mostNames    = 120 // names within folded rows of one section
+	mostNames    = 120 // names within folded rows of one section,
+	fewNames     = 4   // but in each row so many
+	rowNames     = 60
 	mostFound    = 150
 	shownChanges = 40
 	foldAbove    = 4 // runners with the same trouble at the same time become one row
 	sameTime     = 15 * time.Minute
 	mostLosses   = 3
+	mostAlso     = 8
 )
 
 // fleetView is what /fleet is drawn from.
@@ -33,6 +41,7 @@ type fleetView struct {
 	Filtered                bool
 	Tone                    string // ok, problem, unknown
 	Headline                string
+	AsOf                    string // before the summary, where it is of withdrawn pictures
 	Facts                   []string
 	Summary                 []summary
 	Notices                 []notice
@@ -44,6 +53,8 @@ type fleetView struct {
 	Found                   *found
 	Changes                 []changeView
 	Refresh                 string
+	Part                    string // of the runners, where this is a shard
+	room                    int    // bytes left for rows of runners
 	Kinds, Healths, Reasons []string
 }
 
@@ -121,12 +132,16 @@ func newFleetView(p *Page, r *Report, now time.Time, f filter) *fleetView {
 	} else {
 		v.Refresh += "?refresh=60"
 	}
+	v.room = allRowBytes
 	v.gitlabs(p)
 	v.tags(p)
 	v.runners(p)
 	v.search(f)
 	v.changes(p)
 	v.head()
+	if r.Shard.Count > 1 {
+		v.Part = " in this part"
+	}
 	return v
 }
 
@@ -229,9 +244,26 @@ func (v *fleetView) gitlabs(p *Page) {
 	if t, name := oldest(func(g *GitLab) time.Time { return g.OldestDetailsAt }); !t.IsZero() {
 		v.Facts = append(v.Facts, "oldest details "+ago(v.Now, t)+of(name))
 	}
+	v.verdicts()
+}
+
+// verdicts says whether new ones are passed.
+func (v *fleetView) verdicts() {
 	suspended, judged, not := time.Time{}, 0, 0
 	for i := range v.Report.GitLabs {
 		g := &v.Report.GitLabs[i]
+		switch g.State {
+		case withdrawn:
+			v.AsOf = "as of " + clock(v.Now, g.ListedAt) + " UTC:"
+			if len(v.Report.GitLabs) > 1 {
+				v.AsOf = g.Name + " " + v.AsOf
+			}
+			not++
+			continue
+		case unread:
+			not++
+			continue
+		}
 		if len(g.Suspended) > 0 && g.SuspendedUntil.After(suspended) {
 			suspended = g.SuspendedUntil
 		}
@@ -248,6 +280,8 @@ func (v *fleetView) gitlabs(p *Page) {
 		v.Facts = append(v.Facts, "verdicts in force")
 	case judged > 0:
 		v.Facts = append(v.Facts, "verdicts in force, but not for each GitLab")
+	case v.AsOf != "":
+		v.Facts = append(v.Facts, "no verdicts since")
 	default:
 		v.Facts = append(v.Facts, "not judged yet")
 	}
@@ -320,6 +354,7 @@ func (v *fleetView) state(p *Page, c *gitlabView) {
 }
 
 func (v *fleetView) tags(p *Page) {
+	room := tagBytes
 	same := map[string]*tagView{} // a runner has several tags: its death is one row
 	var rows []*tagView
 	for i := range v.Report.Tags {
@@ -344,7 +379,7 @@ func (v *fleetView) tags(p *Page) {
 		// Long-standing problems of tags without a floor are one folded list.
 		old := t.Floor == nil && !t.Since.IsZero() && v.Now.Sub(t.Since) > longStanding && t.Tag.Tag != v.Filter["tag"]
 		switch {
-		case len(v.Tags)+len(v.OldTags) >= mostTags:
+		case len(v.Tags)+len(v.OldTags) >= mostTags || !fits(&room, t.bytes()):
 			v.TagsMore++
 		case old:
 			v.OldTags = append(v.OldTags, *t)
@@ -368,6 +403,34 @@ func (t *tagView) lossKey() string {
 	return b.String()
 }
 
+// fits takes the bytes out of the room; false: there is none left.
+func fits(room *int, bytes int) bool {
+	*room -= bytes
+	return *room > 0
+}
+
+func (t *tagView) bytes() int {
+	n := 1200 + 3*len(t.URL) + len(t.BoardURL)
+	for _, l := range t.Losses {
+		n += 60 + len(l.URL) + len(cut(l.Name, 80))
+	}
+	for _, a := range t.Also[:min(len(t.Also), mostAlso)] {
+		n += 60 + 2*len(a.URL) + len(cut(a.Tag, 80))
+	}
+	return n
+}
+
+func (r *rowView) bytes() int {
+	n := 1300 + len(r.Seen) + len(r.Do) + len(r.URL) + len(r.Board) + len(r.Runbook)
+	for i := range r.Runners {
+		n += r.Runners[i].bytes()
+	}
+	return n
+}
+
+// bytes of its name, which is all that a folded row shows of it.
+func (r *Runner) bytes() int { return 60 + len(r.URL) + len(cut(r.Description, 80)) }
+
 func named(description string, id int64) string {
 	if description == "" {
 		return "#" + itoa(id)
@@ -377,7 +440,7 @@ func named(description string, id int64) string {
 
 // runners are put into the sections in which somebody looks for them.
 func (v *fleetView) runners(p *Page) {
-	var orphaned, down, suspects, watch []Runner
+	var orphaned, down, offline, suspects, watch []Runner
 	for _, r := range v.Report.Runners {
 		if r.Orphaned > 0 {
 			orphaned = append(orphaned, r)
@@ -388,11 +451,14 @@ func (v *fleetView) runners(p *Page) {
 		switch {
 		case r.down() && !r.Paused:
 			down = append(down, r)
+		case r.Health == notJudged && r.Status == snapshot.Offline.String() && !r.Paused:
+			offline = append(offline, r)
 		case r.Health != snapshot.HealthAlive.String():
 			watch = append(watch, r)
 		}
 	}
-	v.add(p, section{ID: "down", Head: "Runners down"}, v.fold(p, down, "problem"))
+	v.add(section{ID: "down", Head: "Runners down"}, v.fold(p, down, "problem"))
+	v.add(section{ID: "offline", Head: "Runners that GitLab calls offline", Note: "Not judged yet."}, v.fold(p, offline, "suspect"))
 	var rows []rowView
 	for _, r := range orphaned {
 		row := v.row(p, []Runner{r}, "problem", "orphaned")
@@ -404,7 +470,7 @@ func (v *fleetView) runners(p *Page) {
 		row.Runbook = p.links.runbook(alertOrphaned)
 		rows = append(rows, row)
 	}
-	v.add(p, section{ID: "orphaned", Head: "Orphaned jobs"}, rows)
+	v.add(section{ID: "orphaned", Head: "Orphaned jobs"}, rows)
 	rows = nil
 	for _, r := range suspects {
 		for _, s := range r.Suspects {
@@ -415,24 +481,27 @@ func (v *fleetView) runners(p *Page) {
 			rows = append(rows, row)
 		}
 	}
-	v.add(p, section{ID: "suspects", Head: "Suspects", Note: "Alive, and yet ill. A suspicion never makes a runner down."}, rows)
-	v.add(p, section{ID: "watch", Head: "To watch", Note: "No failure, or not known to be one.", Folded: true}, v.fold(p, watch, "unknown"))
+	v.add(section{ID: "suspects", Head: "Suspects", Note: "Alive, and yet ill. A suspicion never makes a runner down."}, rows)
+	v.add(section{ID: "watch", Head: "To watch", Note: "No failure, or not known to be one.", Folded: true}, v.fold(p, watch, "unknown"))
 }
 
-func (v *fleetView) add(_ *Page, s section, rows []rowView) {
-	if len(rows) > mostRows {
-		for _, r := range rows[mostRows:] {
-			s.More += r.N
-		}
-		rows = rows[:mostRows]
-	}
-	names := mostNames
+func (v *fleetView) add(s section, rows []rowView) {
+	names, room := mostNames, min(v.room, rowBytes)
+	shown := 0
 	for i := range rows {
-		most := min(len(rows[i].Runners), max(names, 1))
-		rows[i].Runners = rows[i].Runners[:most]
+		r := &rows[i]
+		most := min(len(r.Runners), max(names, fewNames), rowNames)
+		r.Runners = r.Runners[:most]
+		if i >= mostRows || !fits(&room, r.bytes()) {
+			s.More += r.N
+			continue
+		}
+		v.room -= r.bytes()
 		names -= most
+		shown++
 	}
-	if s.Rows = rows; len(rows) > 0 {
+	rows = rows[:shown]
+	if s.Rows = rows; len(rows)+s.More > 0 {
 		v.Sections = append(v.Sections, s)
 	}
 }
@@ -539,8 +608,12 @@ func (v *fleetView) search(f filter) {
 	}
 	all := v.Report.found
 	v.Found = &found{N: len(all), Rows: all}
-	if len(all) > mostFound {
-		v.Found.Rows, v.Found.More = all[:mostFound], len(all)-mostFound
+	room := foundBytes
+	for i := range all {
+		if i == mostFound || !fits(&room, 450+all[i].bytes()) {
+			v.Found.Rows, v.Found.More = all[:i], len(all)-i
+			break
+		}
 	}
 }
 
@@ -593,10 +666,11 @@ func (v *fleetView) TagRow(t tagView) any {
 	return struct {
 		Tag  tagView
 		Tone string
+		Part string
 		Many bool
 		Now  time.Time
 		When moment
-	}{t, tone, v.Many(), v.Now, v.At(t.Since)}
+	}{t, tone, v.Part, v.Many(), v.Now, v.At(t.Since)}
 }
 
 // RunnerRow is what a row of runners is drawn from.

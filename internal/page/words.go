@@ -171,13 +171,13 @@ func (t Tag) Do() string {
 func (t Tag) Left() string {
 	switch {
 	case t.Problem == tagUnknown:
-		return "its runners were in a scope that cannot be read"
+		return "Its runners were in a scope that cannot be read"
 	case t.Runners > 0:
 		return fmt.Sprintf("%s of %s usable", thousands(t.Usable), thousands(t.Runners))
 	case t.Since.IsZero():
-		return "no runner has this tag"
+		return "No runner has this tag"
 	}
-	return "its runners were deleted, or lost the tag"
+	return "Its runners were deleted, or lost the tag"
 }
 
 // Label is the short word on a tag's badge.
