@@ -273,22 +273,18 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 		asked: make(chan chan error), broken: make(chan error, 1), ended: ctx.Done(),
 	}
 	s.sup = &supervisor{opts: o, logger: l.own, folder: folder, failed: s.fail, running: map[string]*watch{}}
+	s.sup.page = newPage(s.sup)
 	logWarnings(l.own, v)
 	if err := s.sup.apply(ctx, v); err != nil {
 		return failure(l.own, "monitoring cannot be started", err)
 	}
 	s.recordReload(true)
 
-	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, pictures: s.sup.pictures, scrub: o.secrets.Scrub}
+	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, prefix: o.prefix(), fleet: s.sup.page, waiting: s.sup.waiting, scrub: o.secrets.Scrub}
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}
-	routes, err := newRoutes(pages)
-	if err != nil {
-		s.sup.stop()
-		return failure(l.own, "the web server cannot be started", err)
-	}
-	wait := srv.serve(routes, l.slog, s.fail)
+	wait := srv.serve(newRoutes(pages), l.slog, s.fail)
 	addresses := srv.addresses()
 	_ = level.Info(l.own).Log("msg", "listening", "address", strings.Join(addresses, ","), "telemetry_path", o.telemetryPath)
 	if p.listening != nil {

@@ -42,6 +42,10 @@ type options struct {
 	storagePath    string
 	web            *web.FlagConfig
 	telemetryPath  string
+	externalURL    string
+	routePrefix    string
+	linkGrafana    string
+	linkRunbooks   string
 	lifecycle      bool
 	createdSamples bool
 	logLevel       string
@@ -90,6 +94,10 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("storage.path", "Folder of the durable state. Empty: memory only, counters begin anew at each start.").Default("data").StringVar(&o.storagePath)
 	o.web = kingpinflag.AddFlags(e, defaultAddress)
 	e.Flag("web.telemetry-path", "Path under which metrics are served.").Default("/metrics").StringVar(&o.telemetryPath)
+	e.Flag("web.external-url", "Address under which browsers reach the exporter, such as that of a reverse proxy: links are made from it. {shard} in it stands for the shard's number.").PlaceHolder("URL").StringVar(&o.externalURL)
+	e.Flag("web.route-prefix", "Prefix of all paths of the web server. Default: the path of --web.external-url.").PlaceHolder("PATH").StringVar(&o.routePrefix)
+	e.Flag("web.link.grafana", "Address of Grafana for the health page's links, or a template with {board}, {gitlab}, {tag} and {runner}. Without placeholders /d/ and the dashboard's uid are added.").PlaceHolder("URL").StringVar(&o.linkGrafana)
+	e.Flag("web.link.runbooks", "Address of the folder of runbooks for the health page's links, or a template with {alert}. Without a placeholder the alert's name with .md is added.").PlaceHolder("URL").StringVar(&o.linkRunbooks)
 	e.Flag("web.enable-lifecycle", "Allow a reload by POST to /-/reload.").BoolVar(&o.lifecycle)
 	e.Flag("web.openmetrics-created-samples", "Write created timestamps as samples into OpenMetrics text. Protobuf carries them always.").BoolVar(&o.createdSamples)
 	e.Flag("log.level", "Least level that is logged: debug, info, warn, error.").Default("info").EnumVar(&o.logLevel, "debug", "info", "warn", "error")
@@ -154,6 +162,9 @@ func (o *options) validate() error {
 	if err := o.checkShards(); err != nil {
 		return err
 	}
+	if err := o.checkLinks(); err != nil {
+		return err
+	}
 	return checkTelemetryPath(o.telemetryPath)
 }
 
@@ -194,14 +205,19 @@ func checkTelemetryPath(p string) error {
 		return fmt.Errorf("--web.telemetry-path is %q: it must begin with a slash", p)
 	case slices.Contains(reservedPaths(), p) || strings.HasPrefix(p, "/-/"):
 		return fmt.Errorf("--web.telemetry-path is %q: that path has another meaning here", p)
-	case path.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool {
-		return r <= ' ' || r > '~' || strings.ContainsRune(`{}?#%\`, r)
-	}):
+	case !plainPath(p):
 		return fmt.Errorf("--web.telemetry-path is %q: it must be a plain path such as /metrics, without a slash at the end", p)
 	}
 	return nil
 }
 
+// plainPath is one that neither the router nor a browser reads as anything else.
+func plainPath(p string) bool {
+	return path.Clean(p) == p && !strings.ContainsFunc(p, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`{}?#%\`, r)
+	})
+}
+
 func reservedPaths() []string {
-	return []string{pathLanding, pathHealthy, pathReady, pathReload, "/-", "/fleet", "/fleet.json"}
+	return []string{pathLanding, pathHealthy, pathReady, pathReload, "/-", pathFleet, pathRunner, pathAPI, "/fleet/why", "/api", "/api/v1", "/api/v1/why"}
 }
