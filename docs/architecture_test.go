@@ -76,7 +76,7 @@ func TestFilesOfRecipesExist(t *testing.T) {
 	for _, m := range regexp.MustCompile("`((?:internal|collector|alerts|docs|test|config)/[\\w./-]*)`").FindAllStringSubmatch(read(t, architecture), -1) {
 		named++
 		found, err := filepath.Glob(filepath.Join(root, m[1]))
-		if (err != nil || len(found) == 0) {
+		if err != nil || len(found) == 0 {
 			t.Errorf("%s names %s, which is not there (%v)", architecture, m[1], err)
 		}
 	}
