@@ -56,6 +56,7 @@ type process struct {
 	stdout, stderr io.Writer // run masks what was given as a secret in both
 	greeting       io.Writer // stdout for the demonstration, which shows its token
 	secrets        *secret.List
+	demo           *demo // nil without --demo
 	// listening is called with the addresses, for tests that listen on port 0; may be nil.
 	listening func(addresses []string)
 	// stopWithin is for tests; 0: the constant.
@@ -137,6 +138,7 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 			return failure(l.own, "the demonstration cannot be started", err)
 		}
 		defer d.stop()
+		p.demo = d
 		load = d.load
 		o.storagePath = ""
 	}
@@ -284,14 +286,18 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}
-	wait := srv.serve(newRoutes(pages), l.slog, s.fail)
+	routes := newRoutes(pages)
+	if p.demo != nil {
+		routes = p.demo.routes(routes)
+	}
+	wait := srv.serve(routes, l.slog, s.fail)
 	addresses := srv.addresses()
 	_ = level.Info(l.own).Log("msg", "listening", "address", strings.Join(addresses, ","), "telemetry_path", o.telemetryPath)
 	if p.listening != nil {
 		p.listening(addresses)
 	}
-	if o.demo {
-		greet(p.greeting, addresses, o, v)
+	if p.demo != nil {
+		p.demo.greet(p.greeting, addresses, o, v)
 	}
 
 	err = s.loop(ctx, hangups)

@@ -37,6 +37,10 @@ type Options struct {
 	// runner, a runner that fails whatever it picks, runners that join, leave
 	// and are retagged.
 	Daily bool
+	// Calm leaves out of Daily what makes an operator act: machines that go down,
+	// pauses, the flapping and the failing runner, runners that leave and tags that
+	// are taken off. A demonstration scripts these itself, and nothing else shall alert.
+	Calm bool
 	// Version is GitLab's, default "19.1.0-ee"; see features for what changes.
 	Version string
 	// ExternalURL is GitLab's configured address, which its Link headers name
