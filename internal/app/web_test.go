@@ -88,7 +88,8 @@ func TestWholeProgramUnderAPrefix(t *testing.T) {
 			r := startHere(t, append([]string{"--config.file=" + file, "--storage.path=", "--web.enable-lifecycle"}, tt.args...)...)
 			eventually(t, 20*time.Second, "ready", func() bool {
 				status, _ := r.get(tt.prefix + "/-/ready")
-				return status == http.StatusOK
+				_, body := r.get(tt.prefix + "/")
+				return status == http.StatusOK && strings.Contains(body, "List of runners read")
 			})
 			for _, x := range []struct{ method, path, want string }{
 				{http.MethodGet, "/", "List of runners read"},
