@@ -642,6 +642,9 @@ func (v *validator) secret(path, s string, token bool) {
 	}
 }
 
+// variable is how a line of an environment file begins.
+var variable = regexp.MustCompile(`^(?:export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*=\s*["']?\S`)
+
 func secretFault(s string, token bool) string {
 	switch {
 	case s == "":
@@ -654,6 +657,12 @@ func secretFault(s string, token bool) string {
 		return "is the mask of a printed configuration, not a token"
 	case s[0] == '$':
 		return "is the name of a variable, which is not replaced here: use credentials_file"
+	case variable.MatchString(s):
+		return "begins with the name of a variable: it must be the token alone, without NAME= before it"
+	case strings.ContainsAny(s, "\"'`"):
+		return "holds quotes: it must be the token alone, without quotes around it"
+	case strings.HasPrefix(s, "Bearer "):
+		return "begins with the word Bearer, which is added by itself: it must be the token alone"
 	case strings.ContainsFunc(s, unicode.IsSpace):
 		return "holds a space or a line end: it must be the token alone"
 	case strings.ContainsFunc(s, func(r rune) bool { return r < '!' || r > '~' }):

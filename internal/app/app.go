@@ -210,7 +210,11 @@ func (p process) checkConfig(ctx context.Context, o *options, v *config.Validate
 		printf(p.stderr, "%s\n", err)
 		return exitFailure
 	}
-	printf(p.stdout, "%sthe configuration is valid\n", v.Summary())
+	printf(p.stdout, "%s", v.Summary())
+	for _, w := range o.unused(v) {
+		printf(p.stdout, "warning: %s\n", w)
+	}
+	printf(p.stdout, "the configuration is valid\n")
 	return exitOK
 }
 
@@ -277,6 +281,9 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	s.sup = &supervisor{opts: o, logger: l.own, folder: folder, failed: s.fail, running: map[string]*watch{}}
 	s.sup.page = newPage(s.sup)
 	logWarnings(l.own, v)
+	for _, w := range o.unused(v) {
+		_ = level.Warn(l.own).Log("msg", w)
+	}
 	if err := s.sup.apply(ctx, v); err != nil {
 		return failure(l.own, "monitoring cannot be started", err)
 	}
