@@ -181,6 +181,16 @@ func TestManyAreOneRow(t *testing.T) {
 	if n := strings.Count(page, "Silent among peers"); n > 2 { // its badge and the filter's option
 		t.Errorf("%d rows of one event", n)
 	}
+	ids := map[string]bool{}
+	for _, m := range regexp.MustCompile(` id="([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		if ids[m[1]] {
+			t.Errorf("id %s stands twice", m[1])
+		}
+		ids[m[1]] = true
+	}
+	if !ids["runner/corp/27"] || !ids["tag/corp/gpu"] || !ids["tag/corp/h100"] {
+		t.Error("a row, or a name in one, has no address")
+	}
 	if n := len(html); n > 300_000 {
 		t.Errorf("%d bytes", n)
 	}

@@ -429,7 +429,7 @@ func (r *rowView) bytes() int {
 }
 
 // bytes of its name, which is all that a folded row shows of it.
-func (r *Runner) bytes() int { return 60 + len(r.URL) + len(cut(r.Description, 80)) }
+func (r *Runner) bytes() int { return 90 + 2*len(r.URL) + len(cut(r.Description, 80)) }
 
 func named(description string, id int64) string {
 	if description == "" {
@@ -576,6 +576,7 @@ func (v *fleetView) row(p *Page, runners []Runner, tone, reason string) rowView 
 	}
 	if len(runners) > 1 {
 		f := filter{gitlab: r.GitLab, health: r.Health, reason: r.Reason}
+		row.Anchor = "event/" + row.Anchor // the names below have their own
 		row.URL, row.Tags = p.links.fleet(&f), topTags(runners)
 		row.Board = p.links.board(boardTags, r.GitLab, "", 0)
 	}
