@@ -465,7 +465,7 @@ func TestBoardsExist(t *testing.T) {
 	}
 }
 
-// TestShards: a shard says which part it shows, with the others where they are known.
+// TestShards: a shard names the part it shows, with the others where they are known.
 func TestShards(t *testing.T) {
 	w := small()
 	html := get(t, w.page(Options{Shard: 1, Shards: 3, ExternalURL: "https://fleet-{shard}.example.com/x/", Prefix: "/x"}).ServeFleet, "/fleet").Body.String()

@@ -217,7 +217,7 @@ func plural(n int, one, more string) string {
 	return more
 }
 
-// gitlabs says how far each GitLab can be believed.
+// gitlabs shows how far each GitLab can be believed.
 func (v *fleetView) gitlabs(p *Page) {
 	for _, g := range v.Report.GitLabs {
 		c := gitlabView{GitLab: g, Tone: "ok", Board: p.links.board(boardOverview, g.Name, "", 0)}
@@ -247,7 +247,7 @@ func (v *fleetView) gitlabs(p *Page) {
 	v.verdicts()
 }
 
-// verdicts says whether new ones are passed.
+// verdicts shows whether new ones are passed.
 func (v *fleetView) verdicts() {
 	suspended, judged, not := time.Time{}, 0, 0
 	for i := range v.Report.GitLabs {
@@ -684,7 +684,7 @@ func (v *fleetView) RunnerRow(r rowView) any {
 	}{r, v.Many(), v.Now, v.At(r.To)}
 }
 
-// Total says how many runners a folded section holds.
+// Total is how many runners a folded section holds.
 func (v *fleetView) Total(s section) string {
 	n, kinds := s.More, map[string]int{}
 	for i := range s.Rows {
