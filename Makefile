@@ -91,6 +91,7 @@ bench-scale: ## measure the program against large simulated fleets (more than an
 
 bench-queries: tools ## rules and panels over 10,000 runners in a real Prometheus (25 minutes)
 	go test ./dashboards -run '^$$' -bench AtScale -benchtime 1x -timeout 60m -args -scale.runners=10000 -scale.for=20m
+	cd test/promcheck && go test -run '^$$' -bench RulesInAnOutage -benchtime 5x .
 
 pictures: build tools ## draw the dashboards over the demonstration; needs chromium, node and pngquant
 	dashboards/render/draw.sh

@@ -513,6 +513,9 @@ func promtool(t *testing.T, path string) {
 		}
 	}
 	run(t, path, "check", "rules", "--lint=all", "--lint-fatal", filepath.Join(dir, "rules.yml"))
+	if testing.Short() {
+		t.Skipf("the cases in %s are not tried: they cost minutes", strings.Join(files, ", "))
+	}
 	for _, f := range append(files, filepath.Join(dir, "slo.yml")) {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			t.Parallel()

@@ -164,6 +164,8 @@ func TestOnePageForOneCause(t *testing.T) {
 				al("GitLabRunnerMassPause", "gitlab", "corp", "runner_type", "group_type"),
 				al("GitLabRunnerPausedLong", "gitlab", "corp", "runner_id", "9", "runner_type", "group_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagSaturated", "gitlab", "corp", "tag", "x64", "runner_type", "group_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "gpu", "runner_type", "project_type"),
 				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "both"),
 				al("GitLabRunnerTypeInfrastructureFailures", "gitlab", "corp", "runner_type", "group_type"),

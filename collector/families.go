@@ -123,16 +123,27 @@ func collectTagExpected(v *view, s *sink) {
 }
 
 func collectTagAvailable(v *view, s *sink) {
+	eachExpectedTag(v, s, func(t *snapshot.Tag) int { return t.Available })
+}
+
+func collectTagUsable(v *view, s *sink) {
+	eachExpectedTag(v, s, func(t *snapshot.Tag) int { return t.Usable })
+}
+
+// eachExpectedTag emits a number of each tag of the fleet, and 0 for an expected
+// tag that no runner has: it is the very case to alert on. A tag of which nobody
+// knows whether a runner has it is left out.
+func eachExpectedTag(v *view, s *sink, of func(*snapshot.Tag) int) {
 	if v.Fleet == nil || !v.Fleet.Detailed {
 		return
 	}
-	// An expected tag that no runner has is the very case to alert on: it needs
-	// a 0, unless nobody knows whether a runner has it. Both lists are sorted by tag.
+	// Both lists are sorted by tag.
 	expected := slices.DeleteFunc(slices.Clone(v.Expected), func(x snapshot.Expected) bool {
 		_, unknown := slices.BinarySearch(v.Fleet.UnknownTags, x.Tag)
 		return unknown
 	})
-	for _, tag := range v.Fleet.Tags {
+	for i := range v.Fleet.Tags {
+		tag := &v.Fleet.Tags[i]
 		for len(expected) > 0 && expected[0].Tag < tag.Name {
 			s.gauge(0, expected[0].Tag)
 			expected = expected[1:]
@@ -140,11 +151,54 @@ func collectTagAvailable(v *view, s *sink) {
 		if len(expected) > 0 && expected[0].Tag == tag.Name {
 			expected = expected[1:]
 		}
-		s.gauge(float64(tag.Available), tag.Name)
+		s.gauge(float64(of(tag)), tag.Name)
 	}
 	for _, x := range expected {
 		s.gauge(0, x.Tag)
 	}
+}
+
+// health is nil where nobody judged, or the fleet is withdrawn.
+func health(v *view) *snapshot.HealthPicture {
+	if v.Fleet == nil {
+		return nil
+	}
+	return v.Health
+}
+
+func collectHealth(v *view, s *sink) {
+	h := health(v)
+	if h == nil {
+		return
+	}
+	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
+		for verdict := range snapshot.NumHealths {
+			for _, reason := range snapshot.HealthReasons(verdict) {
+				for p, paused := range [2]string{"false", "true"} {
+					s.gauge(float64(h.Runners[t][verdict][reason][p]), t.String(), verdict.String(), reason.String(), paused)
+				}
+			}
+		}
+	}
+}
+
+func collectSuspects(v *view, s *sink) {
+	h := health(v)
+	if h == nil {
+		return
+	}
+	for reason := range snapshot.NumSuspicions {
+		s.gauge(float64(h.Suspects[reason]), reason.String())
+	}
+}
+
+func collectSuspended(v *view, s *sink) {
+	h := health(v)
+	if h == nil {
+		return
+	}
+	s.gauge(bit(h.AfterOutage), snapshot.HealthAfterOutage.String())
+	s.gauge(bit(h.FleetSilent), snapshot.HealthFleetSilent.String())
 }
 
 func collectTagCapacity(v *view, s *sink) {
@@ -186,16 +240,134 @@ func collectTagJobsExecuting(v *view, s *sink) {
 	}
 }
 
-// eachRunner calls f for the runners that have runner_ series.
+// queue is nil while it is not known, and while the list of runners is not: which
+// jobs match a runner depends on it.
+func queue(v *view) *snapshot.Queue {
+	if v.Fleet == nil {
+		return nil
+	}
+	return v.Queue
+}
+
+func collectQueueJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.gauge(float64(q.Jobs))
+	}
+}
+
+func collectQueueTagJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.Tags {
+			s.gauge(float64(t.Jobs), t.Name)
+		}
+	}
+}
+
+func collectQueueTagOldest(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.Tags {
+			s.time(t.Oldest, t.Name)
+		}
+	}
+}
+
+func collectQueueTagsetJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.TagSets {
+			s.gauge(float64(t.Jobs), t.Tags)
+		}
+	}
+}
+
+func collectQueueOldest(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.time(q.Oldest)
+	}
+}
+
+func collectQueueUnmatched(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, u := range q.Unmatched {
+			s.gauge(float64(u.Jobs), u.Tags, u.Reason.String())
+		}
+	}
+}
+
+func collectQueueTruncated(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.gauge(bit(q.Truncated))
+	}
+}
+
+// eachRunner calls f for the runners that have runner_ series: with v.only for
+// those of it.
 func eachRunner(v *view, f func(r *snapshot.Runner, id string)) {
 	if v.Fleet == nil {
 		return
 	}
 	for i := range v.Fleet.Rows {
-		if r := &v.Fleet.Rows[i]; r.Exported {
+		r := &v.Fleet.Rows[i]
+		if !r.Exported {
+			continue
+		}
+		if _, ok := v.only[r.ID]; ok || v.only == nil {
 			f(r, strconv.FormatInt(r.ID, 10))
 		}
 	}
+}
+
+// eachIll calls f for the runners that have runner_ series and something to
+// report of their health.
+func eachIll(v *view, f func(r *snapshot.Ill, id string)) {
+	h := health(v)
+	if h == nil {
+		return
+	}
+	ill := h.Ill // sorted by id, as the rows are
+	eachRunner(v, func(r *snapshot.Runner, id string) {
+		for len(ill) > 0 && ill[0].ID < r.ID {
+			ill = ill[1:]
+		}
+		if len(ill) > 0 && ill[0].ID == r.ID {
+			f(&ill[0], id)
+		}
+	})
+}
+
+func collectRunnerLastSeen(v *view, s *sink) {
+	eachRunner(v, func(r *snapshot.Runner, id string) { s.time(r.LastSeen, id) })
+}
+
+func collectRunnerUnhealthySince(v *view, s *sink) {
+	eachIll(v, func(r *snapshot.Ill, id string) {
+		if r.Health != snapshot.HealthAlive {
+			s.time(r.Since, id, r.Health.String(), r.Reason.String())
+		}
+	})
+}
+
+func collectRunnerSuspectSince(v *view, s *sink) {
+	eachIll(v, func(r *snapshot.Ill, id string) {
+		for reason, since := range r.Suspects {
+			s.time(since, id, snapshot.Suspicion(reason).String())
+		}
+	})
+}
+
+func collectRunnerOrphanedJobs(v *view, s *sink) {
+	eachIll(v, func(r *snapshot.Ill, id string) {
+		if r.OrphanedJobs > 0 {
+			s.gauge(float64(r.OrphanedJobs), id)
+		}
+	})
+}
+
+func collectRunnerConsecutiveFailed(v *view, s *sink) {
+	eachIll(v, func(r *snapshot.Ill, id string) {
+		if r.ConsecutiveFailed > 0 {
+			s.gauge(float64(r.ConsecutiveFailed), id)
+		}
+	})
 }
 
 func collectRunnerInfo(v *view, s *sink) {
@@ -356,7 +528,11 @@ func collectInterval(v *view, s *sink) {
 }
 
 func collectLag(v *view, s *sink) {
-	stages(v, func(st *snapshot.StageState, stage string) { s.gauge(st.Lag.Seconds(), stage) })
+	stages(v, func(st *snapshot.StageState, stage string) {
+		if st.Interval > 0 || stage != snapshot.StageQueue.String() { // the queue is not read everywhere
+			s.gauge(st.Lag.Seconds(), stage)
+		}
+	})
 }
 
 func collectUnread(v *view, s *sink) {

@@ -101,7 +101,7 @@ func small(name string) *snapshot.GitLab {
 	f.Tags = []snapshot.Tag{
 		{Name: snapshot.TagUnknown, Runners: [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{nil, unknown, nil}},
 		{
-			Name: "linux", Busy: 1, Available: 1, LastAvailable: t0, Capacity: 5,
+			Name: "linux", Busy: 1, Available: 1, Usable: 0, LastAvailable: t0, Capacity: 5,
 			Runners:       [snapshot.NumRunnerTypes]*[snapshot.NumStatuses][2]int{linux, nil, nil},
 			JobsExecuting: [snapshot.NumRunnerTypes]int{3, 0, 0},
 		},
@@ -110,7 +110,7 @@ func small(name string) *snapshot.GitLab {
 		{
 			ID: 9, Type: snapshot.InstanceType, Status: snapshot.Online, StatusSince: t0.Add(-time.Hour), Description: `quotes "and" back\slashes` + "\nin two lines",
 			Version: "18.1.0", Platform: "linux", Arch: "amd64", RunUntagged: true, Tags: []string{"linux"},
-			ContactedAt: t0.Add(-time.Minute), DetailsAt: t0, ManagersOnline: 2, ManagersKnown: 3,
+			ContactedAt: t0.Add(-time.Minute), LastSeen: t0.Add(-time.Second), DetailsAt: t0, ManagersOnline: 2, ManagersKnown: 3,
 			JobsExecuting: 3, OldestJobStart: t0.Add(-time.Hour), LastJobFinished: t0.Add(-time.Second), Exported: true,
 		},
 		{
@@ -121,6 +121,17 @@ func small(name string) *snapshot.GitLab {
 		{ID: 11, Type: snapshot.ProjectType, Status: snapshot.NeverContacted, Description: "excluded", DetailsAt: t0},
 	}
 	s.Fleet = f
+	s.Queue = &snapshot.Queue{
+		Jobs: 4, Oldest: t0.Add(-time.Hour), Truncated: true,
+		Tags: []snapshot.QueueTag{
+			{Name: snapshot.TagNoRunner, Jobs: 1, Oldest: t0.Add(-time.Hour)},
+			{Name: "arm"},
+			{Name: "linux", Jobs: 3, Oldest: t0.Add(-time.Minute)},
+		},
+		TagSets:   []snapshot.QueueTagSet{{Tags: "arm,linux"}, {Tags: "linux", Jobs: 3}, {Tags: "linus", Jobs: 1}},
+		Unmatched: []snapshot.QueueUnmatched{{Tags: "linus", Reason: snapshot.NoRunner, Jobs: 1}, {Tags: "arm,linux", Reason: snapshot.NoneAvailable}},
+	}
+	s.Health = smallHealth()
 	buckets := func(n ...uint64) []uint64 { return append(n, make([]uint64, 13-len(n))...) }
 	s.Counters = &snapshot.Counters{
 		JobsFinished: []snapshot.Counter{
@@ -149,6 +160,27 @@ func small(name string) *snapshot.GitLab {
 	s.Self.JobsRecovered = 7
 	s.Self.JobsUnresolved[snapshot.UnresolvedTooOld] = 2
 	return s
+}
+
+// smallHealth judges the runners of small: one fails job after job, one is down
+// and left jobs behind, one that metrics.runners excludes was never read.
+func smallHealth() *snapshot.HealthPicture {
+	h := &snapshot.HealthPicture{Time: t0, FleetSilent: true, Until: t0.Add(time.Hour)}
+	h.Runners[snapshot.InstanceType][snapshot.HealthAlive][snapshot.NoHealthReason][0] = 1
+	h.Runners[snapshot.GroupType][snapshot.HealthDown][snapshot.HealthSilentAmongPeers][1] = 1
+	h.Runners[snapshot.ProjectType][snapshot.HealthUnknown][snapshot.HealthNotSeen][0] = 1
+	h.Suspects[snapshot.SuspectBlackHole] = 1
+	blackHole := snapshot.Ill{ID: 9, LastSeen: t0.Add(-time.Second), ConsecutiveFailed: 7}
+	blackHole.Suspects[snapshot.SuspectBlackHole] = t0.Add(-5 * time.Minute)
+	h.Ill = []snapshot.Ill{
+		blackHole,
+		{
+			ID: 10, Type: snapshot.GroupType, Paused: true, Health: snapshot.HealthDown, Reason: snapshot.HealthSilentAmongPeers,
+			Since: t0.Add(-20 * time.Minute), OrphanedJobs: 2,
+		},
+		{ID: 11, Type: snapshot.ProjectType, Health: snapshot.HealthUnknown, Reason: snapshot.HealthNotSeen, Since: t0.Add(-time.Hour)},
+	}
+	return h
 }
 
 // withGeneration is s at another generation.

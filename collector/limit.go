@@ -1,5 +1,13 @@
 package collector
 
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
 // reduction is the set of families that are left out to stay below
 // metrics.series_limit: a Prometheus that is fed more series than it can hold is
 // lost altogether, so the exporter has a ceiling of its own, and reports when it
@@ -7,10 +15,51 @@ package collector
 type reduction uint8
 
 const (
-	unreduced   reduction = iota // nothing is left out
-	withoutTags                  // runner_tag_info is
-	withoutRows                  // all runner_ families are
+	unreduced      reduction = iota // nothing is left out
+	withoutTags                     // runner_tag_info is
+	withoutHealthy                  // all runner_ series are but the exceptions and runner_info of the longest ill
 )
+
+// mostIll is how many runners that are not alive, or suspect, keep series
+// whatever the ceiling: they are what the exporter is there for.
+const mostIll = 5000
+
+// longestIll are the runners that keep series while the others give way.
+func longestIll(v *view) map[int64]struct{} {
+	only := map[int64]struct{}{}
+	h := health(v)
+	if h == nil {
+		return only
+	}
+	type illness struct {
+		id    int64
+		since time.Time
+	}
+	var ill []illness
+	for i := range h.Ill {
+		r := &h.Ill[i]
+		since := time.Time{}
+		if r.Health != snapshot.HealthAlive {
+			since = r.Since
+		}
+		for _, t := range r.Suspects {
+			if !t.IsZero() && (since.IsZero() || t.Before(since)) {
+				since = t
+			}
+		}
+		if !since.IsZero() {
+			ill = append(ill, illness{r.ID, since})
+		}
+	}
+	if len(ill) > mostIll {
+		slices.SortFunc(ill, func(a, b illness) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.id, b.id)) })
+		ill = ill[:mostIll]
+	}
+	for _, r := range ill {
+		only[r.id] = struct{}{}
+	}
+	return only
+}
 
 // tagInfo gives way first: it has a series for each tag of each runner.
 const tagInfo = fleetPrefix + "runner_tag_info"
@@ -20,15 +69,15 @@ const tagInfo = fleetPrefix + "runner_tag_info"
 const relief = 0.95
 
 func (r reduction) drops(f *family) bool {
-	return f.rows && (r == withoutRows || (r == withoutTags && f.Name == tagInfo))
+	return f.rows && (r == withoutHealthy && !f.ill || r == withoutTags && f.Name == tagInfo)
 }
 
 func (r reduction) message() string {
 	switch r {
 	case withoutTags:
 		return "more series than metrics.series_limit: runner_tag_info gives way; see series_dropped"
-	case withoutRows:
-		return "more series than metrics.series_limit: the runner_ families give way; see series_dropped. Raise the limit, narrow metrics.runners.include, or set metrics.runners.enabled to false"
+	case withoutHealthy:
+		return "more series than metrics.series_limit: the runner_ families give way, but for the health of runners that are ill; see series_dropped. Raise the limit, narrow metrics.runners.include, or set metrics.runners.enabled to false"
 	default:
 		return "below metrics.series_limit again: the runner_ families are back"
 	}
@@ -49,7 +98,7 @@ func chooseReduction(list []*entry, limit int, now reduction) reduction {
 			}
 		}
 	}
-	for r := range withoutRows {
+	for r := range withoutHealthy {
 		total := sums + rows
 		if r == withoutTags {
 			total -= tags
@@ -62,7 +111,7 @@ func chooseReduction(list []*entry, limit int, now reduction) reduction {
 			return r
 		}
 	}
-	return withoutRows
+	return withoutHealthy
 }
 
 // at is the entry as it is shown with a reduction.
@@ -75,11 +124,17 @@ func (en *entry) at(r reduction) *entry {
 	main.view.series = main.series
 	main.view.dropped = map[string]int{}
 	for i, f := range rows.families {
-		if n := rows.counts[i]; n > 0 && r.drops(f) {
-			main.view.dropped[f.Name] = n
-		} else {
-			main.view.series += n
+		n, kept := rows.counts[i], rows.counts[i]
+		switch {
+		case r.drops(f):
+			kept = 0
+		case r == withoutHealthy:
+			kept = rows.kept[i]
 		}
+		if n > kept {
+			main.view.dropped[f.Name] = n - kept
+		}
+		main.view.series += kept
 	}
 	return &entry{snap: en.snap, line: en.line, main: main, rows: rows}
 }

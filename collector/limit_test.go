@@ -1,11 +1,15 @@
 package collector
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 func scrapeOf(t *testing.T, e *Exporter, target string) (int, string) {
@@ -123,6 +127,57 @@ func TestSeriesLimit(t *testing.T) {
 		if got := valueOf(body, selfPrefix+"series"); got != appendedFloat(float64(shown)) {
 			t.Errorf("limit %d: series is %s, %d are shown", tc.limit, got, shown)
 		}
+	}
+}
+
+// Above the ceiling the exceptions stay: of the runners that are ill, the
+// longest, with their runner_info. What is shown and what gave way add up.
+func TestSeriesLimitKeepsTheIll(t *testing.T) {
+	const runners = mostIll + 700
+	s := large(runners)
+	s.Health = &snapshot.HealthPicture{}
+	for i := range runners - 100 {
+		s.Health.Ill = append(s.Health.Ill, snapshot.Ill{
+			ID: s.Fleet.Rows[i].ID, Health: snapshot.HealthDown, Reason: snapshot.HealthSilent, Since: t0.Add(-time.Duration(i) * time.Minute), ConsecutiveFailed: 1,
+		})
+	}
+	all := newExporter(t, Options{})
+	all.Publish(s)
+	_, body := scrapeOf(t, all, "/metrics")
+	total := valueOf(body, selfPrefix+"series")
+	if f := seriesByName(body); f[fleetPrefix+"runner_unhealthy_since_timestamp_seconds"] != runners-100 || f[fleetPrefix+"runner_info"] != runners {
+		t.Fatalf("without a ceiling: %v", f)
+	}
+	e := newExporter(t, Options{SeriesLimit: 1})
+	e.Publish(s)
+	_, body = scrapeOf(t, e, "/metrics")
+	f := seriesByName(body)
+	for _, name := range []string{"runner_info", "runner_unhealthy_since_timestamp_seconds", "runner_consecutive_failed_jobs"} {
+		if f[fleetPrefix+name] != mostIll {
+			t.Errorf("%d series of %s, want %d", f[fleetPrefix+name], name, mostIll)
+		}
+	}
+	if f[fleetPrefix+"runner_status"] != 0 || f[fleetPrefix+"runner_last_seen_timestamp_seconds"] != 0 {
+		t.Error("series of healthy runners did not give way")
+	}
+	longest, newest := s.Fleet.Rows[runners-101].ID, s.Fleet.Rows[0].ID
+	if !strings.Contains(body, fmt.Sprintf(`runner_id="%d"`, longest)) || strings.Contains(body, fmt.Sprintf(`runner_id="%d"`, newest)) {
+		t.Error("not the longest ill stay")
+	}
+	shown, gone := valueOf(body, selfPrefix+"series"), 0.0
+	for line := range strings.Lines(body) {
+		if strings.HasPrefix(line, selfPrefix+"series_dropped{") {
+			_, v, _ := strings.Cut(line, "} ")
+			n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone += n
+		}
+	}
+	n, err := strconv.ParseFloat(shown, 64)
+	if err != nil || appendedFloat(n+gone) != total {
+		t.Errorf("%s shown and %v given up are not %s, %v", shown, gone, total, err)
 	}
 }
 

@@ -33,6 +33,9 @@ type view struct {
 	*snapshot.GitLab
 	series  int            // how many series the fleet families of this GitLab have
 	dropped map[string]int // by family: how many gave way to the ceiling
+	// only are the runners that have runner_ series while the others give way;
+	// nil: all.
+	only map[int64]struct{}
 }
 
 // part is one group of families of one published snapshot: the runner_ ones, or
@@ -46,7 +49,8 @@ type part struct {
 	scratch  *sync.Pool
 
 	counts    []int     // series of each fleet family, as Prometheus counts them
-	series    int       // their sum
+	kept      []int     // of them, those that stay while the healthy runners give way
+	series    int       // the sum of counts
 	bad       int       // series left out for a wrong number of labels or buckets
 	reduction reduction // its families are not rendered
 
@@ -58,28 +62,42 @@ type part struct {
 func (e *Exporter) newPart(s *snapshot.GitLab, rows bool) *part {
 	p := &part{
 		families: e.families, rows: rows, view: view{GitLab: s}, shard: e.shard, created: e.created,
-		scratch: &e.scratch, counts: make([]int, len(e.families)),
+		scratch: &e.scratch, counts: make([]int, len(e.families)), kept: make([]int, len(e.families)),
 	}
+	ill := p.view
+	ill.only = longestIll(&p.view)
 	for i, f := range p.families {
 		if f.rows != rows || f.self {
 			continue
 		}
-		n := &counting{}
-		sk := sink{family: f, out: n}
-		f.collect(&p.view, &sk)
-		p.counts[i] = n.series
-		p.series += n.series
-		p.bad += sk.bad
+		var bad int
+		p.counts[i], bad = f.count(&p.view)
+		p.series += p.counts[i]
+		p.bad += bad
+		if f.ill {
+			p.kept[i], _ = f.count(&ill)
+		}
 	}
 	return p
 }
 
+func (f *family) count(v *view) (series, bad int) {
+	n := &counting{}
+	sk := sink{family: f, out: n}
+	f.collect(v, &sk)
+	return n.series, sk.bad
+}
+
 // at is the part as it is shown with a reduction; nothing of it is rendered yet.
 func (p *part) at(r reduction) *part {
-	return &part{
+	out := &part{
 		families: p.families, rows: p.rows, view: p.view, shard: p.shard, created: p.created, scratch: p.scratch,
-		counts: p.counts, series: p.series, bad: p.bad, reduction: r,
+		counts: p.counts, kept: p.kept, series: p.series, bad: p.bad, reduction: r,
 	}
+	if out.view.only = nil; p.rows && r == withoutHealthy {
+		out.view.only = longestIll(&p.view)
+	}
+	return out
 }
 
 // block is a part in one format: the bytes of each family of the exporter,

@@ -65,6 +65,7 @@ type family struct {
 	collect func(v *view, s *sink)
 	rows    bool // a runner_ family: rendered only when the rows change
 	self    bool // about the exporter: no label shard, not counted in series
+	ill     bool // a runner_ family of exceptions: it gives way to the ceiling last
 	heads   [numFormats][]byte
 }
 
@@ -86,7 +87,7 @@ func Families() []Family {
 
 // table makes the rows anew, so that nobody shares a slice.
 func table() []*family {
-	rows := slices.Concat(fleetTable(), runnerTable(), jobTable(), selfTable())
+	rows := slices.Concat(fleetTable(), queueTable(), runnerTable(), jobTable(), selfTable())
 	for _, f := range rows {
 		prefix := fleetPrefix
 		if f.self = f.Group == GroupExporter; f.self {
@@ -115,6 +116,7 @@ const (
 	absentTag           = absentUndetailed + " A tag is absent while a scope that had a runner with it cannot be read."
 	absentRunner        = " Absent for runners that metrics.runners excludes or that are younger than its min_age, and while the last complete listing is older than the configured staleness."
 	absentMachines      = " Absent as long as the runners' details, and their machines where GitLab has an endpoint for them, were not all read, and while the last complete listing is older than the configured staleness."
+	absentHealth        = " Absent until health was judged for the first time, and while the last complete listing is older than the configured staleness."
 	absentJobs          = " Absent until the jobs of each runner that may be executing were read once, and while the last complete listing is older than the configured staleness."
 	absentTagJobs       = " Absent as long as the runners' details, and the jobs of each runner that may be executing, were not all read once, and while the last complete listing is older than the configured staleness. A tag is absent while a scope that had a runner with it cannot be read."
 	statusSentence      = " status is online, offline, stale or never_contacted, for paused runners too."
@@ -172,6 +174,10 @@ func fleetTable() []*family {
 			Help: "Number of runners with a tag that are online and not paused; 0 for an expected tag that no runner has." + absentTag,
 		}, collect: collectTagAvailable},
 		{Family: Family{
+			Name: "tag_usable_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags, those of expected included",
+			Help: "Number of available runners with a tag that are neither down nor a black_hole by health; all available ones until health was judged for the first time." + absentTag,
+		}, collect: collectTagUsable},
+		{Family: Family{
 			Name: "tag_last_available_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
 			Help: "When a reading last showed an available runner with a tag, in seconds since the epoch. Absent for a tag that never had one." + absentTag,
 		}, collect: collectTagLastAvailable},
@@ -188,6 +194,18 @@ func fleetTable() []*family {
 			Help: "Number of jobs that runners with a tag execute now; the tag is the runner's, not the job's." + absentTagJobs,
 		}, collect: collectTagJobsExecuting},
 		{Family: Family{
+			Name: "health_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"runner_type", "health", "reason", "paused"}, Series: "84",
+			Help: "Number of runners by health (alive, overdue, down, unknown) and the reason of the verdict, each counted once; reason is empty where alive." + absentHealth,
+		}, collect: collectHealth},
+		{Family: Family{
+			Name: "suspect_runners", Type: Gauge, Group: GroupFleet, Labels: []string{"reason"}, Series: "4",
+			Help: "Number of runners that are alive and suspected to be ill: black_hole, infrastructure, takes_no_jobs or over_timeout." + absentHealth,
+		}, collect: collectSuspects},
+		{Family: Family{
+			Name: "health_judgement_suspended", Type: Gauge, Group: GroupFleet, Labels: []string{"reason"}, Series: "2",
+			Help: "Whether no runner is newly judged down, because GitLab was in trouble (after_outage) or most of the fleet is silent (fleet_silent): 1 if so, else 0." + absentHealth,
+		}, collect: collectSuspended},
+		{Family: Family{
 			Name: "runners_status_changes_total", Type: Counter, Group: GroupFleet, Labels: []string{"runner_type"}, Series: "3",
 			Help: "Changes of a runner's status (online, offline, stale, never_contacted) from one reading to the next. Kept over restarts. Absent before the first complete listing of runners.",
 		}, collect: collectStatusChanges},
@@ -202,6 +220,42 @@ func fleetTable() []*family {
 	}
 }
 
+const absentQueue = " Absent where the queue is not read (queue: off) or cannot be (GitLab before 18.1, but for scope projects; a token without the right), and after three times poll.queue_interval without a reading, and while the last complete listing is older than the configured staleness: never 0 then. With shards the first one has it."
+
+// queueTable is the jobs that wait for a runner. Their label tag is a job's.
+func queueTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "queue_jobs", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Number of jobs that wait for a runner, each counted once: those that a registered runner could take, with queue: all or scope projects the others too." + absentQueue,
+		}, collect: collectQueueJobs},
+		{Family: Family{
+			Name: "queue_tag_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
+			Help: "Number of jobs that wait for a runner, by the tags of the job; a job stands under each of them, under (untagged) if it has none, under (no_runner) for tags that no runner carries, and under (unknown) where its tags cannot be read." + absentQueue,
+		}, collect: collectQueueTagJobs},
+		{Family: Family{
+			Name: "queue_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags"}, Series: "tag sets, at most 201",
+			Help: "Number of jobs that wait for a runner, by their whole set of tags, sorted and joined by commas: the 200 sets that had a job last, the rest under (other). A set stays at 0 for 7 days." + absentQueue,
+		}, collect: collectQueueTagsetJobs},
+		{Family: Family{
+			Name: "queue_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Since when the job waits that waits the longest, in seconds since the epoch. Absent while none waits." + absentQueue,
+		}, collect: collectQueueOldest},
+		{Family: Family{
+			Name: "queue_tag_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags with waiting jobs",
+			Help: "Since when the job with a tag waits that waits the longest, in seconds since the epoch. Absent while none waits." + absentQueue,
+		}, collect: collectQueueTagOldest},
+		{Family: Family{
+			Name: "queue_unmatched_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags", "reason"}, Series: "tag sets of such jobs, at most 202",
+			Help: "Number of waiting jobs that no runner can take now, by their whole set of tags; reason is no_runner where no registered runner could (known with queue: all or scope projects only), none_available where only runners that are not online or are paused could. Stays at 0 for 1 h, then it is absent." + absentQueue,
+		}, collect: collectQueueUnmatched},
+		{Family: Family{
+			Name: "queue_truncated", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help: "Whether the queue could not be read whole within its five requests, so that the numbers are lower bounds: 1 if so, else 0." + absentQueue,
+		}, collect: collectQueueTruncated},
+	}
+}
+
 // runnerTable is what is known of each runner.
 func runnerTable() []*family {
 	return []*family{
@@ -209,7 +263,7 @@ func runnerTable() []*family {
 			Name: "runner_info", Type: Gauge, Group: GroupRunner, Series: "runners",
 			Labels: []string{"runner_id", "runner_type", "description", "owner", "version", "platform", "architecture", "run_untagged", "protected"},
 			Help:   "Properties of a runner, always 1; those not read yet are empty. description is cut at 255 bytes, owner is the path of the group or project." + absentRunner,
-		}, collect: collectRunnerInfo},
+		}, collect: collectRunnerInfo, ill: true},
 		{Family: Family{
 			Name: "runner_status", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "status"}, Series: "4 × runners",
 			Help: "Whether a runner has a status: 1 for the present one, 0 for the others." + statusSentence + absentRunner,
@@ -234,6 +288,26 @@ func runnerTable() []*family {
 			Name: "runner_details_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
 			Help: "When a runner's details, its last contact among them, were read, in seconds since the epoch. Absent until then." + absentRunner,
 		}, collect: collectRunnerDetails},
+		{Family: Family{
+			Name: "runner_last_seen_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners",
+			Help: "When a runner last gave a sign of life by any evidence (its contacts, those of its machines, its jobs), in seconds since the epoch. Absent if none is known." + absentRunner,
+		}, collect: collectRunnerLastSeen},
+		{Family: Family{
+			Name: "runner_unhealthy_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "health", "reason"}, Series: "runners that are not alive",
+			Help: "Since when a runner is overdue, down or unknown by health, in seconds since the epoch; kept over restarts. Absent while it is alive." + absentRunner,
+		}, collect: collectRunnerUnhealthySince, ill: true},
+		{Family: Family{
+			Name: "runner_suspect_since_timestamp_seconds", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "reason"}, Series: "suspect runners",
+			Help: "Since when a runner is suspected to be ill though it is alive, in seconds since the epoch; kept over restarts. Absent while it is not." + absentRunner,
+		}, collect: collectRunnerSuspectSince, ill: true},
+		{Family: Family{
+			Name: "runner_orphaned_jobs", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners with orphaned jobs",
+			Help: "Number of jobs that a runner's silent machines were executing. Absent where there are none." + absentRunner,
+		}, collect: collectRunnerOrphanedJobs, ill: true},
+		{Family: Family{
+			Name: "runner_consecutive_failed_jobs", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id"}, Series: "runners whose last job failed",
+			Help: "Number of jobs of a runner that failed one after the other since its last success. Absent where there are none." + absentRunner,
+		}, collect: collectRunnerConsecutiveFailed, ill: true},
 		{Family: Family{
 			Name: "runner_tag_info", Type: Gauge, Group: GroupRunner, Labels: []string{"runner_id", "tag"}, Series: "sum of the runners' tags",
 			Help: "The tags of a runner, always 1, for joins." + absentRunner,

@@ -25,8 +25,19 @@ version_runners gauge version
 version_behind_minor_releases gauge version
 tag_expected_runners gauge tag
 tag_available_runners gauge tag
+tag_usable_runners gauge tag
+health_runners gauge runner_type health reason paused
+suspect_runners gauge reason
+health_judgement_suspended gauge reason
 tag_last_available_timestamp_seconds gauge tag
 tag_capacity_jobs gauge tag
+queue_jobs gauge
+queue_tag_jobs gauge tag
+queue_tagset_jobs gauge tags
+queue_oldest_timestamp_seconds gauge
+queue_tag_oldest_timestamp_seconds gauge tag
+queue_unmatched_tagset_jobs gauge tags reason
+queue_truncated gauge
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id
@@ -34,6 +45,11 @@ runner_status_since_timestamp_seconds gauge runner_id
 runner_paused_since_timestamp_seconds gauge runner_id
 runner_contacted_timestamp_seconds gauge runner_id
 runner_details_timestamp_seconds gauge runner_id
+runner_last_seen_timestamp_seconds gauge runner_id
+runner_unhealthy_since_timestamp_seconds gauge runner_id health reason
+runner_suspect_since_timestamp_seconds gauge runner_id reason
+runner_orphaned_jobs gauge runner_id
+runner_consecutive_failed_jobs gauge runner_id
 runner_tag_info gauge runner_id tag
 runner_managers_online gauge runner_id
 runner_managers_known gauge runner_id

@@ -51,6 +51,7 @@ type GitLabConfig struct {
 	Projects         []string                   `yaml:"projects,omitempty"`
 	API              snapshot.API               `yaml:"api,omitempty"`
 	Expected         map[string]int             `yaml:"expected,omitempty"`
+	Queue            QueueMode                  `yaml:"queue,omitempty"`
 	Poll             PollConfig                 `yaml:"poll,omitempty"`
 }
 
@@ -78,6 +79,7 @@ type PollConfig struct {
 	RunnersInterval       *model.Duration `yaml:"runners_interval,omitempty"`
 	DetailsInterval       *model.Duration `yaml:"details_interval,omitempty"`
 	JobsInterval          *model.Duration `yaml:"jobs_interval,omitempty"`
+	QueueInterval         *model.Duration `yaml:"queue_interval,omitempty"`
 	ReconcileInterval     *model.Duration `yaml:"reconcile_interval,omitempty"`
 	Lookback              *model.Duration `yaml:"lookback,omitempty"`
 	MaxRequestsPerSecond  *float64        `yaml:"max_requests_per_second,omitempty"`
@@ -239,14 +241,14 @@ func decode(data []byte) (Config, *document, error) {
 		return Config{}, nil, Errors{{Msg: emptyFile}}
 	}
 	if err != nil {
-		return Config{}, nil, Errors{syntaxError(err)}
+		return Config{}, nil, Errors{syntaxError(err, data)}
 	}
 	var second yaml.Node
 	switch err := dec.Decode(&second); {
 	case err == nil:
 		return Config{}, nil, Errors{{Line: second.Line, Msg: "a second YAML document: only one is read"}}
 	case !errors.Is(err, io.EOF):
-		return Config{}, nil, Errors{syntaxError(err)}
+		return Config{}, nil, Errors{syntaxError(err, data)}
 	}
 	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 || root.Content[0].ShortTag() == "!!null" {
 		return Config{}, nil, Errors{{Msg: emptyFile}}
@@ -280,7 +282,7 @@ func decode(data []byte) (Config, *document, error) {
 const emptyFile = "the file is empty: it needs gitlabs, with one entry or more"
 
 // syntaxError keeps the parser's message and moves its line to ours.
-func syntaxError(err error) Error {
+func syntaxError(err error, data []byte) Error {
 	msg := err.Error()
 	m := yamlWhere.FindStringSubmatch(msg)
 	line, _ := strconv.Atoi(m[1])
@@ -288,9 +290,15 @@ func syntaxError(err error) Error {
 	// The parser quotes the name, which is the value itself where an unquoted
 	// secret begins with an asterisk.
 	if strings.HasPrefix(msg, "unknown anchor") {
-		msg = "an alias (*name) without its anchor: put a value that begins with * into quotes"
+		return Error{Line: line, Msg: "not YAML: an alias (*name) without its anchor: put a value that begins with * into quotes"}
 	}
-	if line > 0 {
+	found, text := badLine(data)
+	switch hint := syntaxHint(msg, text); {
+	case found > 0 && hint != "":
+		return Error{Line: found, Msg: "not YAML: " + hint}
+	case found > 0:
+		return Error{Line: found, Msg: "not YAML: " + msg}
+	case line > 0:
 		// The parser names the line where the block began that it could not end.
 		msg += " (here or below)"
 	}

@@ -86,7 +86,7 @@ func (w *walker) walk(n *yaml.Node, t reflect.Type, path string) bool {
 		w.mapping(n, t, path)
 	case t.Kind() == reflect.Slice:
 		if n.Kind != yaml.SequenceNode {
-			return w.fail(n.Line, path, "must be a list, such as [a, b]")
+			return w.fail(n.Line, path, "%s", listHint(path))
 		}
 		w.sequence(n, t, path)
 	case t.Kind() == reflect.Interface:
@@ -281,9 +281,14 @@ var (
 )
 
 func (w *walker) unknown(key *yaml.Node, path string, names []string) {
-	best := ""
+	best, hint := "", ""
 	if closeKey.MatchString(key.Value) {
+		hint = keyHint(key.Value, path)
 		best = nearest(key.Value, names)
+	}
+	if hint != "" {
+		w.fail(key.Line, strings.TrimPrefix(path+"."+key.Value, "."), "%s", hint)
+		return
 	}
 	if best == "" && !plainKey.MatchString(key.Value) {
 		w.fail(key.Line, path, "an unknown key, not shown because it may hold a secret (a space is needed after the colon)")

@@ -47,6 +47,7 @@ func defaultPoll() Poll {
 		RunnersInterval:       time.Minute,
 		DetailsInterval:       15 * time.Minute,
 		JobsInterval:          time.Minute,
+		QueueInterval:         time.Minute,
 		ReconcileInterval:     time.Hour,
 		Lookback:              24 * time.Hour,
 		MaxRequestsPerSecond:  10,
@@ -153,6 +154,7 @@ func (v *validator) poll(base Poll, path string, p, above PollConfig) Poll {
 		{"runners_interval", p.RunnersInterval, &out.RunnersInterval, maxInterval},
 		{"details_interval", p.DetailsInterval, &out.DetailsInterval, maxInterval},
 		{"jobs_interval", p.JobsInterval, &out.JobsInterval, maxInterval},
+		{"queue_interval", p.QueueInterval, &out.QueueInterval, maxInterval},
 		{"reconcile_interval", p.ReconcileInterval, &out.ReconcileInterval, maxInterval},
 		{"lookback", p.Lookback, &out.Lookback, maxInterval},
 		{"request_timeout", p.RequestTimeout, &out.RequestTimeout, maxRequestTimeout},
@@ -345,6 +347,18 @@ func (v *validator) gitlab(g GitLabConfig, path string, m Metrics) GitLab {
 	case snapshot.APIAuto, snapshot.APIREST, snapshot.APIGraphQL:
 	default:
 		v.fail(path+".api", "must be auto, rest or graphql")
+	}
+
+	if out.Queue = g.Queue; out.Queue == "" {
+		out.Queue = QueueCompatible
+	}
+	switch out.Queue {
+	case QueueOff, QueueCompatible, QueueAll:
+	default:
+		v.fail(path+".queue", "must be off, compatible or all")
+	}
+	if out.Queue == QueueAll && out.Scope != snapshot.ScopeInstance {
+		v.fail(path+".queue", "all reads the queue of the whole instance: it needs scope instance, and an administrator's token")
 	}
 
 	v.expected(path+".expected", g.Expected, m)
@@ -628,6 +642,9 @@ func (v *validator) secret(path, s string, token bool) {
 	}
 }
 
+// variable is how a line of an environment file begins.
+var variable = regexp.MustCompile(`^(?:export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*=\s*["']?\S`)
+
 func secretFault(s string, token bool) string {
 	switch {
 	case s == "":
@@ -640,6 +657,12 @@ func secretFault(s string, token bool) string {
 		return "is the mask of a printed configuration, not a token"
 	case s[0] == '$':
 		return "is the name of a variable, which is not replaced here: use credentials_file"
+	case variable.MatchString(s):
+		return "begins with the name of a variable: it must be the token alone, without NAME= before it"
+	case strings.ContainsAny(s, "\"'`"):
+		return "holds quotes: it must be the token alone, without quotes around it"
+	case strings.HasPrefix(s, "Bearer "):
+		return "begins with the word Bearer, which is added by itself: it must be the token alone"
 	case strings.ContainsFunc(s, unicode.IsSpace):
 		return "holds a space or a line end: it must be the token alone"
 	case strings.ContainsFunc(s, func(r rune) bool { return r < '!' || r > '~' }):

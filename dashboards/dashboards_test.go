@@ -549,6 +549,12 @@ func TestVariables(t *testing.T) {
 					if !used[v.Name] {
 						t.Errorf("nobody uses $%s", v.Name)
 					}
+				case "textbox":
+					// An address that each site has another one of.
+					var address string
+					if err := json.Unmarshal(v.Query, &address); err != nil || v.Current["value"] != address || !strings.HasPrefix(address, "https://") || !used[v.Name] {
+						t.Errorf("%s: %s, chosen is %v", v.Name, v.Query, v.Current)
+					}
 				default:
 					t.Errorf("%s: type %q", v.Name, v.Type)
 				}
@@ -611,7 +617,7 @@ func TestLinks(t *testing.T) {
 		byUID[d.UID] = d
 	}
 	reached := map[string]bool{}
-	admin := 0
+	admin, runbooks := 0, 0
 	check := func(t *testing.T, p panel, l link) {
 		t.Helper()
 		where := p.Title + ": link " + l.Title
@@ -625,6 +631,10 @@ func TestLinks(t *testing.T) {
 		}
 		if strings.HasPrefix(l.URL, "${__data.fields.Address:raw}/admin/runners/${") {
 			admin++
+			return
+		}
+		if l.URL == "${runbooks:raw}/${__data.fields.Alert}.md" { // TestRunbooks of alerts holds the files to these names
+			runbooks++
 			return
 		}
 		u, err := url.Parse(regexp.MustCompile(`\$\{[^}]*\}`).ReplaceAllString(l.URL, "x"))
@@ -683,12 +693,73 @@ func TestLinks(t *testing.T) {
 			t.Errorf("no panel leads to %s", uid)
 		}
 	}
+	if runbooks == 0 {
+		t.Error("no alert leads to its runbook")
+	}
 	if admin == 0 {
 		t.Error("no panel leads to GitLab's admin area")
 	}
 	if !slices.ContainsFunc(all["runner.json"].Links, func(l link) bool { return l.Type == "link" && l.URL == "${gitlab_url:raw}/admin/runners/${runner}" }) {
 		t.Error("the runner's dashboard does not lead to its page in GitLab")
 	}
+}
+
+// TestAllOrNothing: a variable that narrows one column of a table, or one line of
+// a graph, and not the others shows numbers that do not belong together. And what
+// picks the largest must pick among those that are shown.
+func TestAllOrNothing(t *testing.T) {
+	picks := regexp.MustCompile(`\b(?:topk|bottomk)\((?:[2-9]|\d\d+), `)
+	for name, d := range load(t) {
+		for _, p := range d.Panels {
+			n := 0
+			for _, q := range p.Targets {
+				if !strings.Contains(q.Expr, "$runner_type") {
+					continue
+				}
+				n++
+				for _, at := range picks.FindAllStringIndex(q.Expr, -1) {
+					if !strings.Contains(enclosed(q.Expr[at[1]:]), "$runner_type") {
+						t.Errorf("%s: %s %s: picks before it filters", name, p.Title, q.RefID)
+					}
+				}
+			}
+			if n > 0 && n < len(p.Targets) {
+				t.Errorf("%s: %s: %d of %d queries look at $runner_type", name, p.Title, n, len(p.Targets))
+			}
+		}
+	}
+}
+
+// enclosed is the text up to the parenthesis that was open before it.
+func enclosed(s string) string {
+	depth := 1
+	for i, c := range s {
+		switch c {
+		case '(':
+			depth++
+		case ')':
+			if depth--; depth == 0 {
+				return s[:i]
+			}
+		}
+	}
+	return s
+}
+
+// TestAlertsAreLimited: an outage must not fill the table of alerts, and tickets
+// must not push pages out of it.
+func TestAlertsAreLimited(t *testing.T) {
+	for _, p := range load(t)["overview.json"].Panels {
+		if p.Title != "Alerts firing, since when" {
+			continue
+		}
+		limits := regexp.MustCompile(`topk\((\d+), max by \(.*?\) \(ALERTS_FOR_STATE\{[^}]*(severity[^}]*?), gitlab`).FindAllStringSubmatch(p.Targets[0].Expr, -1)
+		if len(limits) != 3 || limits[0][2] != `severity="critical"` {
+			t.Errorf("limits of pages, tickets and the rest: %q", limits)
+		}
+		return
+	}
+	t.Error("no table of alerts")
 }
 
 // TestPictures: the documentation shows every dashboard, in pictures that a

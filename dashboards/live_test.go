@@ -41,6 +41,8 @@ var empty = map[string]string{
 	"overview.json/Tags that are short of runners/B":                         noShortTag,
 	"overview.json/Tags that are short of runners/C":                         noShortTag,
 	"overview.json/Tags that are short of runners/D":                         noShortTag,
+	"runner.json/Properties/B":                                               `absent(gitlab_runner_fleet_runner_status_since_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Properties/C":                                               `absent(gitlab_runner_fleet_runner_paused_since_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Status/B":                                                   `max(gitlab_runner_fleet_runner_paused{runner_id="$runner"}) == 0`,
 	"runner.json/Oldest job/A":                                               `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Oldest executing job/A":                                     `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,

@@ -42,6 +42,7 @@ const (
 	readmeZh  = "../README.zh-CN.md"
 	reference = "configuration.md"
 	metrics   = "metrics.md"
+	trouble   = "troubleshooting.md"
 )
 
 func read(t *testing.T, path string) string {
@@ -78,7 +79,6 @@ func generated(t *testing.T, path, name, want string) {
 
 func TestMetricTablesAreGenerated(t *testing.T) {
 	generated(t, metrics, "metrics", fullTable())
-	generated(t, readme, "metrics", shortTable())
 }
 
 // fullTable is the reference's: one table each for the fleet, its runners, and
@@ -136,35 +136,6 @@ func TestFullTable(t *testing.T) {
 	if len(rows) != len(collector.Families()) {
 		t.Errorf("%d rows for %d families", len(rows), len(collector.Families()))
 	}
-}
-
-// shortTable is the README's: every family, in as few words as will do.
-func shortTable() string {
-	var b strings.Builder
-	for _, part := range []struct {
-		group         collector.Group
-		title, prefix string
-	}{
-		{collector.GroupFleet, "The fleet", "gitlab_runner_fleet_"},
-		{collector.GroupRunner, "Each runner", "gitlab_runner_fleet_"},
-		{collector.GroupExporter, "The exporter about itself", "gitlab_runner_fleet_exporter_"},
-	} {
-		fmt.Fprintf(&b, "\n%s, `%s`…\n\n| family | type | labels | meaning |\n|---|---|---|---|\n", part.title, part.prefix)
-		for _, f := range collector.Families() {
-			if f.Group != part.group {
-				continue
-			}
-			kind := string(f.Type)
-			if f.Stability != collector.Stable {
-				kind += " (" + string(f.Stability) + ")"
-			}
-			labels := slices.DeleteFunc(slices.Clone(f.Labels), func(l string) bool { return l == "gitlab" })
-			meaning, _, _ := strings.Cut(f.Help, ". ")
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", strings.TrimPrefix(f.Name, part.prefix), kind,
-				strings.Join(labels, ", "), strings.ReplaceAll(strings.TrimSuffix(meaning, "."), "|", `\|`))
-		}
-	}
-	return b.String()
 }
 
 // A programFlag is what --help tells of a flag.
@@ -388,13 +359,9 @@ func TestExamplesLoad(t *testing.T) {
 }
 
 // TestEachExporterMetricHasItsAdvice: whoever looks up a metric about the exporter, or a
-// reason, in the README finds what to do.
+// reason, in docs/troubleshooting.md finds what to do.
 func TestEachExporterMetricHasItsAdvice(t *testing.T) {
-	_, text, ok := strings.Cut(read(t, readme), "\n## Troubleshooting by metric\n")
-	if !ok {
-		t.Fatal("the README has no section Troubleshooting by metric")
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
+	text := read(t, trouble)
 	want := []string{"pending"}
 	for _, r := range gitlab.Reasons() {
 		want = append(want, string(r))
@@ -412,9 +379,63 @@ func TestEachExporterMetricHasItsAdvice(t *testing.T) {
 	}
 	for _, name := range want {
 		if !regexp.MustCompile("`" + regexp.QuoteMeta(name) + "[`{]").MatchString(text) {
-			t.Errorf("%q is not in the README's section Troubleshooting by metric", name)
+			t.Errorf("%s has no advice for %q", trouble, name)
 		}
 	}
+}
+
+// TestReadmeIsShort: who opens it must reach the first configuration without scrolling through references.
+func TestReadmeIsShort(t *testing.T) {
+	for _, path := range []string{readme, readmeZh} {
+		if n := len(read(t, path)); n >= 12_000 {
+			t.Errorf("%s has %d bytes: under 12,000 stay, the rest belongs into docs/", path, n)
+		}
+	}
+}
+
+// TestReadmesKeepLevel: the Chinese README has the sections and the commands of the English one.
+func TestReadmesKeepLevel(t *testing.T) {
+	english, chinese := outline(read(t, readme)), outline(read(t, readmeZh))
+	for i := range max(len(english), len(chinese)) {
+		en, zh := "(nothing)", "(nothing)"
+		if i < len(english) {
+			en = english[i]
+		}
+		if i < len(chinese) {
+			zh = chinese[i]
+		}
+		if en != zh {
+			t.Fatalf("the READMEs differ at part %d:\n%s\nbeside\n%s", i+1, en, zh)
+		}
+	}
+	if len(english) < 15 {
+		t.Errorf("%d parts found: the search is broken", len(english))
+	}
+	if !strings.Contains(read(t, readmeZh), "url: https://jihulab.com\n") {
+		t.Errorf("%s: its configuration does not name jihulab.com", readmeZh)
+	}
+}
+
+var outlinePart = regexp.MustCompile("(?ms)^(#+) |^```([a-z]*)\n(.*?)^```$|^\\|---")
+
+// outline is the order of a document's headings (by depth), tables and code
+// blocks. Comments of a block are for its readers, and in its configuration
+// jihulab.com has other values than a GitLab of one's own.
+func outline(text string) []string {
+	comment := regexp.MustCompile(`(?m) *#.*$`)
+	own := regexp.MustCompile(`(?m)^ +(?:scope|groups): .*\n|(url|name): .*`)
+	var out []string
+	for _, m := range outlinePart.FindAllStringSubmatch(text, -1) {
+		switch {
+		case m[1] != "":
+			out = append(out, m[1])
+		case strings.HasPrefix(m[0], "|"):
+			out = append(out, "table")
+		default:
+			out = append(out, m[2]+"\n"+own.ReplaceAllString(comment.ReplaceAllString(m[3], ""), "$1"))
+		}
+	}
+	return out
 }
 
 var (

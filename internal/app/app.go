@@ -56,6 +56,7 @@ type process struct {
 	stdout, stderr io.Writer // run masks what was given as a secret in both
 	greeting       io.Writer // stdout for the demonstration, which shows its token
 	secrets        *secret.List
+	demo           *demo // nil without --demo
 	// listening is called with the addresses, for tests that listen on port 0; may be nil.
 	listening func(addresses []string)
 	// stopWithin is for tests; 0: the constant.
@@ -77,6 +78,9 @@ func (p process) run(ctx context.Context, args []string) int {
 	}
 	if o.rulesPrint {
 		return p.printRules(o)
+	}
+	if o.healthcheck {
+		return p.healthcheck(ctx, o)
 	}
 
 	o.secrets = p.secrets
@@ -134,6 +138,7 @@ func (p process) main(ctx context.Context, o *options, l loggers, hangups <-chan
 			return failure(l.own, "the demonstration cannot be started", err)
 		}
 		defer d.stop()
+		p.demo = d
 		load = d.load
 		o.storagePath = ""
 	}
@@ -205,7 +210,11 @@ func (p process) checkConfig(ctx context.Context, o *options, v *config.Validate
 		printf(p.stderr, "%s\n", err)
 		return exitFailure
 	}
-	printf(p.stdout, "%sthe configuration is valid\n", v.Summary())
+	printf(p.stdout, "%s", v.Summary())
+	for _, w := range o.unused(v) {
+		printf(p.stdout, "warning: %s\n", w)
+	}
+	printf(p.stdout, "the configuration is valid\n")
 	return exitOK
 }
 
@@ -272,6 +281,9 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	s.sup = &supervisor{opts: o, logger: l.own, folder: folder, failed: s.fail, running: map[string]*watch{}}
 	s.sup.page = newPage(s.sup)
 	logWarnings(l.own, v)
+	for _, w := range o.unused(v) {
+		_ = level.Warn(l.own).Log("msg", w)
+	}
 	if err := s.sup.apply(ctx, v); err != nil {
 		return failure(l.own, "monitoring cannot be started", err)
 	}
@@ -281,14 +293,18 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}
-	wait := srv.serve(newRoutes(pages), l.slog, s.fail)
+	routes := newRoutes(pages)
+	if p.demo != nil {
+		routes = p.demo.routes(routes)
+	}
+	wait := srv.serve(routes, l.slog, s.fail)
 	addresses := srv.addresses()
 	_ = level.Info(l.own).Log("msg", "listening", "address", strings.Join(addresses, ","), "telemetry_path", o.telemetryPath)
 	if p.listening != nil {
 		p.listening(addresses)
 	}
-	if o.demo {
-		greet(p.greeting, addresses, o, v)
+	if p.demo != nil {
+		p.demo.greet(p.greeting, addresses, o, v)
 	}
 
 	err = s.loop(ctx, hangups)

@@ -6,22 +6,19 @@ import (
 	"math"
 	"time"
 
-	"gitlab-runner-fleet-exporter/config"
+	"github.com/prometheus/common/model"
+
+	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 )
 
 const (
 	// rowsPerPage is what GitLab gives at most (docs/gitlab-api.md 2).
 	rowsPerPage = 100
 
-	// The monitor's own habits that the need for requests follows from:
-	// executing runners have their details read this often at the least, idle
-	// ones their jobs this many times as seldom; this many pages of a list are
-	// read at once; this share of a stated limit and of the first minute's
-	// requests is used.
-	busyDetailsMost = 5 * time.Minute
-	idleJobsFactor  = 5
-	pagesAtOnce     = 4
-	limitShare      = 0.9
+	// limitShare is the share of a stated limit, and of the first minute's
+	// requests, that is used.
+	limitShare = 0.9
 )
 
 // demand is what a configuration asks of a GitLab, in requests a minute.
@@ -40,25 +37,25 @@ type size struct {
 	counted                      bool // the list has the number of jobs executing
 }
 
-// demandOf is what the monitor's habits make of intervals and fleet size. One
+// demandOf is what the plan makes of intervals and fleet size. One
 // shard of many lists all runners but reads its share of the rest. New
 // runners, watched jobs that left the newest page, and walks longer than a page
 // come on top; they are few. By GraphQL the list has details, machines, how many
 // jobs execute and who did nothing: idle ones take this at the most.
-func demandOf(p config.Poll, s size) demand {
+func demandOf(iv plan.Intervals, s size) demand {
 	perMinute := func(requests float64, every time.Duration) float64 {
 		return requests * float64(time.Minute) / float64(every)
 	}
 	share := func(n int) float64 { return float64(n) / float64(s.shards) }
 	idle := s.runners - s.busy
 	d := demand{
-		listing: perMinute(float64(s.pages), p.RunnersInterval),
+		listing: perMinute(float64(s.pages), iv.Runners),
 		// The runner itself, and its machines.
-		details: 2 * (perMinute(share(s.busy), min(p.DetailsInterval, busyDetailsMost)) + perMinute(share(idle), p.DetailsInterval)),
+		details: 2 * (perMinute(share(s.busy), iv.ActiveDetails()) + perMinute(share(idle), iv.Details)),
 		// What executes, and the newest rows.
-		activeJobs: 2 * perMinute(share(s.busy), p.JobsInterval),
-		idleJobs:   perMinute(share(idle), idleJobsFactor*p.JobsInterval),
-		walk:       perMinute(share(s.runners), p.ReconcileInterval),
+		activeJobs: 2 * perMinute(share(s.busy), iv.Jobs),
+		idleJobs:   perMinute(share(idle), iv.IdleJobs()),
+		walk:       perMinute(share(s.runners), iv.Reconcile),
 	}
 	if s.detailed {
 		d.details = 0
@@ -72,8 +69,7 @@ func demandOf(p config.Poll, s size) demand {
 // need puts the demand beside the budget and the limit that GitLab states.
 func (c *check) need(context.Context) bool {
 	f := &c.fleet
-	p := c.gitlab.Poll
-	d := demandOf(p, size{max(f.pages, 1), len(f.runners), f.estimate, c.shards, f.detailed, f.counted})
+	d := demandOf(intervals(c.gitlab.Poll), size{max(f.pages, 1), len(f.runners), f.estimate, c.shards, f.detailed, f.counted})
 	need := math.Ceil(d.total())
 	each := ""
 	if c.shards > 1 {
@@ -82,6 +78,9 @@ func (c *check) need(context.Context) bool {
 	c.fact("requests", "%.0f a minute needed%s at these intervals, with %s executing", need, each, count(f.estimate, "runner"))
 	c.fact("", "list %.1f, details %.1f, jobs of executing runners %.1f, of idle ones %.1f, deeper walk %.1f",
 		d.listing, d.details, d.activeJobs, d.idleJobs, d.walk)
+	if o := queueOptions(c.gitlab); o.Interval > 0 && len(o.Projects) == 0 && f.detailed {
+		c.fact("", "where GitLab is 18.1 or later, the queue of waiting jobs takes a request or two more each %s, and at most %d", model.Duration(o.Interval), queue.MaxRequests)
+	}
 	c.budgetSuffices(need)
 	c.limitSuffices(need)
 	c.firstPicture()
@@ -139,7 +138,7 @@ func (c *check) firstPicture() {
 	if !f.detailed {
 		requests += mine
 		from += " and the details of " + count(mine, "runner")
-		took = took/pagesAtOnce + time.Duration(mine)*c.times.mean()/time.Duration(max(c.gitlab.Poll.MaxConcurrentRequests, 1))
+		took = took/plan.PagesAtOnce + time.Duration(mine)*c.times.mean()/time.Duration(max(c.gitlab.Poll.MaxConcurrentRequests, 1))
 	}
 	took = max(took, paced(requests, c.gitlab.Poll.MaxRequestsPerSecond/float64(c.shards)))
 	if limit := float64(c.limit.perMinute.Load()) / float64(c.shards); limit > 0 {

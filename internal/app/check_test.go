@@ -5,14 +5,12 @@ import (
 	"testing"
 	"time"
 
-	"gitlab-runner-fleet-exporter/config"
+	"gitlab-runner-fleet-exporter/internal/plan"
 )
 
 // TestDemandEqualsHandReckoning holds the formula to numbers reckoned by hand.
 func TestDemandEqualsHandReckoning(t *testing.T) {
-	p := config.Poll{
-		RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute, ReconcileInterval: time.Hour,
-	}
+	iv := plan.Intervals{Runners: time.Minute, Details: 15 * time.Minute, Jobs: time.Minute, Reconcile: time.Hour}
 	for _, tt := range []struct {
 		name string
 		size size
@@ -30,7 +28,7 @@ func TestDemandEqualsHandReckoning(t *testing.T) {
 		{"one of two", size{pages: 10, runners: 1000, busy: 100, shards: 2}, demand{listing: 10, details: 80, activeJobs: 100, idleJobs: 90, walk: 500. / 60}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := demandOf(p, tt.size)
+			got := demandOf(iv, tt.size)
 			near := func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
 			if !near(got.listing, tt.want.listing) || !near(got.details, tt.want.details) || !near(got.activeJobs, tt.want.activeJobs) ||
 				!near(got.idleJobs, tt.want.idleJobs) || !near(got.walk, tt.want.walk) {

@@ -52,6 +52,7 @@ type options struct {
 	logFormat      string
 	shardIndex     int
 	shardCount     int
+	healthcheck    bool
 	rulesPrint     bool
 	rulesValues    string
 	rulesFormat    string
@@ -85,6 +86,7 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("gitlab.url", "Address of one GitLab, in place of a configuration file. The token comes from the environment variable GITLAB_TOKEN or from --gitlab.token-file.").PlaceHolder("URL").StringVar(&o.gitlabURL)
 	e.Flag("gitlab.token-file", "File with the token for --gitlab.url. It is read again at each request.").PlaceHolder("FILE").StringVar(&o.tokenFile)
 	e.Flag("gitlab.check", "Read each GitLab once, print its version, what the token may see, and the requests a minute that the configuration will need beside the budget, and exit with 0 or 1.").BoolVar(&o.gitlabCheck)
+	e.Flag("healthcheck", "Ask the exporter that runs with the same flags at its own /-/healthy, and exit with 0 or 1: for containers without a shell. Any HTTP answer is a sign of life.").BoolVar(&o.healthcheck)
 	e.Flag("rules.print", "Print the alert and recording rules, and exit with 0 or 1. Needs no configuration.").BoolVar(&o.rulesPrint)
 	e.Flag("rules.values", "File with what differs from alerts/values.yml: thresholds, severities, labels, addresses.").PlaceHolder("FILE").StringVar(&o.rulesValues)
 	e.Flag("rules.format", "Format of the rules: prometheus, operator (a PrometheusRule), mimir (with a namespace).").Default(string(alerts.Prometheus)).EnumVar(&o.rulesFormat, alerts.Formats()...)
@@ -148,12 +150,27 @@ const waysToStart = `nothing to monitor: start in one of three ways
   --config.file=config.yml                    everything else`
 
 func (o *options) validate() error {
-	if o.rulesPrint {
-		return nil // whatever else is given, nothing of it is used
+	if o.rulesPrint || o.healthcheck {
+		return nil // whatever else is given, the process that monitors has refused or taken it
 	}
-	switch {
-	case o.rulesValues != "":
+	if o.rulesValues != "" {
 		return errors.New("--rules.values goes with --rules.print")
+	}
+	if err := o.checkSource(); err != nil {
+		return err
+	}
+	if err := o.checkShards(); err != nil {
+		return err
+	}
+	if err := o.checkLinks(); err != nil {
+		return err
+	}
+	return checkTelemetryPath(o.telemetryPath)
+}
+
+// checkSource holds the flags that name what is monitored to one of the ways.
+func (o *options) checkSource() error {
+	switch {
 	case o.demo && (o.configFile != "" || o.gitlabURL != ""):
 		return errors.New("--demo brings its own GitLab: leave out --config.file and --gitlab.url")
 	case o.demo && (o.configCheck || o.gitlabCheck):
@@ -166,15 +183,18 @@ func (o *options) validate() error {
 		return errors.New("--config.check and --gitlab.check are both given: the second checks the configuration too")
 	case !o.demo && o.configFile == "" && o.gitlabURL == "":
 		return errors.New(waysToStart)
+	}
+	return nil
+}
+
+func (o *options) checkShards() error {
+	switch {
 	case o.shardCount < 1 || o.shardCount > 1000:
 		return fmt.Errorf("--shard.count is %d: it must be between 1 and 1000", o.shardCount)
 	case o.shardIndex < 0 || o.shardIndex >= o.shardCount:
 		return fmt.Errorf("--shard.index is %d: with --shard.count=%d it must be between 0 and %d", o.shardIndex, o.shardCount, o.shardCount-1)
 	}
-	if err := o.checkLinks(); err != nil {
-		return err
-	}
-	return checkTelemetryPath(o.telemetryPath)
+	return nil
 }
 
 // checkTelemetryPath keeps metrics off the paths that have another meaning, and

@@ -24,6 +24,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
 	"gitlab-runner-fleet-exporter/internal/page"
+	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
@@ -232,16 +234,8 @@ func (s *supervisor) load(w *watch) (err error) {
 	w.published = make(chan struct{})
 	m, err = monitor.New(monitor.Options{
 		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: g.API, Expected: expected, Inventory: inventoryOptions(g, w.metrics),
-		Poll: monitor.Poll{
-			RunnersInterval:   g.Poll.RunnersInterval,
-			DetailsInterval:   g.Poll.DetailsInterval,
-			JobsInterval:      g.Poll.JobsInterval,
-			ReconcileInterval: g.Poll.ReconcileInterval,
-			Lookback:          g.Poll.Lookback,
-			Staleness:         g.Poll.Staleness,
-			Concurrency:       g.Poll.MaxConcurrentRequests,
-		},
-		ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
+		Intervals: intervals(g.Poll), Concurrency: g.Poll.MaxConcurrentRequests,
+		Queue: queueOptions(g), ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
 	}, monitor.Deps{
 		Client: client, Budget: newBudget(g, s.opts.shardCount), State: w.state,
 		Publisher: &firstPicture{Publisher: w.exporter, keep: s.page.Keep, published: w.published},
@@ -256,6 +250,14 @@ func newClient(g config.GitLab, httpClient *http.Client, list *secret.List, logg
 		BaseURL: g.URL, HTTPClient: httpClient, Timeout: g.Poll.RequestTimeout, UserAgent: userAgent(),
 		Scrub: list.Scrub, ScrubNames: list.ScrubName, Hooks: hooks, Logger: logger,
 	})
+}
+
+// intervals are how often what is read.
+func intervals(p config.Poll) plan.Intervals {
+	return plan.Intervals{
+		Runners: p.RunnersInterval, Details: p.DetailsInterval, Jobs: p.JobsInterval, Reconcile: p.ReconcileInterval,
+		Lookback: p.Lookback, Staleness: p.Staleness,
+	}
 }
 
 // newBudget gives this process its share of the GitLab's budget.
@@ -420,12 +422,23 @@ func (s *supervisor) waiting() []string {
 // pictures are the last ones of the GitLabs, by name.
 func (s *supervisor) pictures() []*snapshot.GitLab { return s.exporter.Load().Pictures() }
 
+// evidence is what the verdict on a runner rests on.
+func (s *supervisor) evidence(name string, id int64) (snapshot.HealthEvidence, bool) {
+	s.mu.Lock()
+	w := s.running[name]
+	s.mu.Unlock()
+	if w == nil {
+		return snapshot.HealthEvidence{}, false
+	}
+	return w.monitor.Evidence(id)
+}
+
 // newPage makes the health page of what s monitors.
 func newPage(s *supervisor) *page.Page {
 	o := s.opts
 	return page.New(page.Options{
-		Pictures: s.pictures,
-		Shard:    o.shardIndex, Shards: o.shardCount,
+		Pictures: s.pictures, Evidence: s.evidence,
+		Shard: o.shardIndex, Shards: o.shardCount,
 		ExternalURL: o.externalURL, Prefix: o.linkPrefix(),
 		Grafana: o.linkGrafana, Runbooks: o.linkRunbooks,
 		MetricsPath: o.telemetryPath, Version: version.Version,
@@ -449,4 +462,16 @@ func closeStates(ws []*watch) {
 			_ = w.state.Close() // nothing was written through it
 		}
 	}
+}
+
+// queueOptions are how the waiting jobs are read.
+func queueOptions(g config.GitLab) queue.Options {
+	if g.Queue == config.QueueOff || g.API == snapshot.APIREST && g.Scope != snapshot.ScopeProjects {
+		return queue.Options{} // but for projects only GraphQL has it
+	}
+	o := queue.Options{Interval: g.Poll.QueueInterval, All: g.Queue == config.QueueAll}
+	if g.Scope == snapshot.ScopeProjects {
+		o.Projects = g.Projects
+	}
+	return o
 }

@@ -88,7 +88,8 @@ func TestWholeProgramUnderAPrefix(t *testing.T) {
 			r := startHere(t, append([]string{"--config.file=" + file, "--storage.path=", "--web.enable-lifecycle"}, tt.args...)...)
 			eventually(t, 20*time.Second, "ready", func() bool {
 				status, _ := r.get(tt.prefix + "/-/ready")
-				return status == http.StatusOK
+				_, body := r.get(tt.prefix + "/")
+				return status == http.StatusOK && strings.Contains(body, "List of runners read")
 			})
 			for _, x := range []struct{ method, path, want string }{
 				{http.MethodGet, "/", "Find a runner or tag"},
@@ -120,7 +121,7 @@ func TestWholeProgramUnderAPrefix(t *testing.T) {
 // TestPagesBehindTLSAndBasicAuth of the web configuration.
 func TestPagesBehindTLSAndBasicAuth(t *testing.T) {
 	dir := t.TempDir()
-	cert := selfSigned(t, dir)
+	cert := loopbackCert(t, dir)
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret-password"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +160,7 @@ func TestPagesBehindTLSAndBasicAuth(t *testing.T) {
 }
 
 // selfSigned writes cert.pem and key.pem for 127.0.0.1 and returns the first.
-func selfSigned(t *testing.T, dir string) []byte {
+func loopbackCert(t *testing.T, dir string) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

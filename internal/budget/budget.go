@@ -4,9 +4,8 @@
 // first, how fast a server wants to be asked that throttles, and how to leave
 // one alone that is down.
 //
-// Budget is the gate in front of each request; Schedule, which is pure, says
-// what to read next. Both order work by Class and both give each stage that
-// has work at least a tenth, so that nothing starves.
+// Requests wait by Class, the most urgent first, and each stage that has work
+// gets at least a tenth of the turns, so that nothing starves.
 package budget
 
 import (
@@ -23,7 +22,7 @@ import (
 
 const (
 	// defaultMaxPause bounds every pause, so that a server (or a proxy) that
-	// says "come back tomorrow" is looked at again.
+	// asks to come back tomorrow is looked at again.
 	defaultMaxPause = 30 * time.Second
 	// configuredBurst is how much of an idle second may be made up for; where
 	// the server's own limit binds it is less, as that may count single seconds.
@@ -31,7 +30,7 @@ const (
 	learnedBurst    = 100 * time.Millisecond
 	// oldestEvery lets each stage serve its longest waiter now and then,
 	// whatever its class: else a busy fleet's active jobs hold back for ever an
-	// idle runner's reading that the Schedule had already found overdue.
+	// idle runner's reading that is long overdue.
 	oldestEvery = 4
 )
 
@@ -62,12 +61,12 @@ type Budget struct {
 	arrivals uint64
 	waiting  [snapshot.NumStages]int
 	served   [snapshot.NumStages]int
-	shares   shares[snapshot.Stage]
+	shares   Shares[snapshot.Stage]
 	inFlight int
 
 	limit   limit
 	pacer   pacer
-	told    told
+	headers rateHeaders
 	learner learner
 	brake   brake
 	// pressed: the learned rate held somebody back since it last grew. A rate
@@ -136,9 +135,9 @@ func (g *Gate) Acquire(ctx context.Context) error {
 	}
 }
 
-// Release says how a request ended: its HTTP status, 0 if there was no answer,
+// Release takes how a request ended: its HTTP status, 0 if there was no answer,
 // and the answer's header (nil allowed). From status and header the budget
-// learns (API notes 5.1). 401, 403 and 404 are answers like any other; only 0
+// learns (docs/gitlab-api.md 5.1). 401, 403 and 404 are answers like any other; only 0
 // and 5xx count as failures of GitLab.
 func (g *Gate) Release(status int, header http.Header) { g.b.release(status, header) }
 
@@ -181,7 +180,7 @@ func (b *Budget) release(status int, header http.Header) {
 	b.count(now)
 	b.inFlight = max(b.inFlight-1, 0)
 	if status > 0 {
-		b.told.hear(header, status, now, b.inFlight, b.rng.Float64())
+		b.headers.read(header, status, now, b.inFlight, b.rng.Float64())
 	}
 	switch {
 	case status == http.StatusTooManyRequests:
@@ -209,27 +208,27 @@ func (b *Budget) release(status int, header http.Header) {
 // 429 too; they are the same event and may lengthen its pause, no more.
 func (b *Budget) throttled(header http.Header, now time.Time) {
 	if b.brake.mode != throttledMode {
-		// What GitLab told is left out: near the end of a window that is a
-		// trickle, and says nothing of the next.
+		// The rate of the headers is left out: near the end of a window it is a
+		// trickle, and does not predict the next one.
 		b.learner.hit(now, min(b.limit.rate(now, false), b.learner.rate))
 	}
-	pause, isTold := retryAfter(header, now)
-	b.brake.throttle(now, pause, isTold, b.maxPause, b.rng.Float64())
+	pause, asked := retryAfter(header, now)
+	b.brake.throttle(now, pause, asked, b.maxPause, b.rng.Float64())
 	end := b.brake.until
-	if isTold {
+	if asked {
 		end = now.Add(pause)
 		b.brake.asked = end
 	}
-	b.learner.settle(now, end, isTold, b.told.perSecond)
+	b.learner.settle(now, end, asked, b.headers.perSecond)
 }
 
 // rate is the rate in force in requests a second; +Inf: none.
 func (b *Budget) rate(now time.Time, listing bool) float64 {
-	return min(b.limit.rate(now, listing), b.learner.rate, b.told.rate(now, 1/b.maxPause.Seconds()))
+	return min(b.limit.rate(now, listing), b.learner.rate, b.headers.rate(now, 1/b.maxPause.Seconds()))
 }
 
 // count adds the time since the last call to the learner's busy time if there
-// was work or a pause: only then the number of answers says how fast GitLab
+// was work or a pause: only then the number of answers shows how fast GitLab
 // lets us go.
 func (b *Budget) count(now time.Time) {
 	from, to := b.counted, now
@@ -293,7 +292,7 @@ func (b *Budget) arm(at, now time.Time) {
 	b.timer.Reset(d)
 }
 
-// eligible tells which stages have a waiter that may go now; if none, when to
+// eligible returns which stages have a waiter that may go now; if none, when to
 // look again.
 func (b *Budget) eligible(now time.Time) (may []snapshot.Stage, at time.Time) {
 	for s := range snapshot.Stage(snapshot.NumStages) {
@@ -318,8 +317,8 @@ func (b *Budget) eligible(now time.Time) (may []snapshot.Stage, at time.Time) {
 			at = free
 		}
 	}
-	// The rate itself changes when the told window or the first minute ends.
-	for _, change := range []time.Time{b.told.until, b.limit.creditUntil} {
+	// The rate itself changes when the reported window or the first minute ends.
+	for _, change := range []time.Time{b.headers.until, b.limit.creditUntil} {
 		if change.After(now) && change.Before(at) {
 			at = change
 		}
@@ -338,7 +337,7 @@ func (b *Budget) choose(may []snapshot.Stage) *list.Element {
 	// While GitLab is down every second trial is the most urgent work, which is
 	// the listing if it waits; not each, since the listing may be what fails.
 	if b.brake.mode != downMode || b.brake.tries%2 == 0 {
-		prefer = b.shares.pick(may, prefer, tenth)
+		prefer = b.shares.Pick(may, prefer, Tenth)
 	}
 	b.served[prefer]++
 	if b.served[prefer]%oldestEvery == 0 {
@@ -380,7 +379,7 @@ func (b *Budget) grant(e *list.Element, now time.Time) {
 	}
 	b.pacer.spend(now, rate, burst, b.rng.Float64())
 	b.limit.spend(now)
-	b.told.left--
+	b.headers.left--
 	if b.brake.mode != openMode {
 		b.brake.trialOut, w.trial = true, true
 	}
@@ -393,38 +392,28 @@ func (b *Budget) grant(e *list.Element, now time.Time) {
 
 // State is a budget at one moment, for metrics and the log.
 type State struct {
-	// RateLimit and RateRemaining are what GitLab said of the throttle's real
-	// window (API notes 5.1): Observed + Remaining, and Remaining. -1: no
+	// RateLimit and RateRemaining are what GitLab reported of the throttle's real
+	// window (docs/gitlab-api.md 5.1): Observed + Remaining, and Remaining. -1: no
 	// throttle seen, or its window is over.
 	RateLimit     float64
 	RateRemaining float64
 	// Rate in force in requests a second, configured or learned; +Inf: none.
 	Rate float64
-	// PausedUntil is when the present pause ends; zero: none.
-	PausedUntil time.Time
 	// AskedUntil is until when GitLab asks to wait, MaxPause apart; zero: it does not.
 	AskedUntil time.Time
-	Waiting    [NumClasses]int
-	InFlight   int
 }
 
-// State tells how the budget stands now.
+// State is how the budget stands now.
 func (b *Budget) State() State {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	s := State{RateLimit: -1, RateRemaining: -1, Rate: b.rate(now, false), InFlight: b.inFlight}
-	if b.told.valid(now) {
-		s.RateLimit, s.RateRemaining = b.told.limit, b.told.remaining
-	}
-	if b.brake.until.After(now) {
-		s.PausedUntil = b.brake.until
+	s := State{RateLimit: -1, RateRemaining: -1, Rate: b.rate(now, false)}
+	if b.headers.valid(now) {
+		s.RateLimit, s.RateRemaining = b.headers.limit, b.headers.remaining
 	}
 	if b.brake.mode == throttledMode && b.brake.asked.After(now) {
 		s.AskedUntil = b.brake.asked
-	}
-	for c := range b.queues {
-		s.Waiting[c] = b.queues[c].Len()
 	}
 	return s
 }

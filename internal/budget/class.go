@@ -12,6 +12,7 @@ const (
 	Listing Class = iota
 	NewDetails
 	ActiveJobs
+	Queue // a few requests each minute for all runners
 	NewMachines
 	ActiveDetails
 	IdleJobs
@@ -29,27 +30,29 @@ func (c Class) Stage() snapshot.Stage {
 		return snapshot.StageDetails
 	case ActiveJobs, IdleJobs:
 		return snapshot.StageJobs
+	case Queue:
+		return snapshot.StageQueue
 	default:
 		return snapshot.StageReconcile
 	}
 }
 
 const (
-	// tenth is the share of each stage that has work: one turn in so many.
-	tenth = 10
-	// fifth is the share of each class with work in its stage's turns.
-	fifth = 5
+	// Tenth is the share of each stage that has work: one turn in so many.
+	Tenth = 10
+	// Fifth is the share of each class with work in its stage's turns.
+	Fifth = 5
 )
 
-// shares sees to it that each of some takers with work gets at least one turn
-// in so many, whatever the order of classes says. It counts turns, not time.
-type shares[T snapshot.Stage | Class] struct {
+// Shares gives each of some takers with work at least one turn in so many,
+// whatever the order of classes. It counts turns, not time.
+type Shares[T snapshot.Stage | Class] struct {
 	owed [NumClasses]int // at least as many as there are stages
 }
 
-// pick answers prefer, unless a taker with work has waited for its share, one
+// Pick returns prefer, unless a taker with work has waited for its share, one
 // in n: then that one. with lists the takers that have work.
-func (s *shares[T]) pick(with []T, prefer T, n int) T {
+func (s *Shares[T]) Pick(with []T, prefer T, n int) T {
 	chosen := prefer
 	for _, st := range with {
 		due := s.owed[st] >= n-1

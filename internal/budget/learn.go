@@ -10,10 +10,10 @@ import (
 	"gitlab-runner-fleet-exporter/internal/ratelimit"
 )
 
-// told is what GitLab says of its throttle (API notes 5.1). Remaining and
+// rateHeaders is what GitLab reports of its throttle (docs/gitlab-api.md 5.1). Remaining and
 // Observed speak of the real window, RateLimit-Limit is normalised to a minute:
 // they must not be subtracted from each other.
-type told struct {
+type rateHeaders struct {
 	limit     float64 // Observed + Remaining
 	remaining float64
 	reset     int64     // RateLimit-Reset, by GitLab's clock: it names the window
@@ -21,21 +21,21 @@ type told struct {
 	until     time.Time // when the window is over, by ours
 	left      int       // of remaining, less what we have sent since
 	// perSecond is RateLimit-Limit as a rate; it outlives the window, so that
-	// the next one does not begin with a burst. 0: not told.
+	// the next one does not begin with a burst. 0: not reported.
 	perSecond float64
 }
 
-// keep is the part of a told or learned limit that we use: the throttle counts
+// keep is the part of a reported or learned limit that we use: the throttle counts
 // per user, and others may work with the same one.
 const keep = 0.9
 
 // longestWindow that is believed. GitLab's default is an hour.
 const longestWindow = 25 * time.Hour
 
-func (t *told) valid(now time.Time) bool { return now.Before(t.until) }
+func (t *rateHeaders) valid(now time.Time) bool { return now.Before(t.until) }
 
-// hear reads an answer's header. inFlight requests are not in its numbers yet.
-func (t *told) hear(h http.Header, status int, now time.Time, inFlight int, jitter float64) {
+// read takes an answer's header. inFlight requests are not in its numbers yet.
+func (t *rateHeaders) read(h http.Header, status int, now time.Time, inFlight int, jitter float64) {
 	remaining, ok := headerInt(h, "RateLimit-Remaining")
 	left, isReset := untilReset(h, now)
 	if !ok || !isReset || remaining < 0 {
@@ -56,7 +56,7 @@ func (t *told) hear(h http.Header, status int, now time.Time, inFlight int, jitt
 		t.perSecond = float64(perMinute) / 60
 	}
 	observed, _ := headerInt(h, "RateLimit-Observed")
-	// Refused requests are observed too, so at 0 the sum says too much.
+	// Refused requests are observed too, so at 0 the sum is too high.
 	if !same || remaining > 0 {
 		t.limit = float64(max(observed, 0) + remaining)
 	}
@@ -69,7 +69,7 @@ func (t *told) hear(h http.Header, status int, now time.Time, inFlight int, jitt
 
 // rate spreads what is left over the time that is left. It is never below
 // floor: a window of an hour that somebody else emptied is still looked at.
-func (t *told) rate(now time.Time, floor float64) float64 {
+func (t *rateHeaders) rate(now time.Time, floor float64) float64 {
 	if !t.valid(now) {
 		if t.perSecond > 0 {
 			return max(keep*t.perSecond, floor)
@@ -167,7 +167,7 @@ func (l *learner) hit(now time.Time, inForce float64) {
 
 // settle sets the new rate, for the pause that ends at end. It is called again
 // for each 429 of the event: the longer the pause, the lower the achieved rate.
-func (l *learner) settle(now, end time.Time, isTold bool, perSecond float64) {
+func (l *learner) settle(now, end time.Time, asked bool, perSecond float64) {
 	pause := end.Sub(now)
 	achieved := max(l.since.rate(pause), l.lately.rate(pause))
 	if perSecond > 0 {
@@ -178,7 +178,7 @@ func (l *learner) settle(now, end time.Time, isTold bool, perSecond float64) {
 	case !math.IsInf(l.hitRate, 1):
 		// One was refused, the other was borne: between them lies the limit.
 		l.ceiling = max(math.Sqrt(l.hitRate*min(l.hitRate, achieved)), leastRate)
-	case isTold:
+	case asked:
 		l.ceiling = max(achieved, leastRate)
 	default:
 		l.ceiling = noRate()
@@ -245,8 +245,8 @@ const (
 	firstPause = time.Second
 )
 
-// throttle pauses after a 429: as long as it says, else longer each time.
-func (k *brake) throttle(now time.Time, pause time.Duration, isTold bool, most time.Duration, jitter float64) {
+// throttle pauses after a 429: as long as it asks for, else longer each time.
+func (k *brake) throttle(now time.Time, pause time.Duration, asked bool, most time.Duration, jitter float64) {
 	k.fails = 0
 	fresh := k.mode != throttledMode
 	if fresh {
@@ -256,7 +256,7 @@ func (k *brake) throttle(now time.Time, pause time.Duration, isTold bool, most t
 		k.tries++
 	}
 	k.trialOut = false
-	if step := backOff(k.tries, most); !isTold || k.tries > 1 && step > pause {
+	if step := backOff(k.tries, most); !asked || k.tries > 1 && step > pause {
 		pause = step
 	}
 	pause = min(pause, most)
@@ -282,7 +282,7 @@ func (k *brake) failed(now time.Time, most time.Duration, jitter float64) {
 }
 
 // succeeded reports whether this answer ended a throttling event. One that was
-// under way when GitLab refused the others says nothing about the pause.
+// under way when GitLab refused the others does not end the pause.
 func (k *brake) succeeded() bool {
 	k.fails = 0
 	if k.mode == openMode || k.mode == throttledMode && !k.trialOut {

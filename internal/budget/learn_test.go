@@ -133,7 +133,7 @@ func sum(n []int) (s int) {
 	return s
 }
 
-// A server allows 25 requests a second, and tells it, or does not. The promise
+// A server allows 25 requests a second, and reports it, or does not. The promise
 // is under 5 % refused and at least 70 % used; where the others come and go
 // every two minutes the target moves, and less is asked.
 func TestLearnsTheServersLimit(t *testing.T) {
@@ -191,7 +191,7 @@ func answer(kv ...string) http.Header {
 	return h
 }
 
-// All that a 429 may say about the time to wait, and how it is bounded.
+// All that a 429 may give as the time to wait, and how it is bounded.
 func TestPauseAfter429(t *testing.T) {
 	// GitLab's clock is a month ahead of ours: only its own times may be compared.
 	server := func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
@@ -222,7 +222,7 @@ func TestPauseAfter429(t *testing.T) {
 				must(t, b.Gate(Details).Acquire(t.Context()))
 				b.Gate(Details).Release(http.StatusTooManyRequests, c.header())
 				start := time.Now()
-				if until := b.State().PausedUntil; until.Sub(start) < c.want {
+				if until := look(b).PausedUntil; until.Sub(start) < c.want {
 					t.Errorf("PausedUntil in %v, want at least %v", until.Sub(start), c.want)
 				}
 				must(t, b.Gate(Listing).Acquire(t.Context())) // all work waits
@@ -261,7 +261,7 @@ func TestBurstOf429sIsOneEvent(t *testing.T) {
 					g.Release(http.StatusOK, nil)
 				}
 			}
-			rates[refused] = b.State().Rate
+			rates[refused] = look(b).Rate
 			// After the pause one request tries; the others wait for its answer.
 			var went atomic.Int32
 			ctx, cancel := context.WithCancel(t.Context())
@@ -312,11 +312,11 @@ func TestSpreadsWhatRemains(t *testing.T) {
 			must(t, g.Acquire(t.Context()))
 			g.Release(status, h)
 		}
-		if s := b.State(); s.RateLimit != -1 || s.RateRemaining != -1 || !math.IsInf(s.Rate, 1) {
+		if s := look(b); s.RateLimit != -1 || s.RateRemaining != -1 || !math.IsInf(s.Rate, 1) {
 			t.Errorf("at the start: %+v", s)
 		}
 		ask(200, header(6200, 1000, 0)) // 7200 an hour
-		s := b.State()
+		s := look(b)
 		if s.RateLimit != 7200 || s.RateRemaining != 1000 {
 			t.Errorf("limit %v remaining %v", s.RateLimit, s.RateRemaining)
 		}
@@ -324,25 +324,25 @@ func TestSpreadsWhatRemains(t *testing.T) {
 			t.Errorf("rate %v, want 0.9 x 1000 in 1000 s", s.Rate)
 		}
 		ask(200, header(6700, 500, 0)) // others were faster
-		if r := b.State().Rate; r < 0.42 || r > 0.48 {
+		if r := look(b).Rate; r < 0.42 || r > 0.48 {
 			t.Errorf("rate %v, want 0.9 x 500 in 1000 s", r)
 		}
 		ask(200, header(6699, 501, 0)) // overtaken on its way
-		if r := b.State().RateRemaining; r != 500 {
+		if r := look(b).RateRemaining; r != 500 {
 			t.Errorf("remaining %v from an older answer", r)
 		}
 		ask(429, header(7300, 0, 10*time.Second))
-		if s := b.State(); s.RateLimit != 7200 || s.RateRemaining != 0 {
+		if s := look(b); s.RateLimit != 7200 || s.RateRemaining != 0 {
 			t.Errorf("limit %v remaining %v after a refusal", s.RateLimit, s.RateRemaining)
 		}
 		time.Sleep(1100 * time.Second)
-		if s := b.State(); s.RateLimit != -1 || s.RateRemaining != -1 {
+		if s := look(b); s.RateLimit != -1 || s.RateRemaining != -1 {
 			t.Errorf("the window is over: %+v", s)
 		}
 	})
 }
 
-// Whatever a header says: no panic, no pause beyond the cap, and never a stop.
+// Whatever a header holds: no panic, no pause beyond the cap, and never a stop.
 func FuzzHeaders(f *testing.F) {
 	f.Add(200, "", "", "", "", "", "")
 	f.Add(429, "30", "120", "7201", "0", "1767225600", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -364,7 +364,7 @@ func FuzzHeaders(f *testing.F) {
 				time.Sleep(50 * time.Millisecond)
 				g.Release(status, answer("Retry-After", retry, "RateLimit-Limit", limit, "RateLimit-Observed", observed,
 					"RateLimit-Remaining", remaining, "RateLimit-Reset", reset, "RateLimit-ResetTime", reset, "Date", date))
-				s := b.State()
+				s := look(b)
 				if math.IsNaN(s.Rate) || s.Rate <= 0 {
 					t.Fatalf("rate %v", s.Rate)
 				}

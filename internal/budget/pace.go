@@ -47,7 +47,7 @@ func newLimit(perSecond float64, now time.Time) limit {
 		l.span = alone // less than one a minute
 	}
 	if l.n > 1 {
-		l.reserve = max(l.n/tenth, 1)
+		l.reserve = max(l.n/Tenth, 1)
 	}
 	l.credit = l.n
 	return l

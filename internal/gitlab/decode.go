@@ -90,6 +90,8 @@ func (d *reader) details() RunnerDetails {
 			out.Arch = d.name()
 		case "contacted_at":
 			out.ContactedAt = d.time()
+		case "maximum_timeout":
+			out.MaximumTimeout = time.Duration(max(d.seconds(), 0)) * time.Second
 		case "projects":
 			project = d.first("path_with_namespace")
 		case "groups":
@@ -163,6 +165,8 @@ func (d *reader) manager() (m Manager) {
 			m.Arch = d.name()
 		case "status":
 			m.Status = d.name()
+		case "job_execution_status":
+			m.Execution = d.name()
 		case "contacted_at":
 			m.ContactedAt = d.time()
 		}

@@ -554,6 +554,7 @@ func TestManyMachines(t *testing.T) {
 			}
 			for i, m := range rest {
 				m.ContactedAt = m.ContactedAt.Truncate(time.Second)
+				m.Execution = "" // not read by GraphQL
 				if r.Managers[i] != m {
 					t.Errorf("got %+v, want %+v", r.Managers[i], m)
 				}

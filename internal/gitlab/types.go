@@ -20,6 +20,12 @@ type Runner struct {
 	Online      *bool  // nil: null, which means never contacted
 }
 
+// Values of job_execution_status.
+const (
+	ExecutionActive = "active"
+	ExecutionIdle   = "idle"
+)
+
 // RunnerDetails is a runner with what GET /runners/:id adds to the list row (1.3).
 type RunnerDetails struct {
 	Runner
@@ -35,7 +41,9 @@ type RunnerDetails struct {
 	Platform    string
 	Arch        string
 	ContactedAt time.Time // zero: never
-	Owner       string    // path_with_namespace of the first project, or web_url's path of the first group
+	// MaximumTimeout of its jobs; 0: none, or not read (GraphQL).
+	MaximumTimeout time.Duration
+	Owner          string // path_with_namespace of the first project, or web_url's path of the first group
 }
 
 // Manager is one machine behind a runner (1.4).
@@ -46,6 +54,7 @@ type Manager struct {
 	Platform    string
 	Arch        string
 	Status      string
+	Execution   string // job_execution_status, as Runner's; "" by GraphQL
 	ContactedAt time.Time
 }
 

@@ -18,6 +18,9 @@ func (w *World) startDaily() {
 		return
 	}
 	w.push(w.now+w.nextDailyIn(), evDaily, 0)
+	if w.opt.Calm {
+		return
+	}
 	w.flapper = w.order[w.rng.IntN(len(w.order))]
 	w.push(w.now+minute, evFlap, 0)
 	for _, r := range w.order {
@@ -59,6 +62,10 @@ func (w *World) daily(t int64) {
 		return
 	}
 	r := w.order[w.rng.IntN(len(w.order))]
+	if w.opt.Calm {
+		w.calmDaily(r)
+		return
+	}
 	n := len(w.order)
 	take := func(list *[]*runner) *runner {
 		if len(*list) == 0 {
@@ -116,6 +123,24 @@ func (w *World) daily(t int64) {
 	default:
 		if n > 3 && n > w.opt.Runners && r != w.flapper && !r.blackHole {
 			w.deleteRunner(r, t)
+		}
+	}
+}
+
+// calmDaily is a day without trouble: machines are replaced by newer ones while
+// they are idle, runners join up to a bound, and none leaves.
+func (w *World) calmDaily(r *runner) {
+	switch x := w.rng.IntN(100); {
+	case x < 30:
+		if old := r.managers; r.weight > 0 && r.up() && len(r.exec) == 0 && len(old) > 0 {
+			w.addManager(r, ManagerSpec{Version: versions[w.rng.IntN(4)]})
+			w.removeManager(r, old[0], w.now)
+		}
+	case x < 34:
+		if len(w.order) < w.opt.Runners+w.opt.Runners/20 {
+			s := w.randomRunner(int(w.lastRunner))
+			s.Created, s.Paused, s.Offline, s.LastContact, s.Managers = time.Time{}, false, false, time.Time{}, 1
+			w.addRunner(s)
 		}
 	}
 }

@@ -28,11 +28,19 @@ type Options struct {
 	// default 0, or 4 h with Daily.
 	History time.Duration
 	Shape   JobShape
+	// TickPeers lets each job that is queued be offered to all runners that take
+	// the same jobs, so that the idle ones among them contact GitLab too, as
+	// GitLab does (docs/gitlab-api.md 3.3). It costs an event for each of them.
+	TickPeers bool
 	// Daily adds a visible daily life, for a demonstration: waves of load,
 	// machines that go down, come back and are replaced, pauses, a flapping
 	// runner, a runner that fails whatever it picks, runners that join, leave
 	// and are retagged.
 	Daily bool
+	// Calm leaves out of Daily what makes an operator act: machines that go down,
+	// pauses, the flapping and the failing runner, runners that leave and tags that
+	// are taken off. A demonstration scripts these itself, and nothing else shall alert.
+	Calm bool
 	// Version is GitLab's, default "19.1.0-ee"; see features for what changes.
 	Version string
 	// ExternalURL is GitLab's configured address, which its Link headers name

@@ -7,19 +7,18 @@ import (
 	"math"
 	"time"
 
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Record is one key of the state; a nil Value deletes it.
-type Record struct {
-	Key, Value []byte
-}
+type Record = record.Record
 
 // The records are binary: there is one for each runner, and those of a busy
 // fleet are written every few minutes.
 const (
 	keyMeta       = "hm"
-	prefixRunner  = "hr"
+	prefixRunner  = record.RunnerHealth
 	recordVersion = 1
 	recordMost    = 1024 // bytes; the longest that this version writes are under 400
 
@@ -28,24 +27,7 @@ const (
 	signSaved = 4 * minute
 )
 
-func runnerKey(id int64) []byte {
-	return binary.BigEndian.AppendUint64([]byte(prefixRunner), uint64(id)) //nolint:gosec // ids are positive
-}
-
-func idOf(key []byte) int64 {
-	if len(key) != len(prefixRunner)+8 {
-		return 0
-	}
-	return int64(binary.BigEndian.Uint64(key[len(prefixRunner):])) //nolint:gosec // written by runnerKey; Load looks at the sign
-}
-
-// Subject names what a record is about, for a message.
-func (rec Record) Subject() string {
-	if len(rec.Key) > 2 && string(rec.Key[:2]) == prefixRunner {
-		return fmt.Sprintf("health of runner %d", idOf(rec.Key))
-	}
-	return "health of the fleet"
-}
+func runnerKey(id int64) []byte { return record.Key(prefixRunner, id) }
 
 // Records takes what must outlive a restart and changed since the last call;
 // nil if nothing did. What it returned is given back with Failed when it could
@@ -55,7 +37,7 @@ func (f *Fleet) Records(now time.Time) []Record {
 	at := unix(now)
 	for id := range f.changed {
 		if f.runners[id] == nil {
-			out = append(out, Record{runnerKey(id), nil})
+			out = append(out, Record{Key: runnerKey(id)})
 		}
 	}
 	clear(f.changed)
@@ -64,14 +46,14 @@ func (f *Fleet) Records(now time.Time) []Record {
 		if r.dirty == dirtyNow || r.dirty == dirtySoon && at-r.savedAt >= signSaved {
 			c := codec{buf: []byte{recordVersion}}
 			c.runner(r)
-			out = append(out, Record{runnerKey(r.id), c.buf})
+			out = append(out, Record{Key: runnerKey(r.id), Value: c.buf})
 			r.dirty, r.savedAt = clean, at
 		}
 	}
 	if f.dirtyMeta {
 		c := codec{buf: []byte{recordVersion}}
 		c.fleet(f)
-		out = append(out, Record{[]byte(keyMeta), c.buf})
+		out = append(out, Record{Key: []byte(keyMeta), Value: c.buf})
 		f.dirtyMeta = false
 	}
 	return out
@@ -80,7 +62,7 @@ func (f *Fleet) Records(now time.Time) []Record {
 // Failed marks records as changed again after a commit that failed.
 func (f *Fleet) Failed(records []Record) {
 	for _, rec := range records {
-		switch id := idOf(rec.Key); {
+		switch id := record.ID(rec.Key); {
 		case string(rec.Key) == keyMeta:
 			f.dirtyMeta = true
 		case f.runners[id] != nil:
@@ -109,7 +91,7 @@ func (f *Fleet) Load(key, value []byte) (handled bool, err error) {
 			f.silentUntil = f.judgedAt + heldAfter
 		}
 	case len(key) >= len(prefixRunner) && string(key[:len(prefixRunner)]) == prefixRunner:
-		id := idOf(key)
+		id := record.ID(key)
 		if id <= 0 {
 			return true, fmt.Errorf("health: record %q names no runner", key)
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/record"
 )
 
 // full is a runner with something in each field of its record.
@@ -159,7 +161,7 @@ func TestSignOnDisk(t *testing.T) {
 		f.Read(1, Reading{At: now, ContactedAt: now})
 		f.Judge(now)
 		for _, rec := range f.Records(now) {
-			if idOf(rec.Key) == 1 {
+			if record.ID(rec.Key) == 1 {
 				g := New()
 				if _, err := g.Load(rec.Key, rec.Value); err != nil {
 					t.Fatal(err)

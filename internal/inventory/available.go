@@ -5,7 +5,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// Available tells whether a row counts in tag_available_runners: online, not paused.
+// Available reports whether a row counts in tag_available_runners: online, not paused.
 func Available(row *gitlab.Runner) bool {
 	return statusOf(row) == snapshot.Online && !pausedOf(row)
 }

@@ -96,7 +96,7 @@ func TestExecutingByTheList(t *testing.T) {
 		name                         string
 		told                         int
 		jobs                         Jobs
-		running, canceling, of, seen int // of the runner, and what Executing tells
+		running, canceling, of, seen int // of the runner, and what ListedJobs returns
 		oldest                       bool
 	}{
 		{"jobs not read yet", 3, Jobs{}, 3, 0, 3, 3, false},
@@ -110,7 +110,7 @@ func TestExecutingByTheList(t *testing.T) {
 			inv.Listed(ups(1), true, t0)
 			inv.Details(1, tagged(up(1), "a"), nil, t0)
 			if c.told >= 0 {
-				inv.Executes(1, c.told)
+				inv.SetListedJobs(1, c.told)
 			}
 			f := inv.Fleet(func(int64) Jobs { return c.jobs }, true)
 			if got := f.JobsExecuting[snapshot.InstanceType]; got != [2]int{c.running, c.canceling} {
@@ -122,14 +122,14 @@ func TestExecutingByTheList(t *testing.T) {
 			if row := f.Rows[0]; row.JobsExecuting != c.of || row.OldestJobStart.IsZero() == c.oldest {
 				t.Errorf("of the runner %d, oldest %v", row.JobsExecuting, row.OldestJobStart)
 			}
-			if got, _ := inv.Executing(1, t0.Add(-time.Minute)); got != c.seen {
+			if got, _ := inv.ListedJobs(1, t0.Add(-time.Minute)); got != c.seen {
 				t.Errorf("told %d", got)
 			}
-			if got, _ := inv.Executing(1, t0); got != -1 {
+			if got, _ := inv.ListedJobs(1, t0); got != -1 {
 				t.Errorf("told %d by a list that is too old", got)
 			}
 			inv.Listed(ups(1), true, t0.Add(time.Minute)) // by REST
-			if got, _ := inv.Executing(1, t0); got != -1 {
+			if got, _ := inv.ListedJobs(1, t0); got != -1 {
 				t.Errorf("told %d by a list that tells nothing", got)
 			}
 		})

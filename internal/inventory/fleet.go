@@ -17,10 +17,13 @@ type Jobs struct {
 	LastFinished       time.Time
 	ReadAt             time.Time // zero: not read yet
 	Failed             bool      // they could not be read in three tries
-	told               bool      // the numbers are the list's
+
+	LastSeen time.Time // of the runner, by any evidence; zero: not known
+	Unusable bool      // by health it would not do a job
+	listed   bool      // the numbers are the list's
 }
 
-// Awaits tells whether a part of the picture waits for a reading of a runner.
+// Awaits reports whether a part of the picture waits for a reading of a runner.
 func (inv *Inventory) Awaits(p snapshot.Part, id int64, j Jobs) bool {
 	r := inv.runners[id]
 	return r != nil && !r.hidden && inv.awaits(p, r, &j)
@@ -37,8 +40,8 @@ func (inv *Inventory) awaits(p snapshot.Part, r *runner, j *Jobs) bool {
 	}
 }
 
-// MayExecute tells whether a runner may be executing jobs, how many the list
-// did not tell: not where the list says that it is idle, nor where it was not
+// MayExecute reports whether a runner may be executing jobs, where the list
+// does not count them: not where it shows that the runner is idle, nor where it was not
 // in contact with GitLab for so long (7 days) that its jobs were dropped.
 func (inv *Inventory) MayExecute(id int64) bool {
 	r := inv.runners[id]
@@ -54,16 +57,16 @@ func (r *runner) mayExecute() bool {
 	}
 }
 
-// Whole tells whether a part of the picture was whole once.
+// Whole reports whether a part of the picture was whole once.
 func (inv *Inventory) Whole(p snapshot.Part) bool { return inv.whole[p] }
 
 // WholeParts are those that were.
 func (inv *Inventory) WholeParts() [snapshot.NumParts]bool { return inv.whole }
 
-// SetMachines notes whether GitLab tells of machines; it reports a change.
-func (inv *Inventory) SetMachines(told bool) bool {
-	changed := inv.noMachines == told
-	inv.noMachines = !told
+// SetMachines notes whether GitLab shows machines; it reports a change.
+func (inv *Inventory) SetMachines(shown bool) bool {
+	changed := inv.noMachines == shown
+	inv.noMachines = !shown
 	return changed
 }
 
@@ -80,8 +83,8 @@ func (inv *Inventory) Machines(id int64, managers []gitlab.Manager) {
 	}
 }
 
-// MachinesFailed counts a failed reading of a runner's machines; for good says
-// that GitLab has none to tell of. After three in a row no sum waits for them.
+// MachinesFailed counts a failed reading of a runner's machines; for good:
+// GitLab has none to show. After three in a row no sum waits for them.
 func (inv *Inventory) MachinesFailed(id int64, forGood bool) {
 	if r := inv.runners[id]; r != nil {
 		r.machines.failed++
@@ -107,7 +110,7 @@ func (r *runner) takeMachines(managers []gitlab.Manager) {
 }
 
 // Fleet builds the gauges as of now; nil before the first complete listing.
-// jobs tells what each runner executes. With rows the runner_ families' data
+// jobs is what each runner executes. With rows the runner_ families' data
 // are filled too.
 //
 // Sums by tag are whole or absent: they appear once the details of every
@@ -122,19 +125,7 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 		return nil
 	}
 	f := &snapshot.Fleet{}
-	var awaited [snapshot.NumParts]bool
-	tags := make(map[string]*snapshot.Tag, len(inv.tags)+3)
-	for name, t := range inv.tags {
-		st := &snapshot.Tag{Name: name, LastAvailable: t.lastAvailable}
-		for k, seen := range t.types {
-			if seen {
-				st.Runners[k] = new([snapshot.NumStatuses][2]int)
-			}
-		}
-		tags[name] = st
-	}
-	versions := map[string]int{}
-	counted := map[string]bool{} // tags with a runner in the sums
+	sums := inv.newSums(f)
 	if rows {
 		f.Rows = make([]snapshot.Runner, 0, len(inv.order))
 	}
@@ -144,75 +135,27 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 			continue
 		}
 		j := jobs(id)
-		for p := range awaited {
-			awaited[p] = awaited[p] || !inv.whole[p] && inv.awaits(snapshot.Part(p), r, &j)
+		for p := range sums.awaited {
+			sums.awaited[p] = sums.awaited[p] || !inv.whole[p] && inv.awaits(snapshot.Part(p), r, &j)
 		}
-		if r.executing >= 0 && r.listed.After(j.ReadAt) {
-			// The list told later than the jobs were read, but not which of them
-			// are being canceled.
-			j.Canceling = min(j.Canceling, r.executing)
-			j.Running = r.executing - j.Canceling
-			j.told = true
-			if r.executing == 0 {
-				j.Oldest = time.Time{}
-			}
-		}
-		executing := j.Running + j.Canceling
+		j.update(r)
 		// The list's flag counts where it is news: the jobs may not have been
 		// read since, or not be visible to the token.
-		busy := executing > 0 || (r.active && !r.listed.Before(j.ReadAt))
-		paused := 0
-		if r.paused {
-			paused = 1
-		}
-		f.Runners[r.kind][r.status][paused]++
-		f.JobsExecuting[r.kind][0] += j.Running
-		f.JobsExecuting[r.kind][1] += j.Canceling
-		if busy {
-			f.Busy[r.kind]++
-		}
-		for s, n := range r.machines.byStatus {
-			f.Managers[r.kind][s] += n
-		}
-		f.ManagersRead = f.ManagersRead || r.machines.known
-		versions[r.version]++
-		available := r.status == snapshot.Online && !r.paused
+		busy := j.Running+j.Canceling > 0 || (r.active && !r.listed.Before(j.ReadAt))
+		sums.add(r, j, busy)
 		for _, label := range r.labels {
-			st := tags[label]
-			if st == nil {
-				st = &snapshot.Tag{Name: label}
-				tags[label] = st
-			}
-			if st.Runners[r.kind] == nil {
-				st.Runners[r.kind] = new([snapshot.NumStatuses][2]int)
-			}
-			counted[label] = true
-			st.Runners[r.kind][r.status][paused]++
-			st.JobsExecuting[r.kind] += executing
-			if busy {
-				st.Busy++
-			}
-			if available {
-				st.Available++
-				st.Capacity += r.peaks.most(inv.listedAt)
-				if t := inv.tags[label]; t != nil && r.listed.After(t.lastAvailable) {
-					t.lastAvailable = r.listed
-					inv.dirtyTags[label] = struct{}{}
-				}
-				if r.listed.After(st.LastAvailable) {
-					st.LastAvailable = r.listed
-				}
-			}
+			inv.addTag(sums.tag(label), r, j, busy)
 		}
 		if rows {
 			f.Rows = append(f.Rows, inv.row(r, j))
 		}
 	}
-	f.UnknownTags = inv.unknownTags(tags, counted)
-	for _, name := range slices.Sorted(maps.Keys(tags)) {
-		f.Tags = append(f.Tags, *tags[name])
+	f.UnknownTags = inv.unknownTags(sums.tags, sums.counted)
+	for _, name := range slices.Sorted(maps.Keys(sums.tags)) {
+		f.Tags = append(f.Tags, *sums.tags[name])
 	}
-	f.Versions = inv.versions(versions)
+	f.Versions = inv.versions(sums.versions)
+	awaited := sums.awaited
 	for p := range awaited {
 		if !awaited[p] && !inv.whole[p] && len(inv.order) > 0 {
 			inv.whole[p], inv.dirtyMeta = true, true
@@ -222,7 +165,108 @@ func (inv *Inventory) Fleet(jobs func(id int64) Jobs, rows bool) *snapshot.Fleet
 	return f
 }
 
-// versionUnknown is the version of runners that never told one.
+// update takes the number of executing jobs from the list, where that is later
+// than the reading of the jobs. It does not show which of them are being canceled.
+func (j *Jobs) update(r *runner) {
+	if r.executing < 0 || !r.listed.After(j.ReadAt) {
+		return
+	}
+	j.Canceling = min(j.Canceling, r.executing)
+	j.Running = r.executing - j.Canceling
+	j.listed = true
+	if r.executing == 0 {
+		j.Oldest = time.Time{}
+	}
+}
+
+// sums are what a picture is added up in.
+type sums struct {
+	fleet    *snapshot.Fleet
+	tags     map[string]*snapshot.Tag
+	counted  map[string]struct{} // tags with a runner in the sums
+	versions map[string]int
+	awaited  [snapshot.NumParts]bool
+}
+
+func (inv *Inventory) newSums(f *snapshot.Fleet) *sums {
+	s := &sums{
+		fleet: f, tags: make(map[string]*snapshot.Tag, len(inv.tags)+3),
+		counted: map[string]struct{}{}, versions: map[string]int{},
+	}
+	for name, t := range inv.tags {
+		st := &snapshot.Tag{Name: name, LastAvailable: t.lastAvailable}
+		for k, seen := range t.types {
+			if seen {
+				st.Runners[k] = new([snapshot.NumStatuses][2]int)
+			}
+		}
+		s.tags[name] = st
+	}
+	return s
+}
+
+func (r *runner) pausedIndex() int {
+	if r.paused {
+		return 1
+	}
+	return 0
+}
+
+// add adds a runner to the sums by type and version.
+func (s *sums) add(r *runner, j Jobs, busy bool) {
+	f := s.fleet
+	f.Runners[r.kind][r.status][r.pausedIndex()]++
+	f.JobsExecuting[r.kind][0] += j.Running
+	f.JobsExecuting[r.kind][1] += j.Canceling
+	if busy {
+		f.Busy[r.kind]++
+	}
+	for status, n := range r.machines.byStatus {
+		f.Managers[r.kind][status] += n
+	}
+	f.ManagersRead = f.ManagersRead || r.machines.known
+	s.versions[r.version]++
+}
+
+// tag is the sums of a tag that a runner has.
+func (s *sums) tag(label string) *snapshot.Tag {
+	st := s.tags[label]
+	if st == nil {
+		st = &snapshot.Tag{Name: label}
+		s.tags[label] = st
+	}
+	s.counted[label] = struct{}{}
+	return st
+}
+
+// addTag adds a runner to the sums of a tag of it.
+func (inv *Inventory) addTag(st *snapshot.Tag, r *runner, j Jobs, busy bool) {
+	if st.Runners[r.kind] == nil {
+		st.Runners[r.kind] = new([snapshot.NumStatuses][2]int)
+	}
+	st.Runners[r.kind][r.status][r.pausedIndex()]++
+	st.JobsExecuting[r.kind] += j.Running + j.Canceling
+	if busy {
+		st.Busy++
+	}
+	if r.status != snapshot.Online || r.paused {
+		return
+	}
+	st.Available++
+	if !j.Unusable {
+		st.Usable++
+	}
+	st.Capacity += r.peaks.most(inv.listedAt)
+	if t := inv.tags[st.Name]; t != nil && r.listed.After(t.lastAvailable) {
+		t.lastAvailable = r.listed
+		inv.dirtyTags[st.Name] = struct{}{}
+	}
+	if r.listed.After(st.LastAvailable) {
+		st.LastAvailable = r.listed
+	}
+}
+
+// versionUnknown is the version of runners that never sent one.
 const versionUnknown = "(unknown)"
 
 // mostVersions is how many versions have series of their own: a runner sends
@@ -284,7 +328,7 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 		ID: r.id, Type: r.kind, Status: r.status, Paused: r.paused, StatusSince: r.statusSince, PausedSince: r.pausedSince,
 		Description: r.description, Owner: r.owner, Version: r.version, Platform: r.platform, Arch: r.arch,
 		RunUntagged: r.runUntagged, Protected: r.protected, Tags: r.labels,
-		ContactedAt: r.contactedAt, DetailsAt: r.detailsAt,
+		ContactedAt: r.contactedAt, LastSeen: j.LastSeen, DetailsAt: r.detailsAt,
 		ManagersOnline: -1, ManagersKnown: -1,
 		JobsExecuting: -1, OldestJobStart: j.Oldest, LastJobFinished: j.LastFinished,
 		Exported: inv.exported(r),
@@ -295,7 +339,7 @@ func (inv *Inventory) row(r *runner, j Jobs) snapshot.Runner {
 			row.ManagersKnown += n
 		}
 	}
-	if !j.ReadAt.IsZero() || j.told {
+	if !j.ReadAt.IsZero() || j.listed {
 		row.JobsExecuting = j.Running + j.Canceling
 	}
 	return row
@@ -315,7 +359,7 @@ func (inv *Inventory) knownSince(r *runner, start time.Time) {
 	}
 }
 
-// Exported tells whether a runner has runner_ series.
+// Exported reports whether a runner has runner_ series.
 func (inv *Inventory) Exported(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && inv.exported(r)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/test/rig"
 )
@@ -434,16 +435,16 @@ func TestRecordsLeaveOutOne(t *testing.T) {
 	for _, c := range []struct{ key, want string }{
 		{string(runnerKey(7)), "runner 7"}, {prefixTag + "gpu", `tag "gpu"`}, {keyMeta, `record "im"`}, {"", `record ""`},
 	} {
-		if got := (Record{Key: []byte(c.key)}).Subject(); got != c.want {
+		if got := (record.Record{Key: []byte(c.key)}).Subject(); got != c.want {
 			t.Errorf("%q is called %s", c.key, got)
 		}
 	}
-	if s := (Record{Key: []byte(prefixTag + strings.Repeat("x", 40_000))}).Subject(); len(s) > 200 {
+	if s := (record.Record{Key: []byte(prefixTag + strings.Repeat("x", 40_000))}).Subject(); len(s) > 200 {
 		t.Errorf("a name of %d bytes in a message", len(s))
 	}
 }
 
-// A contact of the far future, once told, must not outdo the true ones for ever.
+// A contact of the far future, once read, must not outdo the true ones for ever.
 func TestContactOfTheFuture(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1), true, t0)

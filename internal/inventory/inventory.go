@@ -46,7 +46,7 @@ type Inventory struct {
 	version  string    // of GitLab
 
 	whole      [snapshot.NumParts]bool // latched: see Fleet
-	noMachines bool                    // GitLab does not tell of machines
+	noMachines bool                    // GitLab does not show machines
 
 	shownVersions map[string]struct{} // those with series of their own in the last picture
 
@@ -75,7 +75,7 @@ type runner struct {
 	idle        bool      // job_execution_status is idle: neither on releases without it
 	firstSeen   time.Time // start of the first listing that showed it
 	listed      time.Time
-	executing   int // jobs, as the list told; -1: it did not
+	executing   int // jobs, as the list counted; -1: it did not
 	description string
 
 	shown    []showing // the scopes that show it
@@ -94,8 +94,9 @@ type runner struct {
 	platform    string
 	arch        string
 	owner       string
+	timeout     time.Duration // maximum_timeout of its jobs; 0: none known
 	contactedAt time.Time
-	touchedAt   time.Time // the latest at which it may have taken a job, as the contacts tell
+	touchedAt   time.Time // the latest at which it may have taken a job, as the contacts show
 	machines    machines
 	peaks       peaks
 
@@ -237,7 +238,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 	r.tags, r.otherTags = ownTags(d.Tags, d.TagsOmitted)
 	r.runUntagged, r.protected = d.RunUntagged, d.Protected
 	switch {
-	case sameSecond(d.ContactedAt, r.contactedAt): // GraphQL tells whole seconds
+	case sameSecond(d.ContactedAt, r.contactedAt): // GraphQL gives whole seconds
 	case d.ContactedAt.After(last):
 		// A contact of the far future would never be outdone by a true one.
 		if most := at.Add(contactSlack); d.ContactedAt.After(most) {
@@ -246,17 +247,18 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 			r.touchedAt = maxTime(r.touchedAt, d.ContactedAt)
 		}
 	default:
-		// It came after the last reading and says that it did not, because clocks
+		// It came after the last reading and shows a time before it, because clocks
 		// differ, or it fell back with a lost cache (docs/gitlab-api.md 3.3): anything may
 		// have been until now.
 		r.touchedAt = at
 	}
 	r.platform, r.arch, r.contactedAt = d.Platform, d.Arch, d.ContactedAt
+	r.timeout = d.MaximumTimeout
 	if managers != nil || r.machines.byStatus[snapshot.Online] == 0 {
-		r.version = d.Version // else its machines tell it, though they could not be read this time
+		r.version = d.Version // else its machines show it, though they could not be read this time
 	}
 	if d.Owner != "" {
-		r.owner = d.Owner // a lean reading does not tell it again
+		r.owner = d.Owner // a lean reading does not have it
 	}
 	if managers != nil {
 		r.takeMachines(managers)
@@ -276,7 +278,7 @@ func (inv *Inventory) Details(id int64, d gitlab.RunnerDetails, managers []gitla
 	}
 }
 
-// details is what a reading of the details tells, its time and the contact aside.
+// details is what a reading of the details shows, its time and the contact aside.
 type details struct {
 	tags                           []string
 	otherTags                      bool
@@ -333,7 +335,7 @@ func (inv *Inventory) Len() int { return len(inv.runners) }
 // IDs are the runners' ids, ascending. The slice must not be changed.
 func (inv *Inventory) IDs() []int64 { return inv.order }
 
-// Has tells whether a runner is in the fleet.
+// Has reports whether a runner is in the fleet.
 func (inv *Inventory) Has(id int64) bool { return inv.runners[id] != nil }
 
 // Type is a runner's type.
@@ -344,14 +346,14 @@ func (inv *Inventory) Type(id int64) snapshot.RunnerType {
 	return snapshot.ProjectType
 }
 
-// Active tells whether GitLab said last that a runner executes jobs.
+// Active reports whether GitLab showed last that a runner executes jobs.
 func (inv *Inventory) Active(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && r.active
 }
 
-// Idle tells whether GitLab said last that a runner executes nothing. Neither
-// Active nor Idle holds on releases that do not say.
+// Idle reports whether GitLab showed last that a runner executes nothing. Neither
+// Active nor Idle holds on releases that do not show it.
 func (inv *Inventory) Idle(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && r.idle
@@ -384,15 +386,15 @@ func (inv *Inventory) SettledAt(id int64) time.Time {
 
 // UntouchedUntil is until when a runner is known to have taken no job since
 // since; zero: nothing is known. A runner contacts GitLab when it asks for a
-// job and while it executes one, so a contact that was told later and lies
-// before says that there was none (docs/gitlab-api.md 3.3).
+// job and while it executes one, so a contact that was read later and lies
+// before shows that there was none (docs/gitlab-api.md 3.3).
 func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
 	r := inv.runners[id]
 	switch {
 	case r == nil || r.active || since.IsZero() || !r.detailsAt.After(since):
 		return time.Time{}
 	case r.contactedAt.IsZero() && (r.status != snapshot.NeverContacted || r.machines.byStatus[snapshot.Online] > 0):
-		return time.Time{} // not told, or not yet (docs/gitlab-api.md 3.4)
+		return time.Time{} // not shown, or not yet (docs/gitlab-api.md 3.4)
 	case !r.touchedAt.Before(since.Add(-contactSlack)):
 		return time.Time{}
 	default:
@@ -400,18 +402,18 @@ func (inv *Inventory) UntouchedUntil(id int64, since time.Time) time.Time {
 	}
 }
 
-// Executes takes how many jobs a runner executes, as the last listing told.
-func (inv *Inventory) Executes(id int64, jobs int) {
+// SetListedJobs takes how many jobs a runner executes, as the last listing counted.
+func (inv *Inventory) SetListedJobs(id int64, jobs int) {
 	if r := inv.runners[id]; r != nil {
 		r.executing = jobs
 		r.active = r.active || jobs > 0
-		inv.Executed(id, jobs, r.listed)
+		inv.NotePeak(id, jobs, r.listed)
 	}
 }
 
-// Executing is how many jobs the list told a runner to execute, and when; -1:
-// it did not tell, or not since since.
-func (inv *Inventory) Executing(id int64, since time.Time) (jobs int, at time.Time) {
+// ListedJobs is how many jobs of a runner the list counted as executing, and when; -1:
+// it did not, or not since since.
+func (inv *Inventory) ListedJobs(id int64, since time.Time) (jobs int, at time.Time) {
 	if r := inv.runners[id]; r != nil && r.listed.After(since) {
 		return r.executing, r.listed
 	}
@@ -427,21 +429,21 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
-// HasOwner tells whether a runner's owner is known or needs none, so that a
+// HasOwner reports whether a runner's owner is known or needs none, so that a
 // lean reading of its details is enough.
 func (inv *Inventory) HasOwner(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && (r.owner != "" || r.kind == snapshot.InstanceType)
 }
 
-// Executed notes how many jobs a runner was seen to execute at once.
-func (inv *Inventory) Executed(id int64, jobs int, at time.Time) {
+// NotePeak notes how many jobs a runner was seen to execute at once.
+func (inv *Inventory) NotePeak(id int64, jobs int, at time.Time) {
 	if r := inv.runners[id]; r != nil && r.peaks.see(jobs, at) {
 		inv.dirtyRunners[id] = struct{}{}
 	}
 }
 
-// TagsKnown tells whether jobs of a runner may be counted: its tags are known,
+// TagsKnown reports whether jobs of a runner may be counted: its tags are known,
 // or could not be learned in three tries.
 func (inv *Inventory) TagsKnown(id int64) bool {
 	r := inv.runners[id]

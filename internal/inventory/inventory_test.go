@@ -233,7 +233,7 @@ func TestJoinsAndLeaves(t *testing.T) {
 	// Details of a runner that left meanwhile change nothing.
 	inv.Details(4, tagged(up(4), "ghost"), nil, at)
 	inv.DetailsFailed(4)
-	inv.Executed(4, 3, at)
+	inv.NotePeak(4, 3, at)
 	if inv.Has(4) || slices.Contains(inv.TagNames(), "ghost") {
 		t.Error("details of a gone runner were taken")
 	}
@@ -278,7 +278,7 @@ func TestActive(t *testing.T) {
 			t.Errorf("runner %d: active, idle %v, want %v", id, got, want)
 		}
 	}
-	// Details of a release that tells it in the list only must not make it unknown.
+	// Details of a release that shows it in the list only must not make it unknown.
 	d := tagged(up(2))
 	d.Execution = ""
 	inv.Details(2, d, nil, t0)

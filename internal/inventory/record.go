@@ -1,27 +1,22 @@
 package inventory
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
-
-// Record is one key of the state; a nil Value deletes it.
-type Record struct {
-	Key, Value []byte
-}
 
 // The records are JSON: they are few and change seldom, and a person who has
 // to look into a state file can read them.
 const (
 	keyMeta      = "im"
-	prefixRunner = "ir"
-	prefixTag    = "it"
+	prefixRunner = record.Runner
+	prefixTag    = record.Tag
 	prefixScope  = "is"
 )
 
@@ -72,48 +67,29 @@ type tagRecord struct {
 	LastAvailable time.Time                     `json:"a,omitzero"`
 }
 
-func runnerKey(id int64) []byte {
-	return binary.BigEndian.AppendUint64([]byte(prefixRunner), uint64(id)) //nolint:gosec // ids are positive
-}
+func runnerKey(id int64) []byte { return record.Key(prefixRunner, id) }
 
 // LeftOut is a record that has no form on disk.
 type LeftOut struct {
-	Record // without a value
+	record.Record // without a value
 
 	Err error
-}
-
-// Subject names what a record is about, for a message.
-func (r Record) Subject() string {
-	switch {
-	case len(r.Key) < len(keyMeta):
-	case string(r.Key[:2]) == prefixRunner:
-		return fmt.Sprintf("runner %d", idOf(r.Key))
-	case string(r.Key[:2]) == prefixTag:
-		const most = 100 // a tag of megabytes must not stand in a log line
-		name := string(r.Key[2:])
-		if len(name) > most {
-			name = name[:most] + "…"
-		}
-		return fmt.Sprintf("tag %q", name)
-	}
-	return fmt.Sprintf("record %q", r.Key)
 }
 
 // Records takes what changed since the last call; nil if nothing did. What it
 // returned is given back with Failed when it could not be committed. A record
 // that cannot be encoded is left out alone, until what it is about changes
 // again: it must not keep the others from being saved.
-func (inv *Inventory) Records() ([]Record, []LeftOut) {
-	var out []Record
+func (inv *Inventory) Records() ([]record.Record, []LeftOut) {
+	var out []record.Record
 	var left []LeftOut
 	put := func(key []byte, v any) bool {
 		b, err := json.Marshal(v)
 		if err != nil {
-			left = append(left, LeftOut{Record{Key: key}, fmt.Errorf("inventory: cannot be encoded: %w", err)})
+			left = append(left, LeftOut{record.Record{Key: key}, fmt.Errorf("inventory: cannot be encoded: %w", err)})
 			return false
 		}
-		out = append(out, Record{key, b})
+		out = append(out, record.Record{Key: key, Value: b})
 		return true
 	}
 	if inv.dirtyMeta && put([]byte(keyMeta), metaRecord{inv.listedAt, inv.version, inv.whole, inv.events}) {
@@ -122,7 +98,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 	for id := range inv.dirtyRunners {
 		r := inv.runners[id]
 		if r == nil {
-			out = append(out, Record{runnerKey(id), nil})
+			out = append(out, record.Record{Key: runnerKey(id)})
 			continue
 		}
 		rec := runnerRecord{
@@ -146,7 +122,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 	for name := range inv.dirtyTags {
 		t := inv.tags[name]
 		if t == nil {
-			out = append(out, Record{[]byte(prefixTag + name), nil})
+			out = append(out, record.Record{Key: []byte(prefixTag + name)})
 			continue
 		}
 		if put([]byte(prefixTag+name), tagRecord{t.types, t.seen, t.lastAvailable}) {
@@ -156,7 +132,7 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 	for key := range inv.dirtyScopes {
 		s := inv.scopes[key]
 		if s == nil {
-			out = append(out, Record{[]byte(prefixScope + key), nil})
+			out = append(out, record.Record{Key: []byte(prefixScope + key)})
 			continue
 		}
 		put([]byte(prefixScope+key), scopeRecord{s.listedAt, s.since, s.unseen, s.byGraphQL})
@@ -169,26 +145,19 @@ func (inv *Inventory) Records() ([]Record, []LeftOut) {
 }
 
 // Failed marks records as changed again after a commit that failed.
-func (inv *Inventory) Failed(records []Record) {
+func (inv *Inventory) Failed(records []record.Record) {
 	for _, rec := range records {
 		switch key := string(rec.Key); key[:2] {
 		case keyMeta:
 			inv.dirtyMeta = true
 		case prefixRunner:
-			inv.dirtyRunners[idOf(rec.Key)] = struct{}{}
+			inv.dirtyRunners[record.ID(rec.Key)] = struct{}{}
 		case prefixTag:
 			inv.dirtyTags[key[2:]] = struct{}{}
 		case prefixScope:
 			inv.dirtyScopes[key[2:]] = struct{}{}
 		}
 	}
-}
-
-func idOf(key []byte) int64 {
-	if len(key) != 10 {
-		return 0
-	}
-	return int64(binary.BigEndian.Uint64(key[2:])) //nolint:gosec // written by runnerKey
 }
 
 // Load takes one record of the state; handled is false for foreign keys.
@@ -205,16 +174,16 @@ func (inv *Inventory) Load(key, value []byte) (handled bool, err error) {
 			inv.events, inv.savedEvents, inv.shownEvents = m.Events, m.Events, m.Events
 		}
 	case prefixRunner:
-		if idOf(key) <= 0 {
+		if record.ID(key) <= 0 {
 			return true, fmt.Errorf("inventory: record %q names no runner", key)
 		}
 		var rec runnerRecord
 		if err = json.Unmarshal(value, &rec); err == nil {
 			if rec.Kind >= snapshot.NumRunnerTypes || rec.Status >= snapshot.NumStatuses {
-				return true, fmt.Errorf("inventory: runner %d: unknown type or status in the state", idOf(key))
+				return true, fmt.Errorf("inventory: runner %d: unknown type or status in the state", record.ID(key))
 			}
 			r := &runner{
-				id: idOf(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, dropped: rec.Dropped,
+				id: record.ID(key), kind: rec.Kind, status: rec.Status, paused: rec.Paused, dropped: rec.Dropped,
 				description: rec.Description, detailsAt: rec.DetailsAt, tags: rec.Tags, runUntagged: rec.RunUntagged,
 				protected: rec.Protected, version: rec.Version, platform: rec.Platform, arch: rec.Arch,
 				owner: rec.Owner, contactedAt: rec.ContactedAt, touchedAt: maxTime(rec.ContactedAt, rec.TouchedAt), executing: -1, peaks: rec.Peaks,

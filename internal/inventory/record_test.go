@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/test/rig"
 )
@@ -19,7 +20,7 @@ import (
 // disk is what was committed.
 type disk map[string][]byte
 
-func (d disk) commit(recs []Record) {
+func (d disk) commit(recs []record.Record) {
 	for _, r := range recs {
 		if r.Value == nil {
 			delete(d, string(r.Key))
@@ -41,7 +42,7 @@ func (d disk) open(tb testing.TB, o Options) *Inventory {
 	return inv
 }
 
-func records(tb testing.TB, inv *Inventory) []Record {
+func records(tb testing.TB, inv *Inventory) []record.Record {
 	tb.Helper()
 	recs, left := inv.Records()
 	for _, l := range left {
@@ -165,7 +166,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 				}
 				inv.Details(id, dt, ms, at)
 			case 4:
-				inv.Executed(id, rng.IntN(5), at)
+				inv.NotePeak(id, rng.IntN(5), at)
 			case 5:
 				if rng.IntN(3) == 0 {
 					inv.Gone(id)

@@ -29,7 +29,7 @@ type scope struct {
 	settled bool // latched: the details of all that it showed were read
 }
 
-// showing says that a scope shows a runner, or did until a few listings ago.
+// showing is that a scope shows a runner, or did until a few listings ago.
 type showing struct {
 	scope   *scope
 	missing int // complete listings in a row without it
@@ -54,14 +54,14 @@ type Listing struct {
 	Began time.Time       // by our clock, as NotFound's
 }
 
-// Change tells what a listing changed.
+// Change is what a listing changed.
 type Change struct {
 	Joined []int64
 	Left   []int64
 	// Dropped are runners of a scope that is not configured any more. Like those
 	// of Left they are gone, but not from the fleet of GitLab.
 	Dropped []int64
-	Active  []int64 // runners that the list says execute jobs, ascending
+	Active  []int64 // runners that execute jobs as the list shows, ascending
 	Refuted []int64 // shown, though GitLab answered 404 for them before
 
 	// Since is until when runners that joined were out of sight (zero: since the
@@ -174,7 +174,7 @@ func (inv *Inventory) miss(s *scope, present map[int64]struct{}, began time.Time
 	return left
 }
 
-// Begin says that counting begins at t0: what runs on runners of a scope that
+// Begin notes that counting begins at t0: what runs on runners of a scope that
 // is down at that time counts from then on, whenever it can first be read.
 func (inv *Inventory) Begin(t0 time.Time) {
 	for key, s := range inv.scopes {
@@ -201,7 +201,7 @@ func (inv *Inventory) NotFound(id int64, at time.Time) {
 	}
 }
 
-// Doubted tells whether GitLab answered 404 for a runner, and since then no
+// Doubted reports whether GitLab answered 404 for a runner, and since then no
 // listing and no reading of its details showed it.
 func (inv *Inventory) Doubted(id int64) bool {
 	r := inv.runners[id]
@@ -216,7 +216,7 @@ func (inv *Inventory) SetByGraphQL(key string, v bool) {
 	}
 }
 
-// ByGraphQL tells whether the last listing of a scope, of this process or one
+// ByGraphQL reports whether the last listing of a scope, of this process or one
 // before, was read by GraphQL.
 func (inv *Inventory) ByGraphQL(key string) bool { return inv.scope(key).byGraphQL }
 
@@ -249,8 +249,8 @@ func (inv *Inventory) Withdraw(at, now time.Time, staleness time.Duration) (fres
 // unknownTags takes the tags whose sums are not known out of tags, and names
 // them: those of runners that Withdraw took away, and, as long as the runners of a
 // scope were never read, each tag without a runner. They must be absent: a 0
-// would say that nobody is there.
-func (inv *Inventory) unknownTags(tags map[string]*snapshot.Tag, counted map[string]bool) []string {
+// would mean that nobody is there.
+func (inv *Inventory) unknownTags(tags map[string]*snapshot.Tag, counted map[string]struct{}) []string {
 	unknown := map[string]struct{}{}
 	pending := map[*scope]bool{}
 	for _, r := range inv.runners {
@@ -272,7 +272,7 @@ func (inv *Inventory) unknownTags(tags map[string]*snapshot.Tag, counted map[str
 	}
 	if !settled {
 		for name := range tags {
-			if !counted[name] {
+			if _, ok := counted[name]; !ok {
 				unknown[name] = struct{}{}
 			}
 		}

@@ -11,7 +11,7 @@ import (
 // maxTag is the longest name of a tag in bytes: GitLab's 255 characters.
 const maxTag = 1020
 
-// ownTags sorts a runner's tags. other tells that it has some that cannot have
+// ownTags sorts a runner's tags. other: it has some that cannot have
 // series: those that were left out when they were read, are too long (cut, two
 // could become one), or have the name of a special value.
 func ownTags(tags []string, omitted int) (own []string, other bool) {
@@ -32,7 +32,7 @@ func ownTags(tags []string, omitted int) (own []string, other bool) {
 // must not push everyone else's under (other).
 func (inv *Inventory) share() int { return inv.opts.TagLimit / 2 }
 
-// countsAsProject tells whether a tag counts against the share: one that an
+// countsAsProject reports whether a tag counts against the share: one that an
 // instance or group runner once had does not until it ends, and one with a
 // floor never does.
 func (inv *Inventory) countsAsProject(t *tag) bool {
@@ -50,7 +50,7 @@ func (inv *Inventory) free() int {
 	return n
 }
 
-// room tells whether one more tag may have series of its own; shared: an
+// room reports whether one more tag may have series of its own; shared: an
 // instance or group runner has it.
 func (inv *Inventory) room(shared bool) bool {
 	return inv.free() > 0 && (shared || inv.project < inv.share())

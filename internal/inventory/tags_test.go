@@ -336,14 +336,14 @@ func TestCapacity(t *testing.T) {
 	day := 24 * time.Hour
 	a, b := capacity(t0)
 	want(a, b, 0, 0)
-	inv.Executed(1, 4, t0)
-	inv.Executed(1, 2, t0.Add(time.Minute))
-	inv.Executed(2, 3, t0.Add(time.Minute))
-	inv.Executed(2, 0, t0.Add(2*time.Minute))
+	inv.NotePeak(1, 4, t0)
+	inv.NotePeak(1, 2, t0.Add(time.Minute))
+	inv.NotePeak(2, 3, t0.Add(time.Minute))
+	inv.NotePeak(2, 0, t0.Add(2*time.Minute))
 	a, b = capacity(t0.Add(time.Hour))
 	want(a, b, 7, 3)
-	inv.Executed(2, 5, t0.Add(time.Hour))
-	inv.Executed(1, 1, t0.Add(3*day))
+	inv.NotePeak(2, 5, t0.Add(time.Hour))
+	inv.NotePeak(1, 1, t0.Add(3*day))
 	a, b = capacity(t0.Add(6 * day))
 	want(a, b, 9, 5)
 	inv = reload(t, inv, options())
@@ -353,10 +353,10 @@ func TestCapacity(t *testing.T) {
 	want(a, b, 4, 0)
 	a, b = capacity(t0.Add(7 * day)) // the first day is over
 	want(a, b, 1, 0)
-	inv.Executed(1, 2, t0.Add(7*day))
+	inv.NotePeak(1, 2, t0.Add(7*day))
 	a, b = capacity(t0.Add(10 * day))
 	want(a, b, 2, 0)
-	inv.Executed(1, 1, t0.Add(20*day))
+	inv.NotePeak(1, 1, t0.Add(20*day))
 	if n := len(inv.runners[1].peaks); n != 1 {
 		t.Errorf("%d days are kept", n)
 	}

@@ -66,7 +66,7 @@ func TestCompareVersions(t *testing.T) {
 	}
 }
 
-// A version is the runner's own word: whatever it says, a picture is made at once.
+// A version is any text that a runner sends: whatever it is, a picture is made at once.
 func TestVersions(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2, 3, 4, 5, 6), true, t0)

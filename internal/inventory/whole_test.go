@@ -40,7 +40,7 @@ func TestMachinesLatch(t *testing.T) {
 	if len(f.Versions) != 3 || f.Versions[1].Version != "17.2.0" {
 		t.Errorf("versions %+v", f.Versions)
 	}
-	// Machines that cannot be read any more keep the version that they told.
+	// Machines that cannot be read any more keep the version that they had.
 	inv.Details(1, tagged(up(1), "a"), nil, t0.Add(time.Minute))
 	if f = inv.Fleet(noJobs, false); f.Versions[1].Version != "17.2.0" {
 		t.Errorf("versions %+v", f.Versions)
@@ -54,7 +54,7 @@ func TestMachinesLatch(t *testing.T) {
 	}
 }
 
-// Where GitLab does not tell of machines no version waits for them.
+// Where GitLab does not show machines no version waits for them.
 func TestNoMachinesToTell(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2), true, t0)
@@ -77,7 +77,7 @@ func TestNoMachinesToTell(t *testing.T) {
 func TestJobsLatch(t *testing.T) {
 	type list struct {
 		execution, status string
-		told              int // by the list; -1: it did not tell
+		told              int // by the list; -1: it did not count
 	}
 	read, failed := Jobs{ReadAt: t0}, Jobs{Failed: true}
 	for name, c := range map[string]struct {
@@ -104,7 +104,7 @@ func TestJobsLatch(t *testing.T) {
 			r.Execution, r.Status = c.execution, c.status
 			inv.Listed([]gitlab.Runner{r}, true, t0)
 			if c.told >= 0 {
-				inv.Executes(1, c.told)
+				inv.SetListedJobs(1, c.told)
 			}
 			of := func(int64) Jobs { return c.jobs }
 			f := inv.Fleet(of, false)

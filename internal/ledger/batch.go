@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
@@ -15,15 +16,10 @@ import (
 // another layout too.
 const Layout = 2
 
-// Record is one key of the state; a nil Value deletes it.
-type Record struct {
-	Key, Value []byte
-}
-
 // Batch is what changed since the last one. It must be committed whole; then
 // Committed or Failed is called with it.
 type Batch struct {
-	Records []Record
+	Records []record.Record
 
 	groups  []batchGroup
 	runners []*runner
@@ -32,7 +28,7 @@ type Batch struct {
 	chunk   chunk
 	gone    [][]byte
 	meta    bool
-	told    told
+	totals  totals
 }
 
 type batchGroup struct {
@@ -41,25 +37,21 @@ type batchGroup struct {
 	exposed uint8
 }
 
-// Record keys. Job and runner ids are big-endian so that keys sort by id.
+// The kinds of records.
 const (
 	keyMeta    = "lm"
 	prefixType = "ly"
-	prefixTag  = "lt"
-	prefixRun  = "lr"
+	prefixTag  = record.TagJobs
+	prefixRun  = record.RunnerJobs
 	prefixJob  = "lw"
 	prefixDone = "ls"
 )
 
 func typeKey(t snapshot.RunnerType) []byte { return []byte(prefixType + t.String()) }
 func tagKey(tag string) []byte             { return []byte(prefixTag + tag) }
-func runnerKey(id int64) []byte            { return idKey(prefixRun, uint64(id)) } //nolint:gosec // ids are positive
-func watchKey(id int64) []byte             { return idKey(prefixJob, uint64(id)) } //nolint:gosec // ids are positive
-func chunkKey(seq uint64) []byte           { return idKey(prefixDone, seq) }
-
-func idKey(prefix string, id uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte(prefix), id)
-}
+func runnerKey(id int64) []byte            { return record.Key(prefixRun, id) }
+func watchKey(id int64) []byte             { return record.Key(prefixJob, id) }
+func chunkKey(seq uint64) []byte           { return record.Key(prefixDone, int64(seq)) } //nolint:gosec // counted up from 0
 
 // Batch takes what changed; nil if nothing did. Until Committed, nothing of it
 // is shown.
@@ -67,8 +59,8 @@ func (l *Ledger) Batch() *Batch {
 	if !l.metaDirty && len(l.runnerDirty) == 0 && len(l.watchDirty) == 0 && len(l.pending) == 0 && len(l.groupDirty) == 0 && len(l.gone) == 0 {
 		return nil
 	}
-	b := &Batch{meta: l.metaDirty, told: l.told}
-	put := func(key, value []byte) { b.Records = append(b.Records, Record{key, value}) }
+	b := &Batch{meta: l.metaDirty, totals: l.totals}
+	put := func(key, value []byte) { b.Records = append(b.Records, record.Record{Key: key, Value: value}) }
 	for g := range l.groupDirty {
 		c := batchGroup{g: g, sums: g.live.clone(), exposed: g.exposed}
 		b.groups = append(b.groups, c)
@@ -122,27 +114,6 @@ func (l *Ledger) Batch() *Batch {
 	return b
 }
 
-// Subject names what a record is about, for a message.
-func (r Record) Subject() string {
-	switch {
-	case len(r.Key) < len(keyMeta):
-	case string(r.Key[:2]) == prefixRun:
-		return fmt.Sprintf("jobs of runner %d", idOf(r.Key))
-	case string(r.Key[:2]) == prefixTag:
-		return fmt.Sprintf("jobs of tag %q", cutName(string(r.Key[2:])))
-	}
-	return fmt.Sprintf("record %q", r.Key)
-}
-
-// cutName keeps a tag of megabytes out of a log line.
-func cutName(s string) string {
-	const most = 100
-	if len(s) <= most {
-		return s
-	}
-	return s[:most] + "…"
-}
-
 // Drop takes records out of a batch that no commit can hold, so that the rest
 // can be committed; what they show stays as it was committed last. Where others
 // rest upon one of them nothing may be committed: Drop returns false.
@@ -153,7 +124,7 @@ func (b *Batch) Drop(keys map[string]struct{}) bool {
 		}
 	}
 	dropped := func(key []byte) bool { _, ok := keys[string(key)]; return ok }
-	b.Records = slices.DeleteFunc(b.Records, func(r Record) bool { return dropped(r.Key) })
+	b.Records = slices.DeleteFunc(b.Records, func(r record.Record) bool { return dropped(r.Key) })
 	b.groups = slices.DeleteFunc(b.groups, func(c batchGroup) bool {
 		if c.g.key == nil {
 			return dropped(runnerKey(c.g.runner))
@@ -172,7 +143,7 @@ func (l *Ledger) Committed(b *Batch) {
 	if len(b.settled) > 0 {
 		l.chunks = append(l.chunks, b.chunk)
 	}
-	l.shownTold = b.told
+	l.shownTotals = b.totals
 }
 
 // Failed gives a batch back: nothing of it is lost or shown, it is part of the
@@ -208,7 +179,7 @@ func (l *Ledger) Load(key, value []byte) (handled bool, err error) {
 			return true, fmt.Errorf("ledger: malformed key %q in the state", key)
 		}
 	case prefixRun, prefixJob, prefixDone:
-		if len(key) != 10 || idOf(key) < 0 {
+		if len(key) != 10 || record.ID(key) < 0 {
 			return true, fmt.Errorf("ledger: malformed key %q in the state", key)
 		}
 	}
@@ -229,16 +200,16 @@ func (l *Ledger) Load(key, value []byte) (handled bool, err error) {
 		decodeGroup(d, g)
 		l.tags[g.name] = g
 	case prefixRun:
-		r := decodeRunner(d, idOf(key))
+		r := decodeRunner(d, record.ID(key))
 		l.runners[r.id] = r
 		if r.leftAt != 0 {
 			l.left[r.id] = r
 		}
 	case prefixJob:
-		w := decodeWatched(d, idOf(key))
+		w := decodeWatched(d, record.ID(key))
 		l.watch[w.id] = w
 	case prefixDone:
-		c := chunk{seq: uint64(idOf(key))} //nolint:gosec // written by chunkKey
+		c := chunk{seq: uint64(record.ID(key))} //nolint:gosec // written by chunkKey
 		for _, s := range decodeChunk(d) {
 			c.ids = append(c.ids, s.id)
 			c.maxEnd = max(c.maxEnd, s.end)
@@ -296,7 +267,7 @@ func (l *Ledger) Finish() error {
 			l.restore(r.finished)
 		}
 	}
-	l.shownTold = l.told
+	l.shownTotals = l.totals
 	l.read = true // this process does not know when the first one's answers came
 	return nil
 }
@@ -308,13 +279,6 @@ func (l *Ledger) restore(g *group) {
 	if g.exposed&g.bits() != g.bits() {
 		l.unexposed[g] = struct{}{}
 	}
-}
-
-func idOf(key []byte) int64 {
-	if len(key) != 10 {
-		return 0
-	}
-	return int64(binary.BigEndian.Uint64(key[2:])) //nolint:gosec // written by idKey
 }
 
 // The encoding is varints in the order of the fields; a string is its length
@@ -408,9 +372,9 @@ func (l *Ledger) encodeMeta() []byte {
 	e.int(l.topRunner)
 	e.int(l.lastListing)
 	e.str(l.scope)
-	e.uint(l.told.recovered)
-	e.uint(uint64(len(l.told.unresolved)))
-	for _, n := range l.told.unresolved {
+	e.uint(l.totals.recovered)
+	e.uint(uint64(len(l.totals.unresolved)))
+	for _, n := range l.totals.unresolved {
 		e.uint(n)
 	}
 	return e.b
@@ -419,10 +383,10 @@ func (l *Ledger) encodeMeta() []byte {
 func (l *Ledger) decodeMeta(d *decoder) {
 	l.t0, l.floor, l.topRunner, l.lastListing = d.int(), d.int(), d.int(), d.int()
 	l.scope = d.str()
-	l.told.recovered = d.uint()
+	l.totals.recovered = d.uint()
 	for i := range d.len() {
-		if n := d.uint(); i < len(l.told.unresolved) {
-			l.told.unresolved[i] = n
+		if n := d.uint(); i < len(l.totals.unresolved) {
+			l.totals.unresolved[i] = n
 		}
 	}
 }
@@ -542,7 +506,7 @@ func encodeWatched(w *watched) []byte {
 func decodeWatched(d *decoder, id int64) *watched {
 	return &watched{
 		id: id, runner: d.int(), project: d.int(), started: d.int(), queued: d.bool(), canceling: d.bool(), refused: int(d.int()),
-		executing: true, // until the next reading tells
+		executing: true, // until the next reading
 	}
 }
 

@@ -58,7 +58,7 @@ func full(tb testing.TB) (*Ledger, disk) {
 	l.Served(1, 1, at(5))
 	l.Counters(2, at(5), true, func(int64) bool { return true })
 	l.Served(2, 2, at(6))
-	l.told.unresolved = [snapshot.NumUnresolvedReasons]uint64{1, 2, 3, 4}
+	l.totals.unresolved = [snapshot.NumUnresolvedReasons]uint64{1, 2, 3, 4}
 	l.metaDirty = true
 	d.commit(l)
 	return l, d
@@ -68,7 +68,7 @@ func TestRoundTrip(t *testing.T) {
 	l, d := full(t)
 	l2 := d.open(t, day)
 	same(t, l, l2)
-	if !reflect.DeepEqual(l.shownTold, l2.shownTold) || l.lastListing != l2.lastListing || l.scope != l2.scope || l.topRunner != l2.topRunner || l.floor != l2.floor {
+	if !reflect.DeepEqual(l.shownTotals, l2.shownTotals) || l.lastListing != l2.lastListing || l.scope != l2.scope || l.topRunner != l2.topRunner || l.floor != l2.floor {
 		t.Error("another start, floor or listing")
 	}
 	if r := l2.runners[10]; r.walk.cursor != "eyJpZCI6IjEyIn0=" || !r.walk.keyset || l2.runners[11].walk.page != 2 || l2.runners[11].walk.total != 500 {
@@ -178,7 +178,7 @@ func FuzzLoad(f *testing.F) {
 				t.Errorf("%d bytes became %d tags", len(value), len(r.tags))
 			}
 		}
-		// It may be inconsistent with the rest, but then Finish says so, and
+		// It may be inconsistent with the rest, but then Finish reports it, and
 		// what it lets through works.
 		if l.Finish() != nil || !l.Begun() {
 			return

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/test/rig"
 )
@@ -110,7 +111,7 @@ func (c *crowd) commit() {
 	onDisk := map[int64]bool{}
 	for k := range c.d {
 		if strings.HasPrefix(k, prefixRun) {
-			onDisk[idOf([]byte(k))] = true
+			onDisk[record.ID([]byte(k))] = true
 		}
 	}
 	if len(onDisk) != len(c.l.runners) {
@@ -301,11 +302,11 @@ func TestDrop(t *testing.T) {
 	for key, want := range map[string]string{
 		string(runnerKey(10)): "jobs of runner 10", string(tagKey("gpu")): `jobs of tag "gpu"`, keyMeta: `record "lm"`, "": `record ""`,
 	} {
-		if got := (Record{Key: []byte(key)}).Subject(); got != want {
+		if got := (record.Record{Key: []byte(key)}).Subject(); got != want {
 			t.Errorf("%q is called %s", key, got)
 		}
 	}
-	if s := (Record{Key: tagKey(long)}).Subject(); len(s) > 200 {
+	if s := (record.Record{Key: tagKey(long)}).Subject(); len(s) > 200 {
 		t.Error(fmt.Sprint("a name of ", len(s), " bytes in a message"))
 	}
 }

@@ -119,7 +119,7 @@ func (s *story) step() {
 	case 8:
 		if b := s.l.Batch(); b != nil {
 			if s.rng.IntN(3) == 0 {
-				s.d.write(b) // and yet it is said to have failed
+				s.d.write(b) // and yet it is reported as failed
 			}
 			s.l.Failed(b)
 		}

@@ -106,7 +106,7 @@ type Ledger struct {
 	unexposed  map[*group]struct{} // groups with something still shown as 0
 	gone       [][]byte            // keys to delete with the next batch
 
-	told, shownTold told
+	totals, shownTotals totals
 
 	now    int64 // ms; the latest time given to Advance
 	delays []time.Duration
@@ -114,8 +114,8 @@ type Ledger struct {
 	listings uint64 // since the listing last failed; 0: it does not work
 }
 
-// told are the sums that are kept over restarts but belong to no series group.
-type told struct {
+// totals are the sums that are kept over restarts but belong to no series group.
+type totals struct {
 	recovered  uint64
 	unresolved [snapshot.NumUnresolvedReasons]uint64
 }
@@ -133,8 +133,9 @@ type settledJob struct{ id, end int64 }
 // watched is a job that was seen executing and must be met again.
 type watched struct {
 	id, runner, project int64
-	started             int64 // ms; 0: unknown
-	queued              bool  // its queue time was observed, or must not be
+	started             int64   // ms; 0: unknown
+	queued              bool    // its queue time was observed, or must not be
+	waited              float64 // seconds from pending to picked up; negative: unknown, or of a process before
 	canceling           bool
 	executing           bool // as of the runner's last reading
 	read                uint64
@@ -147,6 +148,8 @@ type runner struct {
 	id   int64
 	kind snapshot.RunnerType
 	tags []string // label values that its next job counts under
+
+	ended []gitlab.Job // see TakeEnded
 
 	since   int64 // ms; jobs that ended before are not counted
 	high    int64 // the newest rows were read without a gap down to this id
@@ -163,7 +166,7 @@ type runner struct {
 	watch    map[int64]*watched
 	reads    uint64
 	hinted   bool
-	withheld bool // the last whole poll was told no total
+	withheld bool // the last whole poll got no total
 	// Of the last whole poll:
 	news   int   // rows above high that it brought
 	lowest int64 // lowest id of its newest rows
@@ -196,7 +199,7 @@ func New(o Options) *Ledger {
 	return l
 }
 
-// Begun tells whether the ledger has a start: from the first answer of this
+// Begun reports whether the ledger has a start: from the first answer of this
 // GitLab on, or since an earlier process.
 func (l *Ledger) Begun() bool { return l.t0 != 0 }
 
@@ -217,7 +220,7 @@ func (l *Ledger) Begin(t0 time.Time) {
 	}
 }
 
-// StartFixed tells whether the first start cannot move any more: jobs were read
+// StartFixed reports whether the first start cannot move any more: jobs were read
 // since, in this process or an earlier one.
 func (l *Ledger) StartFixed() bool { return l.read }
 
@@ -245,7 +248,7 @@ func (l *Ledger) Raise(t0 time.Time) bool {
 
 // Advance moves the floor to lookback before now, where now is the smaller of
 // GitLab's Date and the local clock: one wrong header must not throw a day
-// away. It never moves it back, whatever the clocks or a raised lookback say.
+// away. It never moves it back, whatever the clocks show and however lookback is raised.
 // It returns the time it took for now.
 func (l *Ledger) Advance(date, local time.Time) time.Time {
 	now := local.Add(clockSlack)
@@ -258,9 +261,6 @@ func (l *Ledger) Advance(date, local time.Time) time.Time {
 	}
 	return now
 }
-
-// SetLookback takes a reloaded lookback. A longer one does not bring the floor back.
-func (l *Ledger) SetLookback(d time.Duration) { l.opts.Lookback = d }
 
 // Member is a runner of a complete listing.
 type Member struct {
@@ -324,7 +324,7 @@ func (l *Ledger) rejoin(r *runner, widened bool) {
 	l.dirtyRunner(r)
 }
 
-// Works says after each listing whether it worked. A job that GitLab does not
+// Works notes after each listing whether it worked. A job that GitLab does not
 // show is given up only by answers between which the listing worked: an outage
 // may answer 404 for all that there is.
 func (l *Ledger) Works(works bool) {
@@ -435,7 +435,7 @@ func (l *Ledger) LeftWithWatch() []int64 {
 	return ids
 }
 
-// Executing tells what a runner executes as of its last reading. read is
+// Executing is what a runner executes as of its last reading. read is
 // false until its jobs were read once.
 func (l *Ledger) Executing(id int64) (running, canceling int, oldest time.Time, read bool) {
 	r := l.runners[id]
@@ -503,43 +503,51 @@ const (
 )
 
 // fold takes one row. It is the only place where a job is watched, counted
-// or settled.
-func (l *Ledger) fold(r *runner, j *gitlab.Job, now int64) (verdict, bool) {
+// or settled. met: the row explains one more of the list's total.
+func (l *Ledger) fold(r *runner, j *gitlab.Job, now int64) (v verdict, met bool) {
 	if _, ok := l.settled[j.ID]; ok {
-		return known, false // whatever a later, staler answer says
+		return known, false // whatever a later, staler answer shows
 	}
-	w := l.watch[j.ID]
 	if executing(j.Status) {
-		first := w == nil
-		if first {
-			w = &watched{id: j.ID, runner: r.id}
-			l.watch[j.ID] = w
-			if r.watch == nil {
-				r.watch = map[int64]*watched{}
-			}
-			r.watch[j.ID] = w
-			l.watchDirty[j.ID] = struct{}{}
-		}
-		l.see(r, w, j)
-		if !w.queued && j.Queued >= 0 && !j.StartedAt.IsZero() {
-			// The entry into the watch is the observation. A job that was
-			// executing already when counting began is left out.
-			if ms(j.StartedAt) >= r.since {
-				l.observeQueued(r, j.Queued)
-			}
-			w.queued = true
-			l.watchDirty[j.ID] = struct{}{}
-		}
-		if first {
-			return entered, true
-		}
-		return known, false
+		return l.foldExecuting(r, j)
 	}
 	status, ok := snapshot.ParseJobStatus(j.Status)
 	if !ok {
 		return history, false
 	}
-	end := endOf(j)
+	return l.foldFinished(r, j, status, now)
+}
+
+func (l *Ledger) foldExecuting(r *runner, j *gitlab.Job) (v verdict, met bool) {
+	w := l.watch[j.ID]
+	first := w == nil
+	if first {
+		w = &watched{id: j.ID, runner: r.id, waited: j.Queued}
+		l.watch[j.ID] = w
+		if r.watch == nil {
+			r.watch = map[int64]*watched{}
+		}
+		r.watch[j.ID] = w
+		l.watchDirty[j.ID] = struct{}{}
+	}
+	l.see(r, w, j)
+	if !w.queued && j.Queued >= 0 && !j.StartedAt.IsZero() {
+		// The entry into the watch is the observation. A job that was
+		// executing already when counting began is left out.
+		if ms(j.StartedAt) >= r.since {
+			l.observeQueued(r, j.Queued)
+		}
+		w.queued = true
+		l.watchDirty[j.ID] = struct{}{}
+	}
+	if first {
+		return entered, true
+	}
+	return known, false
+}
+
+func (l *Ledger) foldFinished(r *runner, j *gitlab.Job, status snapshot.JobStatus, now int64) (v verdict, met bool) {
+	w, end := l.watch[j.ID], endOf(j)
 	if end > r.last && !j.FinishedAt.IsZero() {
 		r.last = end
 		l.dirtyRunner(r)
@@ -559,6 +567,7 @@ func (l *Ledger) fold(r *runner, j *gitlab.Job, now int64) (verdict, bool) {
 			l.observeQueued(r, j.Queued)
 		}
 	}
+	r.ended = append(r.ended, *j)
 	l.settled[j.ID] = struct{}{}
 	l.pending = append(l.pending, settledJob{j.ID, end})
 	if w != nil {
@@ -570,7 +579,7 @@ func (l *Ledger) fold(r *runner, j *gitlab.Job, now int64) (verdict, bool) {
 	return counted, w == nil
 }
 
-// see notes what a row tells about a watched job.
+// see notes what a row shows of a watched job.
 func (l *Ledger) see(r *runner, w *watched, j *gitlab.Job) {
 	w.read, w.executing, w.refused, w.listing = r.reads, true, 0, 0
 	canceling := j.Status == "canceling"
@@ -594,7 +603,7 @@ func (l *Ledger) unwatch(w *watched) {
 
 func (l *Ledger) giveUp(w *watched, reason snapshot.UnresolvedReason) {
 	l.unwatch(w)
-	l.told.unresolved[reason]++
+	l.totals.unresolved[reason]++
 	l.metaDirty = true
 }
 
@@ -618,7 +627,7 @@ func (l *Ledger) Forget(now time.Time) {
 	l.chunks = kept
 
 	// A watched job whose row names no project cannot be asked for: once it is
-	// seen nowhere and below every walk, nothing will ever tell of it.
+	// seen nowhere and below every walk, no answer will ever show it.
 	for _, w := range l.watch {
 		if w.project == 0 && !w.executing && w.started < l.floor {
 			l.giveUp(w, snapshot.UnresolvedTooOld)
@@ -648,7 +657,7 @@ func (l *Ledger) Forget(now time.Time) {
 
 func executing(status string) bool { return status == "running" || status == "canceling" }
 
-// executedAt tells whether a row shows a job that executed at at.
+// executedAt reports whether a row shows a job that executed at at.
 func executedAt(j *gitlab.Job, at int64) bool {
 	if j.StartedAt.IsZero() || ms(j.StartedAt) > at {
 		return false

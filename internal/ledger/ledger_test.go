@@ -144,7 +144,7 @@ func TestOnlyWhatEndedAfterTheFirstStartCounts(t *testing.T) {
 	if _, ok := l.settled[4]; !ok {
 		t.Error("the job that ended after the first start is not settled")
 	}
-	// Seen executing, a job counts whatever its stamps say.
+	// Seen executing, a job counts whatever its stamps are.
 	read(l, 10, at(2), reading{executing: []gitlab.Job{ran(6, "running", -60, 0)}})
 	read(l, 10, at(3), reading{newest: []gitlab.Job{ran(6, "success", -60, -1)}})
 	wantFinished(t, l, 2)
@@ -235,7 +235,7 @@ func TestFloor(t *testing.T) {
 	if l.floor != ms(at(24*60)) {
 		t.Errorf("the floor is at %v", rel(l.floor))
 	}
-	l.SetLookback(72 * time.Hour)
+	l.opts.Lookback = 72 * time.Hour // a reload
 	l.Advance(at(48*60+1), at(48*60+1))
 	if l.floor != ms(at(24*60)) {
 		t.Error("a longer lookback moved the floor")
@@ -353,22 +353,22 @@ func TestThreeRefusalsInARow(t *testing.T) {
 			d.commit(l)
 			l = d.open(t, day)
 			read(l, 10, at(6), refuse)
-			if l.Watched(10) != 1 || l.told.unresolved[reason] != 0 {
+			if l.Watched(10) != 1 || l.totals.unresolved[reason] != 0 {
 				t.Fatal("given up too early")
 			}
 			read(l, 10, at(7), reading{}) // the request failed: no answer is no refusal
 			read(l, 10, at(8), refuse)
-			if l.Watched(10) != 0 || l.told.unresolved[reason] != 1 {
+			if l.Watched(10) != 0 || l.totals.unresolved[reason] != 1 {
 				t.Fatal("not given up")
 			}
-			if _, told := l.Told(); told[reason] != 0 {
+			if _, told := l.Totals(); told[reason] != 0 {
 				t.Error("told before it was committed")
 			}
 			d.commit(l)
-			if _, told := l.Told(); told[reason] != 1 {
+			if _, told := l.Totals(); told[reason] != 1 {
 				t.Error("not told")
 			}
-			if _, told := d.open(t, day).Told(); told[reason] != 1 {
+			if _, told := d.open(t, day).Totals(); told[reason] != 1 {
 				t.Error("forgotten by a restart")
 			}
 		})
@@ -392,8 +392,8 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 	}
 	still := func(when string) {
 		t.Helper()
-		if l.Watched(10) != 2 || l.told.unresolved != [snapshot.NumUnresolvedReasons]uint64{} {
-			t.Fatalf("%s: %d watched, unresolved %v", when, l.Watched(10), l.told.unresolved)
+		if l.Watched(10) != 2 || l.totals.unresolved != [snapshot.NumUnresolvedReasons]uint64{} {
+			t.Fatalf("%s: %d watched, unresolved %v", when, l.Watched(10), l.totals.unresolved)
 		}
 	}
 	for i := range 5 * askLimit {
@@ -421,8 +421,8 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 		l.Works(true)
 		refuse(50 + float64(i))
 	}
-	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedDeleted] != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
-		t.Errorf("while the listing works: %d watched, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 0 || l.totals.unresolved[snapshot.UnresolvedDeleted] != 1 || l.totals.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("while the listing works: %d watched, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
 }
 
@@ -469,8 +469,8 @@ func TestRunnerGone(t *testing.T) {
 		p.asked(ran(7, "running", 0.5, 0))
 		p.done(false)
 	}
-	if l.Watched(10) != 1 || l.told.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
-		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 1 || l.totals.unresolved[snapshot.UnresolvedRunnerGone] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
 	p := l.poll(10, at(9))
 	p.runnerGone()
@@ -495,8 +495,8 @@ func TestAJobWithoutAProjectIsNotWatchedForEver(t *testing.T) {
 	}
 	read(l, 10, at(30*60), reading{})
 	l.Forget(at(30*60 + 1))
-	if l.Watched(10) != 0 || l.told.unresolved[snapshot.UnresolvedTooOld] != 1 {
-		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.told.unresolved)
+	if l.Watched(10) != 0 || l.totals.unresolved[snapshot.UnresolvedTooOld] != 1 {
+		t.Errorf("watched %d, unresolved %v", l.Watched(10), l.totals.unresolved)
 	}
 	d.commit(l)
 	d.open(t, day)
@@ -555,7 +555,7 @@ func TestJobsWithoutStamps(t *testing.T) {
 	refusedLate.Duration = 7 // what cannot be must not count either
 	refusedLate.Queued = 7
 	unfinished := ran(3, "failed", 1, 0)
-	before := ran(4, "failed", 0, 0) // created before the first start: there is nothing to say when it ended
+	before := ran(4, "failed", 0, 0) // created before the first start: nothing shows when it ended
 	l, _ := begun(t)
 	read(l, 10, at(5), reading{newest: []gitlab.Job{before, unfinished, refusedLate, refused}})
 	wantFinished(t, l, 3)
@@ -716,8 +716,8 @@ func TestHint(t *testing.T) {
 	}
 	w := l.walk(10, at(6))
 	w.page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
-	if n, _ := l.Told(); n != 0 || l.told.recovered != 1 {
-		t.Errorf("recovered %d, told %d", l.told.recovered, n)
+	if n, _ := l.Totals(); n != 0 || l.totals.recovered != 1 {
+		t.Errorf("recovered %d, told %d", l.totals.recovered, n)
 	}
 	if list(12, a, b) {
 		t.Error("explained by the walk, and it hints")
@@ -766,8 +766,8 @@ func TestWalkResumes(t *testing.T) {
 		t.Errorf("deep is %v, want the start of the walk", l.Deep(10))
 	}
 	wantFinished(t, l, 107)
-	if l.told.recovered != 107 {
-		t.Errorf("%d recovered", l.told.recovered)
+	if l.totals.recovered != 107 {
+		t.Errorf("%d recovered", l.totals.recovered)
 	}
 
 	// By number, also where keyset is ignored: pages that lost rows are read again.
@@ -838,21 +838,21 @@ func TestTooOldIsToldOnce(t *testing.T) {
 	l.Advance(at(now), at(now))
 	p := l.poll(10, at(now))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
-	p.done(false) // the next reading will tell
-	if l.told.unresolved[snapshot.UnresolvedTooOld] != 0 {
+	p.done(false) // the next reading will show it
+	if l.totals.unresolved[snapshot.UnresolvedTooOld] != 0 {
 		t.Error("told by a reading that was not whole")
 	}
 	p = l.poll(10, at(now+1))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
 	p.done(true)
-	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
 		t.Errorf("%d told, want 2", n)
 	}
 	p = l.poll(10, at(now+2))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.done(true)
-	if n := l.told.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
+	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
 		t.Errorf("%d told, want 2", n)
 	}
 	wantFinished(t, l, 1)
@@ -1054,7 +1054,7 @@ func TestAFailedBatchIsDeliveredAgain(t *testing.T) {
 	b := l.Batch()
 	read(l, 10, at(2), reading{newest: []gitlab.Job{ran(9, "failed", 0.7, 1.5), ran(4, "success", 0.1, 0.2)}, asked: map[int64]any{8: 404}})
 	l.Failed(b)
-	if v := typeShown(l, 1, at(2)); v != 0 || l.shownTold != (told{}) {
+	if v := typeShown(l, 1, at(2)); v != 0 || l.shownTotals != (totals{}) {
 		t.Error("a failed batch is shown")
 	}
 	b = l.Batch()
@@ -1236,7 +1236,7 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 }
 
 // The running list is left out where the newest rows show as many jobs as the
-// list of runners told, at the time that it told it, and no watched one is missing.
+// list of runners counted, at the time that it counted, and no watched one is missing.
 func TestExplains(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})

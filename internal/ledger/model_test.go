@@ -26,7 +26,7 @@ type modelJob struct {
 	countedAt             int64
 }
 
-// endStamp is the end by the contract: finished_at, else started_at, else created_at.
+// endStamp is the end by docs/counting.md: finished_at, else started_at, else created_at.
 func (j *modelJob) endStamp() int64 {
 	switch {
 	case !j.noFinished:

@@ -50,8 +50,8 @@ func (l *Ledger) bound(r *runner, start int64) int64 {
 	return max(min(start, r.deep), l.floor) - (l.opts.Lookback + orderSlack).Milliseconds()
 }
 
-// needsExecuting tells whether the running list must be read: not where the
-// list says idle and nothing is watched.
+// needsExecuting reports whether the running list must be read: not where the
+// list shows it idle and nothing is watched.
 func (p *poll) needsExecuting(idle bool) bool { return !idle || len(p.r.watch) > 0 }
 
 // rows is how many of the newest rows to read first, 0: a full page. A few are
@@ -67,11 +67,11 @@ func (p *poll) rows(walkEvery time.Duration) int {
 	return fewRows
 }
 
-// again says that the newest rows are read once more from the top.
+// again reads the newest rows once more from the top.
 func (p *poll) again() { p.page, p.few = 0, false }
 
-// expects notes, before the newest rows are read, when the list of runners told how
-// many jobs execute. It tells whether the rows may account for that number: not
+// expects notes, before the newest rows are read, when the list of runners counted
+// the executing jobs. It reports whether the rows may account for that number: not
 // where a job executes that was not among them the last time.
 func (p *poll) expects(at time.Time) bool {
 	p.countedAt = ms(at)
@@ -83,10 +83,10 @@ func (p *poll) expects(at time.Time) bool {
 	return true
 }
 
-// explains tells whether the newest rows account for all that a runner executed
-// when the list told the number: as many of them executed then, and no watched
+// explains reports whether the newest rows account for all that a runner executed
+// when the list counted them: as many of them executed then, and no watched
 // job is missing, and the list did not grow by more than was met. Then the running
-// list has nothing to add. What began since, the next reading tells.
+// list has nothing to add. What began since, the next reading shows.
 func (p *poll) explains(executing int) bool {
 	if p.r.known >= 0 && int64(p.total) > p.r.known {
 		return false
@@ -99,7 +99,7 @@ func (p *poll) explains(executing int) bool {
 	return p.shown == executing
 }
 
-// byKeyset tells whether page 1 is better read by keyset: where the total was
+// byKeyset reports whether page 1 is better read by keyset: where the total was
 // withheld last time, reading by number only costs GitLab a count.
 // After each walk it is tried by number again, since rows are also deleted.
 func (p *poll) byKeyset() bool { return p.r.withheld }
@@ -125,7 +125,7 @@ func (r *runner) meet() {
 	}
 }
 
-// newest folds a page of the newest rows and tells whether the next page must
+// newest folds a page of the newest rows and reports whether the next page must
 // be read: until the last contiguous id is reached and nothing suggests that
 // more lies below it, or the whole page is older than anything that counts, or
 // the rows end.
@@ -134,56 +134,26 @@ func (p *poll) newest(page gitlab.JobsPage) (more bool) {
 	if p.page == 1 {
 		p.total = page.Total
 	}
-	news, late, old := false, false, len(page.Jobs) > 0
-	lowest := int64(-1)
+	before := p.lowest
+	var rows newestRows
 	for i := range page.Jobs {
-		j := &page.Jobs[i]
-		p.high = max(p.high, j.ID)
-		if lowest < 0 || j.ID < lowest {
-			lowest = j.ID
-		}
-		// New rows above push the last ones of a page onto the next: what is
-		// only told, not settled, would be told twice.
-		again := p.lowest != 0 && j.ID >= p.lowest
-		if j.ID > p.r.high && !again {
-			p.news++
-		}
-		if !again && executedAt(j, p.countedAt) {
-			p.shown++
-		}
-		v, met := p.l.fold(p.r, j, p.start)
-		switch v {
-		case entered, counted:
-			news = true
-			late = late || (met && j.ID <= p.r.high)
-		case overdue:
-			if !again {
-				p.overdue++
-			}
-		case history, known:
-		}
-		if met && (!again || v == entered || v == counted) {
-			p.r.meet()
-		}
-		if j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound {
-			old = false
-		}
+		p.newestRow(&page.Jobs[i], before, &rows)
 	}
-	if lowest > 0 && (p.lowest == 0 || lowest < p.lowest) {
-		p.lowest = lowest
+	if rows.lowest > 0 && (p.lowest == 0 || rows.lowest < p.lowest) {
+		p.lowest = rows.lowest
 	}
-	if old || (page.Next == 0 && page.Cursor == "") {
+	if len(page.Jobs) > 0 && !rows.recent || page.Next == 0 && page.Cursor == "" {
 		p.bottomed = true
 		return false
 	}
-	gap := lowest > p.r.high
-	more = gap || late || (news && len(p.missing()) > 0)
+	gap := rows.lowest > p.r.high
+	more = gap || rows.late || (rows.news && len(p.missing()) > 0)
 	if p.few && p.r.known >= 0 && int64(p.total) > p.r.known {
 		more = true // the list grew by more than these: a full page may show it
 	}
 	if p.r.high == 0 {
 		// At the very first read there is no contiguous id yet.
-		gap, more = news, news
+		gap, more = rows.news, rows.news
 	}
 	// News above the mark are what it is read for. Below it, a job that was
 	// never met suggests more of its kind; and where watched jobs end, the next
@@ -193,6 +163,45 @@ func (p *poll) newest(page gitlab.JobsPage) (more bool) {
 		return false
 	}
 	return more
+}
+
+// newestRows is what a page of the newest rows showed.
+type newestRows struct {
+	lowest int64 // id; 0: no row
+	news   bool  // a job newly watched or counted
+	late   bool  // one of them was never met and lies below the mark
+	recent bool  // a row that is not older than anything that counts
+}
+
+// newestRow folds one of the newest rows; before is the lowest id of the pages
+// before, 0: none.
+func (p *poll) newestRow(j *gitlab.Job, before int64, rows *newestRows) {
+	p.high = max(p.high, j.ID)
+	if rows.lowest == 0 || j.ID < rows.lowest {
+		rows.lowest = j.ID
+	}
+	// New rows above push the last ones of a page onto the next: what is only
+	// noted, not settled, would be noted twice.
+	again := before != 0 && j.ID >= before
+	if !again && j.ID > p.r.high {
+		p.news++
+	}
+	if !again && executedAt(j, p.countedAt) {
+		p.shown++
+	}
+	v, met := p.l.fold(p.r, j, p.start)
+	news := v == entered || v == counted
+	if news {
+		rows.news = true
+		rows.late = rows.late || (met && j.ID <= p.r.high)
+	}
+	if v == overdue && !again {
+		p.overdue++
+	}
+	if met && (!again || news) {
+		p.r.meet()
+	}
+	rows.recent = rows.recent || j.CreatedAt.IsZero() || ms(j.CreatedAt) >= p.bound
 }
 
 // Ask is a watched job that has to be asked for by itself.
@@ -242,7 +251,7 @@ func (p *poll) runnerGone() {
 	}
 }
 
-// done ends the reading. whole says that the executing and the newest rows
+// done ends the reading. whole: the executing and the newest rows
 // were read without a failure; hint that the list has grown by more than was
 // met, or that the rest was too much for a poll, so that a walk should come next. An X-Total can only hint: deleted
 // rows lower it.
@@ -256,7 +265,7 @@ func (p *poll) done(whole bool) (hint bool) {
 			w.executing = false // seen nowhere; still watched
 		}
 	}
-	p.l.told.unresolved[snapshot.UnresolvedTooOld] += p.overdue
+	p.l.totals.unresolved[snapshot.UnresolvedTooOld] += p.overdue
 	if p.overdue > 0 {
 		p.l.metaDirty = true
 	}
@@ -325,13 +334,13 @@ func (l *Ledger) walk(id int64, now time.Time) *walk {
 	return &walk{l: l, r: r, now: ms(now), bound: l.bound(r, r.walk.started)}
 }
 
-// Walking tells whether an unfinished walk of a runner is under way.
+// Walking reports whether an unfinished walk of a runner is under way.
 func (l *Ledger) Walking(id int64) bool {
 	r := l.runners[id]
 	return r != nil && r.walk.started != 0
 }
 
-// query is the page to read next. keyset says whether this GitLab offers it.
+// query is the page to read next. keyset: this GitLab offers it.
 func (w *walk) query(keyset bool) gitlab.JobsQuery {
 	s := &w.r.walk
 	if keyset && s.page == 0 {
@@ -347,7 +356,7 @@ func (w *walk) restart() {
 	w.l.dirtyRunner(w.r)
 }
 
-// page folds a page and tells whether the walk is whole.
+// page folds a page and reports whether the walk is whole.
 func (w *walk) page(page gitlab.JobsPage) (whole bool) {
 	r, s := w.r, &w.r.walk
 	old := len(page.Jobs) > 0
@@ -355,7 +364,7 @@ func (w *walk) page(page gitlab.JobsPage) (whole bool) {
 		j := &page.Jobs[i]
 		v, met := w.l.fold(r, j, w.now)
 		if v == counted && met {
-			w.l.told.recovered++
+			w.l.totals.recovered++
 			w.l.metaDirty = true
 		}
 		if met {

@@ -81,7 +81,7 @@ type descent struct {
 	still  int // pages in a row that led nowhere
 }
 
-// page notes a page that names a next one; an error says that the list does not end.
+// page notes a page that names a next one; an error reports a list that does not end.
 func (d *descent) page(jobs []gitlab.Job) error {
 	d.pages++
 	d.still++
@@ -373,6 +373,13 @@ func (w *Walk) anew() {
 
 // End implements Reading.
 func (w *Walk) End() Outcome { return w.out }
+
+// WalkWanted reports whether a runner is to be walked before reconcile_interval
+// is over: a walk is under way, or its list grew by more than was met.
+func (l *Ledger) WalkWanted(id int64) bool {
+	r := l.runners[id]
+	return r != nil && (r.walk.started != 0 || r.hinted)
+}
 
 // WalkEndless reports whether the walk of a runner under way follows one that
 // did not end: a page more of it is no success yet.

@@ -9,8 +9,8 @@ import (
 
 // Counters is what may be published: the sums of the last commit, and 0 for a
 // new series until a scrape has read it. gen is the generation that the
-// picture will have; rows tells whether its runner_ families are rebuilt with
-// it; exported tells which runners have series of their own. nil before Begin.
+// picture will have; rows: its runner_ families are rebuilt with
+// it; exported is which runners have series of their own. nil before Begin.
 func (l *Ledger) Counters(gen uint64, now time.Time, rows bool, exported func(id int64) bool) *snapshot.Counters {
 	if l.t0 == 0 {
 		return nil
@@ -109,7 +109,7 @@ func value(show bool, n uint64) float64 {
 	return float64(n)
 }
 
-// show tells whether the series of bit may leave 0, and notes when a waiting
+// show reports whether the series of bit may leave 0, and notes when a waiting
 // one is first published.
 func (g *group) show(bit int, gen uint64, at int64) bool {
 	if g.shownExposed&(1<<bit) != 0 {
@@ -186,7 +186,7 @@ func (g *group) bits() uint8 {
 	return b
 }
 
-// Told is what jobs_recovered_total and jobs_unresolved_total may show.
-func (l *Ledger) Told() (recovered uint64, unresolved [snapshot.NumUnresolvedReasons]uint64) {
-	return l.shownTold.recovered, l.shownTold.unresolved
+// Totals is what jobs_recovered_total and jobs_unresolved_total may show.
+func (l *Ledger) Totals() (recovered uint64, unresolved [snapshot.NumUnresolvedReasons]uint64) {
+	return l.shownTotals.recovered, l.shownTotals.unresolved
 }

@@ -49,7 +49,7 @@ const (
 // window is a stretch of trouble: delays in it are not those of a steady state.
 type window struct{ from, to int64 }
 
-// sim drives a Ledger as internal/monitor does (the design's "One cycle"),
+// sim drives a Ledger as internal/monitor does (docs/counting.md),
 // against a model of GitLab's rows, on a clock of its own.
 type sim struct {
 	t        *testing.T
@@ -316,7 +316,7 @@ func (s *sim) clock() time.Time {
 	return s.l.Advance(time.UnixMilli(date/1000*1000), time.UnixMilli(s.now+700))
 }
 
-// failing tells whether a request fails. The clock moves by each request.
+// failing reports whether a request fails. The clock moves by each request.
 func (s *sim) request() (ok bool) {
 	s.requests++
 	per := s.perMin
@@ -346,7 +346,7 @@ func (s *sim) open() {
 	s.missing = map[int64]int{}
 	s.unsaved, s.finals = nil, nil
 	s.cur, s.relisted = s.dur.clone(), false
-	// Details are kept in the state, so the first thing the driver does is to tell them.
+	// Details are kept in the state, so the driver passes them first.
 	for id := range s.cur.since {
 		s.l.Describe(id, s.byID[id].tags)
 	}
@@ -436,7 +436,7 @@ func (s *sim) listing() {
 	s.listDue = s.now + minute
 	for range max(1, len(s.runners)/100) {
 		if !s.request() {
-			return // a partial listing tells nothing
+			return // a partial listing proves nothing
 		}
 	}
 	start := s.clock()
@@ -624,7 +624,7 @@ func (s *sim) delivered(jobs []gitlab.Job) {
 	}
 }
 
-// step does one request of a reading and tells whether it is over.
+// step does one request of a reading and reports whether it is over.
 func (s *sim) step(x *simReading) (over bool) {
 	q, more := x.reading.Next()
 	if !more {
@@ -731,7 +731,7 @@ func (s *sim) publish() {
 		s.shown[key] = v
 	}
 	flat(c, back)
-	recovered, unresolved := s.l.Told()
+	recovered, unresolved := s.l.Totals()
 	back("recovered", float64(recovered))
 	for i, n := range unresolved {
 		back("unresolved"+snapshot.UnresolvedReason(i).String(), float64(n))
@@ -863,7 +863,7 @@ func (s *sim) run() {
 		if raise != 0 && s.now >= raise {
 			raise = 0
 			s.lookback = 36 * time.Hour
-			s.l.SetLookback(s.lookback)
+			s.l.opts.Lookback = s.lookback // a reload
 		}
 		if s.now >= nextSecond {
 			nextSecond = s.now + second
@@ -1012,7 +1012,7 @@ func (s *sim) judge(seed uint64, took time.Duration) {
 			t.Errorf("%s: sum %v, truth %v", k, sum, h.sum)
 		}
 	}
-	recovered, unresolved := s.l.Told()
+	recovered, unresolved := s.l.Totals()
 	if unresolved[snapshot.UnresolvedDeleted] != deletedSeen {
 		t.Errorf("unresolved deleted: %d, truth %d", unresolved[snapshot.UnresolvedDeleted], deletedSeen)
 	}
@@ -1096,7 +1096,7 @@ func (s *sim) runnerCount(key string) float64 {
 	return 0
 }
 
-// troubled tells whether a job that ended at end had to wait for reasons that
+// troubled reports whether a job that ended at end had to wait for reasons that
 // are not the algorithm's: the exporter was down, starved, or could not write.
 func (s *sim) troubled(end int64) bool {
 	for _, w := range s.badWindow {

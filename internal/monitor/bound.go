@@ -37,12 +37,12 @@ type bound struct {
 }
 
 // newBound is for one listing of a scope that is read in so many parts at once.
-func (m *Monitor) newBound(route gitlab.Route, parts int) *bound {
-	b := &bound{route: route, held: &m.listing, most: maxRows, seen: map[int64]struct{}{}}
+func (l *lister) newBound(route gitlab.Route, parts int) *bound {
+	b := &bound{route: route, held: &l.held, most: maxRows, seen: map[int64]struct{}{}}
 	if route == gitlab.RouteGraphQL {
 		b.most = maxDetails
 	}
-	b.share = b.most / int64(max(len(m.scopes), 1)*parts)
+	b.share = b.most / int64(max(l.scopes, 1)*parts)
 	return b
 }
 

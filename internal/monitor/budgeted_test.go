@@ -18,7 +18,7 @@ var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudge
 
 // A fleet whose budget suffices for the list and for the runners that execute,
 // and for little else: these are read as configured, the others late by a
-// bounded time that is told, and no job is lost. By GraphQL, which tells of
+// bounded time that is shown, and no job is lost. By GraphQL, which shows
 // each runner whether it did anything, the same budget suffices for all.
 // -args -fleet=10000: 10,000 runners, 200 of them execute, 600 requests a minute.
 func TestLargeFleetOnASmallBudget(t *testing.T) {
@@ -60,10 +60,9 @@ func smallBudget(t *testing.T, graphql bool) {
 	}
 	s := newScraper()
 	_, state := openState(t, "")
-	poll := defaultPoll()
-	poll.Concurrency = max(1, poll.Concurrency*fleet/10_000) // what waits at the gate must not wait longer in a small one
+	concurrency := max(1, 8*fleet/10_000) // what waits at the gate must not wait longer in a small one
 	// The budget is what GitLab allows: more is not to be had.
-	r := start(t, world, state, s, setup{poll: poll, rate: float64(limit) / 60})
+	r := start(t, world, state, s, setup{concurrency: concurrency, rate: float64(limit) / 60})
 	defer r.end(t)
 
 	time.Sleep(time.Minute)
@@ -179,7 +178,7 @@ func smallBudget(t *testing.T, graphql bool) {
 }
 
 // A runner that begins to execute after an hour of nothing is read at once: it
-// is not late, and must not be told as late.
+// is not late, and must not be shown as late.
 func TestBeginningToExecuteIsNotALag(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -197,13 +196,13 @@ func TestBeginningToExecuteIsNotALag(t *testing.T) {
 		began := time.Now()
 		for range 1500 {
 			time.Sleep(100 * time.Millisecond)
-			r.m.mu.Lock()
-			for stage, st := range r.m.self(time.Now()).Stages {
+			r.m.fleet.mu.Lock()
+			for stage, st := range r.m.publisher.self(time.Now()).Stages {
 				if st.Lag > 5*time.Second {
 					t.Errorf("%v after the jobs began, stage %v is told to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
 				}
 			}
-			r.m.mu.Unlock()
+			r.m.fleet.mu.Unlock()
 			if t.Failed() {
 				return
 			}
@@ -254,11 +253,11 @@ func listRoute(graphql bool) string {
 
 // readAt is when each runner's jobs were read last.
 func (r *running) readAt() map[int64]time.Time {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
+	r.m.fleet.mu.Lock()
+	defer r.m.fleet.mu.Unlock()
 	out := map[int64]time.Time{}
-	for _, id := range r.m.inv.IDs() {
-		out[id] = r.m.led.ReadAt(id)
+	for _, id := range r.m.fleet.inv.IDs() {
+		out[id] = r.m.fleet.led.ReadAt(id)
 	}
 	return out
 }

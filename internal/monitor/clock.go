@@ -4,6 +4,9 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/ledger"
 )
 
 const (
@@ -53,7 +56,7 @@ func (c *clock) answer(date, local time.Time) {
 	}
 }
 
-// answered tells whether any answer came, with a Date or without.
+// answered reports whether any answer came, with a Date or without.
 func (c *clock) answered() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,4 +144,52 @@ func (c *clock) start(local time.Time) time.Time {
 		}
 	}
 	return start
+}
+
+// clocks are the times that the fleet of one GitLab runs on.
+type clocks struct {
+	gitlab *clock
+	led    *ledger.Ledger
+	born   time.Time        // local, with its monotonic reading
+	wall   func() time.Time // the local wall clock
+}
+
+// now is GitLab's time, as far as it is to be trusted; the ledger's floor follows it.
+func (c *clocks) now() time.Time {
+	if !c.gitlab.answered() {
+		// Before the first answer after a start nothing confirms the local clock:
+		// one that is days ahead would move the floor past jobs still to be read.
+		return c.wall()
+	}
+	return c.led.Advance(c.gitlab.gitlab(time.Now()), c.wall())
+}
+
+// elapsed is a time that only the monotonic clock moves, for waits that must
+// not stretch or end with a step of any wall clock.
+func (c *clocks) elapsed(now time.Time) time.Time { return c.born.Round(0).Add(now.Sub(c.born)) }
+
+// local converts a past time of GitLab's to ours.
+func (c *clocks) local(t time.Time) time.Time {
+	now := time.Now()
+	return localTime(t, c.now(), now, now)
+}
+
+// localTime converts a time of GitLab's to ours, where GitLab's at is our now.
+// It is never after most: what is past must not be planned for later than an
+// interval from now, whatever any clock did.
+func localTime(t, at, now, most time.Time) time.Time {
+	local := now.Add(t.Sub(at))
+	if local.After(most) {
+		return most
+	}
+	return local
+}
+
+// contacts takes the last contacts of a runner and its machines, which show
+// what GitLab's clock had reached by now. Only the first start rests on them.
+func (c *clock) contacts(runner time.Time, managers []gitlab.Manager, now time.Time) {
+	c.row(runner, now)
+	for i := range managers {
+		c.row(managers[i].ContactedAt, now)
+	}
 }

@@ -150,7 +150,7 @@ func TestClockCountsByElapsedTime(t *testing.T) {
 	if want := date.Add(90 * time.Minute); !got.Equal(want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if got != got.Round(0) { // == tells whether a monotonic reading is there
+	if got != got.Round(0) { // == reports whether a monotonic reading is there
 		t.Error("GitLab's time has a monotonic reading: compared with the wall's it would be wrong after a jump")
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // A job created before lookback is counted because it was seen executing. The
-// number of jobs that the list told must not hide it for all of its life, also
+// number of jobs that the list counted must not hide it for all of its life, also
 // where the list is read seldomer than the jobs.
 func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 	t.Parallel()
@@ -30,7 +30,7 @@ func TestOldJobsAreSeenThoughTheNumberFits(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.RunnersInterval, poll.Staleness = 5*time.Minute, time.Hour
+		poll.Runners, poll.Staleness = 5*time.Minute, time.Hour
 		r := start(t, world, state, s, setup{poll: poll})
 		defer r.end(t)
 		time.Sleep(25 * time.Hour)

@@ -15,7 +15,7 @@ import (
 
 // TestCountsEveryFinishedJob takes 20,000 jobs (5,000 where that is slow) through client, JSON and store
 // in virtual time, with faults, stale replicas, kills and restarts; fewer for
-// an old release, whose rows differ, and where GraphQL tells what executes.
+// an old release, whose rows differ, and where GraphQL shows what executes.
 func TestCountsEveryFinishedJob(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -47,8 +47,8 @@ func countEveryJob(t *testing.T, version string, atLeast, runners int, graphql b
 		mount(t, world)
 	}
 	poll := defaultPoll()
-	poll.JobsInterval = 5 * time.Minute
-	poll.DetailsInterval, poll.ReconcileInterval, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
+	poll.Jobs = 5 * time.Minute
+	poll.Details, poll.Reconcile, poll.Lookback = 5*time.Minute, 30*time.Minute, 2*time.Hour
 	world.AddFault(gitlabsim.Fault{Probability: 0.02, Status: 502})
 	world.AddFault(gitlabsim.Fault{Probability: 0.01, Drop: true})
 	// Not at the first start: a job that a stale answer shows executing counts,

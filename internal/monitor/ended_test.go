@@ -10,8 +10,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// A last save that fails is told to whoever ended the monitor: an exit status 0
-// would say that all is on disk.
+// A last save that fails is reported to whoever ended the monitor: an exit status 0
+// would mean that all is on disk.
 func TestUnsavedAtTheEnd(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

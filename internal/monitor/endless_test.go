@@ -40,11 +40,13 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Monitor{deps: Deps{Client: client, Budget: budget.New(budget.Options{Concurrency: 1})}}
-	b := m.newBound(gitlab.RouteAllRunners, 1)
-	pages, err := m.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
-	if b.end(); m.listing.Load() != 0 {
-		t.Errorf("%d bytes are held after the listing", m.listing.Load())
+	l := &lister{opts: &Options{}, client: func() *gitlab.Client {
+		return client.For(budget.New(budget.Options{Concurrency: 1}).Gate(budget.Listing))
+	}}
+	b := l.newBound(gitlab.RouteAllRunners, 1)
+	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
+	if b.end(); l.held.Load() != 0 {
+		t.Errorf("%d bytes are held after the listing", l.held.Load())
 	}
 	return pages, err
 }
@@ -118,7 +120,7 @@ func (e endlessList) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Request: r, Header: h, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-// Every listing ends, with an error that says what was wrong: up is 0, nobody
+// Every listing ends, with an error that names what was wrong: up is 0, nobody
 // leaves or joins by it, and with the first good one all is well.
 func TestEveryListingEnds(t *testing.T) {
 	t.Parallel()
@@ -188,8 +190,8 @@ func TestEveryListingEnds(t *testing.T) {
 				}
 				on.Store(false)
 				time.Sleep(12 * time.Minute)
-				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 || r.m.listing.Load() != 0 {
-					t.Errorf("then: up %t, %d bytes held", g.Up, r.m.listing.Load())
+				if g := s.scrape(); !g.Up || len(g.Fleet.Rows) != 50 || r.m.listings.lister.held.Load() != 0 {
+					t.Errorf("then: up %t, %d bytes held", g.Up, r.m.listings.lister.held.Load())
 				}
 				r.end(t)
 			})

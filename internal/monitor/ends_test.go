@@ -107,16 +107,16 @@ func TestEveryReadingEnds(t *testing.T) {
 				if f := s.scrape().Fleet; !f.JobsWhole {
 					t.Error("it holds the sums of jobs back")
 				}
-				r.m.mu.Lock()
-				if n := r.m.led.Watched(broken); n > 0 {
+				r.m.fleet.mu.Lock()
+				if n := r.m.fleet.led.Watched(broken); n > 0 {
 					t.Errorf("%d jobs of an endless list are watched", n)
 				}
-				for id, at := range r.m.inv.IDs() {
-					if age := time.Since(r.m.led.ReadAt(at)); at != broken && age > 15*time.Minute {
+				for id, at := range r.m.fleet.inv.IDs() {
+					if age := time.Since(r.m.fleet.led.ReadAt(at)); at != broken && age > 15*time.Minute {
 						t.Errorf("runner %d was read %v ago", id, age)
 					}
 				}
-				r.m.mu.Unlock()
+				r.m.fleet.mu.Unlock()
 			})
 		})
 	}

@@ -28,7 +28,7 @@ func isWhole(f *snapshot.Fleet, p snapshot.Part) bool {
 	return f != nil && [snapshot.NumParts]bool{f.Detailed, f.MachinesWhole, f.JobsWhole}[p]
 }
 
-// watchParts tells what was published whole so far.
+// watchParts records what was published whole so far.
 func watchParts(s *scraper, world *gitlabsim.World) func() wholeAt {
 	var w wholeAt
 	began := time.Now()
@@ -129,8 +129,8 @@ func TestFirstPictureComesFirst(t *testing.T) {
 	}
 }
 
-// On releases whose list does not tell who executes, the sums of jobs wait for
-// all that may; where it tells, for those alone.
+// On releases whose list does not show who executes, the sums of jobs wait for
+// all that may; where it shows it, for those alone.
 func TestJobsAreWholeOrAbsent(t *testing.T) {
 	for version, flagged := range map[string]bool{"17.11.0": false, "19.1.0-ee": true} {
 		t.Run(version, func(t *testing.T) {
@@ -337,9 +337,7 @@ func TestNoEndpointForMachines(t *testing.T) {
 		}})
 		s := newScraper()
 		_, state := openState(t, "")
-		poll := defaultPoll()
-		poll.Concurrency = 1
-		r := start(t, world, state, s, setup{poll: poll})
+		r := start(t, world, state, s, setup{concurrency: 1})
 		defer r.end(t)
 		time.Sleep(5 * time.Second)
 		if !s.scrape().Fleet.Detailed {

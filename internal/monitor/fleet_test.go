@@ -90,7 +90,7 @@ func TestListsALargeFleetOnce(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval = 24 * time.Hour
+		poll.Details = 24 * time.Hour
 		r := start(t, world, state, s, setup{poll: poll, rate: 10}) // the list goes first, and little else is read
 		time.Sleep(20 * time.Second)
 		check(t, "runners", fleetCounts(s.scrape().Fleet), truthCounts(world.Truth()))
@@ -118,7 +118,7 @@ func followChanges(t *testing.T, version string, prepare func(*gitlabsim.World))
 	s := newScraper()
 	_, state := openState(t, "")
 	poll := defaultPoll()
-	poll.DetailsInterval = 5 * time.Minute
+	poll.Details = 5 * time.Minute
 	r := start(t, world, state, s, setup{poll: poll})
 	time.Sleep(2 * time.Minute)
 	before := world.Truth()
@@ -141,7 +141,7 @@ func followChanges(t *testing.T, version string, prepare func(*gitlabsim.World))
 		}
 	}
 	// Two polls and one details interval; each is jittered by up to a tenth.
-	time.Sleep(2*time.Minute + poll.DetailsInterval*12/10)
+	time.Sleep(2*time.Minute + poll.Details*12/10)
 	g := s.scrape()
 	after := world.Truth()
 	check(t, "runners after 80 changes", fleetCounts(g.Fleet), truthCounts(after))
@@ -168,9 +168,7 @@ func TestLimitedAndFailingGitLab(t *testing.T) {
 		world.AddFault(gitlabsim.Fault{Probability: 1. / 9, Status: 503})
 		s := newScraper()
 		_, state := openState(t, "")
-		poll := defaultPoll()
-		poll.Concurrency = 16
-		r := start(t, world, state, s, setup{poll: poll})
+		r := start(t, world, state, s, setup{concurrency: 16})
 		time.Sleep(time.Minute)
 		first := world.RequestsByStatus()
 		time.Sleep(9 * time.Minute)

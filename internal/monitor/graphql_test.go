@@ -32,7 +32,7 @@ func TestGraphQLReadsALargeFleetCheaply(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.JobsInterval = time.Hour // what is measured is the rest
+		poll.Jobs = time.Hour // what is measured is the rest
 		r := start(t, world, state, s, setup{poll: poll})
 		time.Sleep(30 * time.Second)
 		truth := world.Truth()
@@ -170,7 +170,7 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 	})
 }
 
-// The line about the way round by REST says what it was: neither an outage nor
+// The line about the way round by REST names what it was: neither an outage nor
 // a proxy is blamed on the token.
 func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
 	const refused = "GitLab does not let this token"

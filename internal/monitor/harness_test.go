@@ -18,6 +18,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
@@ -190,22 +192,24 @@ func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 type setup struct {
-	poll   Poll
-	scopes []gitlab.Scope
-	rate   float64
-	logger log.Logger
-	inv    inventory.Options
-	shard  [2]int
-	api    snapshot.API
-	token  func() string // nil: secret
-	wall   func() time.Time
-	wrap   func(http.RoundTripper) http.RoundTripper
+	poll        plan.Intervals
+	concurrency int
+	scopes      []gitlab.Scope
+	rate        float64
+	logger      log.Logger
+	inv         inventory.Options
+	shard       [2]int
+	api         snapshot.API
+	token       func() string // nil: secret
+	wall        func() time.Time
+	queue       queue.Options
+	wrap        func(http.RoundTripper) http.RoundTripper
 }
 
-func defaultPoll() Poll {
-	return Poll{
-		RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute,
-		ReconcileInterval: time.Hour, Lookback: 24 * time.Hour, Staleness: 10 * time.Minute, Concurrency: 8,
+func defaultPoll() plan.Intervals {
+	return plan.Intervals{
+		Runners: time.Minute, Details: 15 * time.Minute, Jobs: time.Minute,
+		Reconcile: time.Hour, Lookback: 24 * time.Hour, Staleness: 10 * time.Minute,
 	}
 }
 
@@ -220,7 +224,10 @@ type running struct {
 
 func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *running {
 	t.Helper()
-	if o.poll == (Poll{}) {
+	if o.concurrency == 0 {
+		o.concurrency = 8
+	}
+	if o.poll == (plan.Intervals{}) {
 		o.poll = defaultPoll()
 	}
 	if o.scopes == nil {
@@ -248,11 +255,11 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	}
 	disk := &crashing{State: state}
 	m, err = New(Options{
-		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Poll: o.poll, Inventory: o.inv,
+		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Intervals: o.poll, Concurrency: o.concurrency, Inventory: o.inv, Queue: o.queue,
 		ShardIndex: o.shard[0], ShardCount: o.shard[1],
 	}, Deps{
 		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger, Wall: o.wall,
-		Budget: budget.New(budget.Options{RequestsPerSecond: o.rate, Concurrency: o.poll.Concurrency, MaxPause: 30 * time.Second, Seed: 1}),
+		Budget: budget.New(budget.Options{RequestsPerSecond: o.rate, Concurrency: o.concurrency, MaxPause: 30 * time.Second, Seed: 1}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -274,17 +281,17 @@ func (r *running) end(t *testing.T) {
 // locked is what look returns of the Monitor at a moment: reading it without
 // its mutex would be a race of the test's own.
 func locked[T any](r *running, look func(m *Monitor) T) T {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
+	r.m.fleet.mu.Lock()
+	defer r.m.fleet.mu.Unlock()
 	return look(r.m)
 }
 
 // has reports whether a runner is in the fleet, known how many there are.
 func (r *running) has(id int64) bool {
-	return locked(r, func(m *Monitor) bool { return m.inv.Has(id) })
+	return locked(r, func(m *Monitor) bool { return m.fleet.inv.Has(id) })
 }
 
-func (r *running) known() int { return locked(r, func(m *Monitor) int { return m.inv.Len() }) }
+func (r *running) known() int { return locked(r, func(m *Monitor) int { return m.fleet.inv.Len() }) }
 
 // kill drops everything that was not committed.
 func (r *running) kill(t *testing.T) {

@@ -79,7 +79,7 @@ func tagJobs(g *snapshot.GitLab, labels ...string) float64 {
 }
 
 // A job deleted while it runs is asked for three times, with listings between,
-// and then told as unresolved; it is not counted and no longer executing.
+// and then counted as unresolved; it is not counted and no longer executing.
 func TestJobDeletedWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
@@ -219,7 +219,7 @@ func TestOtherNumberOfShards(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 12, Runners: 15, Tags: 10, JobsPerHour: 900, Token: secret, Shape: briskJobs()})
 		var dirs [3]string
 		poll := defaultPoll()
-		poll.JobsInterval = 4 * time.Minute
+		poll.Jobs = 4 * time.Minute
 		jobs := func(count int, life time.Duration) map[string]int {
 			out := map[string]int{}
 			var rs []*running
@@ -318,7 +318,7 @@ func TestLookbackChangedByARestart(t *testing.T) {
 				for i, lookback := range []time.Duration{lookbacks[0], lookbacks[1]} {
 					folder, state := openState(t, dir)
 					poll := defaultPoll()
-					poll.Lookback, poll.ReconcileInterval, poll.JobsInterval = lookback, 30*time.Minute, 10*time.Minute
+					poll.Lookback, poll.Reconcile, poll.Jobs = lookback, 30*time.Minute, 10*time.Minute
 					r := start(t, world, state, s, setup{poll: poll})
 					for range 60 * 3 {
 						time.Sleep(time.Minute)

@@ -54,7 +54,7 @@ func (l *lines) logger() log.Logger { return log.NewLogfmtLogger(l) }
 
 func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "+route] }
 
-// A revoked token stops all but the listing, is told once with what to do,
+// A revoked token stops all but the listing, is logged once with what to do,
 // and a rotated one is taken up without a restart.
 func TestTokenRevokedAndRotated(t *testing.T) {
 	t.Parallel()
@@ -68,7 +68,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.DetailsInterval, poll.JobsInterval = 4*time.Second, 4*time.Second // many of each are under way
+		poll.Details, poll.Jobs = 4*time.Second, 4*time.Second // many of each are under way
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger(), token: func() string {
 			mu.Lock()
 			defer mu.Unlock()
@@ -303,7 +303,7 @@ func TestStopsAtOnce(t *testing.T) {
 			s := newScraper()
 			_, state := openState(t, "")
 			poll := defaultPoll()
-			poll.RunnersInterval, poll.JobsInterval = 5*time.Second, 5*time.Second
+			poll.Runners, poll.Jobs = 5*time.Second, 5*time.Second
 			r := start(t, world, state, s, setup{poll: poll, rate: []float64{0, 2}[i%2]})
 			time.Sleep(time.Duration(i*i) * 137 * time.Millisecond)
 			began := time.Now()
@@ -313,4 +313,40 @@ func TestStopsAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// After an outage everything is read again within minutes: what failed in it
+// must not wait for the pause of a reading that failed many times. A proxy's 404
+// slows no request down, so that each reading fails many times in it.
+func TestReadingsGoOnAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 5, Runners: 60, Tags: 10, Token: secret, Healthy: true})
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{api: snapshot.APIREST, rate: 10})
+		time.Sleep(30 * time.Minute)
+		remove := world.AddFault(gitlabsim.Fault{Status: 404, Body: "default backend - 404", ContentType: "text/plain"})
+		time.Sleep(2 * time.Hour)
+		remove()
+		back := time.Now()
+		time.Sleep(4 * time.Minute)
+		g := s.scrape()
+		if g.Fleet == nil {
+			t.Fatal("not listed again")
+		}
+		if len(g.Fleet.Rows) != 60 {
+			t.Fatalf("%d rows", len(g.Fleet.Rows))
+		}
+		for _, row := range g.Fleet.Rows {
+			if row.DetailsAt.Before(back) {
+				t.Errorf("runner %d: details of %v before GitLab came back", row.ID, back.Sub(row.DetailsAt))
+			}
+		}
+		for stage, st := range g.Self.Stages {
+			if st.Lag > 3*time.Minute {
+				t.Errorf("%v lags by %v", snapshot.Stage(stage), st.Lag)
+			}
+		}
+		r.end(t)
+	})
 }

@@ -1,11 +1,8 @@
 package monitor
 
 import (
-	"context"
 	"fmt"
 	"time"
-
-	"github.com/go-kit/log/level"
 
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
@@ -17,20 +14,30 @@ type scope struct {
 	gitlab.Scope
 	key string // in the state: stable over changes of the rest of the configuration
 
-	// Guarded by the Monitor's mutex.
+	// Guarded by the fleet's mutex.
 	tried   bool // in this process
 	up      bool // its last listing was complete
 	refused bool // GitLab itself refuses it
 	started time.Time
 	took    time.Duration // the last complete listing
 
-	gql graphql // its loop's own
+	graphql graphqlState // its loop's own
+}
+
+// scopes are the configured lists of runners. The fleet's mutex guards what of
+// them changes.
+type scopes struct {
+	all []*scope
+
+	up          bool      // the last listing of each was complete, or GitLab refuses it
+	tried       bool      // each was tried in this process
+	firstListed time.Time // when one was first read in this process
 }
 
 // newScopes makes the scopes. What another shard listed is another list.
-func newScopes(o *Options) []*scope {
-	var out []*scope
-	known := map[string]bool{}
+func newScopes(o *Options) *scopes {
+	out := &scopes{}
+	known := map[string]struct{}{}
 	for _, c := range o.Scopes {
 		s := &scope{Scope: c, key: string(c.Kind)}
 		if c.ID != "" {
@@ -39,20 +46,60 @@ func newScopes(o *Options) []*scope {
 		if o.ShardCount > 1 {
 			s.key += fmt.Sprintf(" shard %d of %d", o.ShardIndex, o.ShardCount)
 		}
-		if !known[s.key] {
-			known[s.key] = true
-			out = append(out, s)
+		if _, twice := known[s.key]; !twice {
+			known[s.key] = struct{}{}
+			out.all = append(out.all, s)
 		}
 	}
 	return out
 }
 
-func keysOf(scopes []*scope) []string {
-	keys := make([]string, len(scopes))
-	for i, s := range scopes {
-		keys[i] = s.key
+func (s *scopes) keys() []string {
+	keys := make([]string, len(s.all))
+	for i, one := range s.all {
+		keys[i] = one.key
 	}
 	return keys
+}
+
+// several reports whether there is more than one.
+func (s *scopes) several() bool { return len(s.all) > 1 }
+
+// judge derives from the scopes whether the listing as a whole works.
+func (s *scopes) judge() {
+	read, all := 0, true
+	s.tried = true
+	for _, one := range s.all {
+		if one.up {
+			read++
+		}
+		all = all && (one.up || one.refused)
+		s.tried = s.tried && one.tried
+	}
+	s.up = all && read > 0
+}
+
+// states is what the picture shows of the scopes.
+func (s *scopes) states() []snapshot.ScopeState {
+	out := make([]snapshot.ScopeState, len(s.all))
+	for i, one := range s.all {
+		out[i] = snapshot.ScopeState{Kind: one.Kind, Path: one.ID, Up: one.up}
+	}
+	return out
+}
+
+// lag is the lateness of the most overdue listing, and how long one takes. A
+// scope that GitLab refuses is not late: it is not to be had.
+func (s *scopes) lag(every time.Duration, now time.Time) (interval, lag time.Duration) {
+	interval = every
+	for _, one := range s.all {
+		took := max(every, one.took)
+		interval = max(interval, took)
+		if !one.started.IsZero() && !one.refused {
+			lag = max(lag, now.Sub(one.started)-took-one.took)
+		}
+	}
+	return interval, lag
 }
 
 // named are the key-value pairs by which a message names a scope.
@@ -63,76 +110,8 @@ func (s *scope) named() []any {
 	return []any{"scope", s.Kind, "path", s.ID}
 }
 
-// refuses tells the reasons by which GitLab itself refuses a scope, deleted,
-// renamed or not for this token, from an outage, which says nothing of it.
+// refuses distinguishes the reasons by which GitLab itself refuses a scope, deleted,
+// renamed or not for this token, from an outage, which proves nothing.
 func refuses(r gitlab.Reason) bool {
 	return r == gitlab.ReasonForbidden || r == gitlab.ReasonNotFound
-}
-
-// scopesUp is what the picture shows of the scopes. The caller holds the mutex.
-func (m *Monitor) scopesUp() []snapshot.ScopeState {
-	out := make([]snapshot.ScopeState, len(m.scopes))
-	for i, s := range m.scopes {
-		out[i] = snapshot.ScopeState{Kind: s.Kind, Path: s.ID, Up: s.up}
-	}
-	return out
-}
-
-// listLag is the lateness of the most overdue listing, and how long one takes.
-// A scope that GitLab refuses is not late: it is not to be had. The caller holds
-// the mutex.
-func (m *Monitor) listLag(now time.Time) (interval, lag time.Duration) {
-	interval = m.opts.Poll.RunnersInterval
-	for _, s := range m.scopes {
-		took := max(m.opts.Poll.RunnersInterval, s.took)
-		interval = max(interval, took)
-		if !s.started.IsZero() && !s.refused {
-			lag = max(lag, now.Sub(s.started)-took-s.took)
-		}
-	}
-	return interval, lag
-}
-
-// within ends a listing that would never end. One that takes longer than
-// staleness is of no use: it is withdrawn before it is there.
-func (m *Monitor) within(ctx context.Context, s *scope, read func(context.Context, *scope) (listing, error)) (listing, error) {
-	most := max(m.opts.Poll.Staleness, m.opts.Poll.RunnersInterval)
-	limited, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	l, err := read(limited, s)
-	if err == nil || limited.Err() == nil || ctx.Err() != nil {
-		return l, err
-	}
-	switch gitlab.ReasonOf(err) {
-	case gitlab.ReasonTimeout, gitlab.ReasonCanceled:
-		return listing{}, &gitlab.Error{
-			Reason: gitlab.ReasonTimeout, Route: s.Route(), Err: err,
-			Message: fmt.Sprintf("the list of runners was not read to its end within %v, the larger of poll.staleness and poll.runners_interval", most),
-		}
-	default:
-		return listing{}, err // what went wrong with GitLab says more than that the time is up
-	}
-}
-
-// tellPause tells the log once that GitLab asks to wait for so long that a
-// listing is missed. The caller holds the mutex.
-func (m *Monitor) tellPause(until, now time.Time) {
-	wait := until.Sub(now)
-	switch {
-	case until.IsZero():
-		m.paused = false
-		return
-	case m.paused || wait <= max(m.opts.Poll.RunnersInterval, time.Minute):
-		return
-	}
-	m.paused = true
-	kv := []any{"msg", "GitLab limits this user's requests and asks to wait; it is tried again now and then", "wait", wait.Round(time.Second)}
-	if listed := m.inv.ListedAt(); !listed.IsZero() {
-		left := m.opts.Poll.Staleness - m.now().Sub(listed)
-		if at := now.Add(left); left > 0 && at.Before(until) {
-			kv = append(kv, "gauges_withdrawn_at", at.UTC().Format(time.RFC3339))
-		}
-	}
-	kv = append(kv, "remedy", gitlab.Remedy(gitlab.ReasonRateLimited, nil))
-	level.Warn(m.log).Log(kv...)
 }

@@ -82,7 +82,7 @@ func anHourOf(t *testing.T, fault gitlabsim.Fault, reason string) {
 	if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "reason="+reason) {
 		t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
 	}
-	if locked(r, func(m *Monitor) bool { return m.blocked }) {
+	if locked(r, func(m *Monitor) bool { return m.fleet.blocked }) {
 		t.Error("taken for a refused token")
 	}
 	remove()
@@ -362,7 +362,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world, ids, o := scopedWorld(t)
 		o.poll = defaultPoll()
-		o.poll.DetailsInterval = 10 * time.Second
+		o.poll.Details = 10 * time.Second
 		s := newScraper()
 		_, state := openState(t, "")
 		r := start(t, world, state, s, o)
@@ -402,7 +402,7 @@ func TestNewRunnerNotOnEachReplicaYet(t *testing.T) {
 		s := newScraper()
 		_, state := openState(t, "")
 		poll := defaultPoll()
-		poll.RunnersInterval = time.Second
+		poll.Runners = time.Second
 		r := start(t, world, state, s, setup{poll: poll, logger: out.logger()})
 		time.Sleep(time.Minute)
 		id := world.AddRunner(gitlabsim.RunnerSpec{Type: "instance_type", Tags: []string{"new"}})
@@ -500,7 +500,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 	})
 }
 
-// A GitLab that asks to wait for longer than staleness: told once, and up is 0
+// A GitLab that asks to wait for longer than staleness: logged once, and up is 0
 // with the gauges.
 func TestLongPauseIsTold(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
+	"gitlab-runner-fleet-exporter/internal/record"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
 
@@ -24,31 +25,31 @@ const mostLeftOut = 100
 // storable makes one batch of what can be saved. Refused as a whole, one bad
 // record would keep everything else from being saved for ever. The error is
 // that of a record that the others rest upon.
-func storable(records []inventory.Record, batch *ledger.Batch, unencoded []inventory.LeftOut) (b store.Batch, left []leftOut, err error) {
+func storable(records []record.Record, batch *ledger.Batch, unencoded []inventory.LeftOut) (b store.Batch, left []leftOut, err error) {
 	for _, l := range unencoded {
 		left = append(left, leftOut{string(l.Key), l.Subject(), l.Err})
 	}
-	add := func(key, value []byte, subject func() string) bool {
-		if value == nil {
-			b.Delete = append(b.Delete, key)
+	add := func(r record.Record) bool {
+		if r.Value == nil {
+			b.Delete = append(b.Delete, r.Key)
 			return true
 		}
-		if err := store.Storable(key, value); err != nil {
-			left = append(left, leftOut{string(key), subject(), err})
+		if err := store.Storable(r.Key, r.Value); err != nil {
+			left = append(left, leftOut{string(r.Key), r.Subject(), err})
 			return false
 		}
-		b.Put = append(b.Put, store.Record{Key: key, Value: value})
+		b.Put = append(b.Put, store.Record(r))
 		return true
 	}
 	for _, r := range records {
-		add(r.Key, r.Value, r.Subject)
+		add(r)
 	}
 	if batch == nil {
 		return b, left, nil
 	}
 	drop := map[string]struct{}{}
 	for _, r := range batch.Records {
-		if !add(r.Key, r.Value, r.Subject) {
+		if !add(r) {
 			drop[string(r.Key)] = struct{}{}
 			err = left[len(left)-1].err
 		}
@@ -59,33 +60,32 @@ func storable(records []inventory.Record, batch *ledger.Batch, unencoded []inven
 	return b, left, err
 }
 
-// nameLeftOut logs each record that is left out once, until it could be saved.
-// The caller holds the mutex.
-func (m *Monitor) nameLeftOut(left []leftOut, saved store.Batch) {
+// logLeftOut logs each record that is left out once, until it could be saved.
+func (s *saver) logLeftOut(left []leftOut, saved store.Batch) {
 	for _, l := range left {
-		if _, named := m.leftOut[l.key]; named || len(m.leftOut) >= mostLeftOut {
+		if _, logged := s.leftOut[l.key]; logged || len(s.leftOut) >= mostLeftOut {
 			continue
 		}
-		if m.leftOut == nil {
-			m.leftOut = map[string]struct{}{}
+		if s.leftOut == nil {
+			s.leftOut = map[string]struct{}{}
 		}
-		m.leftOut[l.key] = struct{}{}
-		level.Error(m.log).Log("msg", "a record cannot be saved and is left out of the state; everything else is saved",
+		s.leftOut[l.key] = struct{}{}
+		level.Error(s.log).Log("msg", "a record cannot be saved and is left out of the state; everything else is saved",
 			"record", l.subject, "err", l.err,
 			"remedy", "look this runner or tag up in GitLab: a name, version or time of it is out of all bounds. It is shown all the same, and read again after a restart")
 	}
-	if len(m.leftOut) == 0 {
+	if len(s.leftOut) == 0 {
 		return
 	}
 	for _, r := range saved.Put {
-		delete(m.leftOut, string(r.Key))
+		delete(s.leftOut, string(r.Key))
 	}
 	for _, key := range saved.Delete {
-		delete(m.leftOut, string(key))
+		delete(s.leftOut, string(key))
 	}
 }
 
-// saveRemedy says what a person can do about a commit that failed.
+// saveRemedy is what a person can do about a commit that failed.
 func saveRemedy(err error) string {
 	const again = "; saving is tried again by itself"
 	_, damaged := errors.AsType[*store.DamagedError](err)

@@ -25,7 +25,7 @@ import (
 func unpolled(t *testing.T, state State, s *scraper, logged *bytes.Buffer) *Monitor {
 	t.Helper()
 	m, err := New(Options{
-		Name: "sim", URL: "http://gitlab.test", Scopes: []gitlab.Scope{{Kind: snapshot.ScopeInstance}}, Poll: defaultPoll(),
+		Name: "sim", URL: "http://gitlab.test", Scopes: []gitlab.Scope{{Kind: snapshot.ScopeInstance}}, Intervals: defaultPoll(), Concurrency: 8,
 		Inventory: inventory.Options{TagLimit: 500, TagRetention: time.Hour, RunnersEnabled: true},
 	}, Deps{Budget: budget.New(budget.Options{Concurrency: 1}), State: state, Publisher: s, Metrics: s, Logger: log.NewLogfmtLogger(logged)})
 	if err != nil {
@@ -45,32 +45,32 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 	online := true
 	row := func(id int64) gitlab.Runner { return gitlab.Runner{ID: id, Type: "instance_type", Online: &online} }
 	long := strings.Repeat("x", 40_000)
-	m.led.Begin(m.led.Advance(now, now))
+	m.fleet.led.Begin(m.fleet.led.Advance(now, now))
 	list := func(poison time.Time) {
-		m.inv.List(inventory.Listing{Scope: m.scopes[0].key, Rows: []gitlab.Runner{row(1), row(2), row(3)}, Whole: true, Start: now, Began: now})
-		m.led.Listed([]ledger.Member{{ID: 1}, {ID: 2}, {ID: 3}}, "instance", now)
+		m.fleet.inv.List(inventory.Listing{Scope: m.publisher.scopes.all[0].key, Rows: []gitlab.Runner{row(1), row(2), row(3)}, Whole: true, Start: now, Began: now})
+		m.fleet.led.Listed([]ledger.Member{{ID: 1}, {ID: 2}, {ID: 3}}, "instance", now)
 		for id := range int64(3) {
 			d := gitlab.RunnerDetails{Runner: row(id + 1), Tags: []string{"gpu"}, ContactedAt: now}
 			if id == 1 {
 				d.ContactedAt = poison
 			}
-			m.inv.Details(id+1, d, nil, now)
+			m.fleet.inv.Details(id+1, d, nil, now)
 		}
-		m.led.Describe(1, []string{"gpu"})
-		m.led.Describe(2, []string{"gpu", long})
+		m.fleet.led.Describe(1, []string{"gpu"})
+		m.fleet.led.Describe(2, []string{"gpu", long})
 	}
 	job := int64(0)
 	work := func() {
 		for id := range int64(3) {
 			job++
-			p := m.led.Poll(id+1, m.led.Advance(now, now), now, ledger.Listed{Idle: true}, time.Hour)
+			p := m.fleet.led.Poll(id+1, m.fleet.led.Advance(now, now), now, ledger.Listed{Idle: true}, time.Hour)
 			p.Take(ledger.Answer{Page: gitlab.JobsPage{Jobs: []gitlab.Job{{ID: job, Status: "success", CreatedAt: now, StartedAt: now, FinishedAt: now}}}}, nil)
 			p.End()
 		}
 	}
 	save := func() {
 		t.Helper()
-		if err := m.save(time.Now()); err != nil {
+		if err := m.saver.save(time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -78,7 +78,7 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 		for range 2 {
 			m.publish(time.Now())
 			s.scrape()
-			m.led.Served(m.published, m.rowsGen, now)
+			m.fleet.led.Served(m.publisher.generation, m.publisher.rowsGen, now)
 			save()
 		}
 		m.publish(time.Now())
@@ -111,14 +111,14 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 		t.Errorf("logged: %.3000s", lines)
 	}
 	// After a restart the rest is there, each job counted once.
-	if !m.inv.Has(2) {
+	if !m.fleet.inv.Has(2) {
 		t.Fatal("shown no more")
 	}
 	again := unpolled(t, state, newScraper(), &logged)
-	if again.inv.Has(2) || !again.inv.Has(1) || !again.inv.Has(3) {
-		t.Errorf("saved are the runners %v", again.inv.IDs())
+	if again.fleet.inv.Has(2) || !again.fleet.inv.Has(1) || !again.fleet.inv.Has(3) {
+		t.Errorf("saved are the runners %v", again.fleet.inv.IDs())
 	}
-	if again.led.Watched(2) != 0 || again.led.ReadAt(2).IsZero() {
+	if again.fleet.led.Watched(2) != 0 || again.fleet.led.ReadAt(2).IsZero() {
 		t.Error("the marks of the runner's jobs are not saved")
 	}
 	// Right again, it is saved, and the next time it is news.
@@ -138,7 +138,7 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 }
 
 // Without a record that others rest upon nothing may be saved; the cause of a
-// failure decides what a person is told to do.
+// failure decides which remedy is logged.
 func TestSaveRemedies(t *testing.T) {
 	l := ledger.New(ledger.Options{Lookback: time.Hour})
 	l.Begin(time.Now())
@@ -185,14 +185,14 @@ func TestSaveRemedies(t *testing.T) {
 // However many records are left out, the log stays readable.
 func TestManyLeftOut(t *testing.T) {
 	var logged bytes.Buffer
-	m := &Monitor{log: log.NewLogfmtLogger(&logged)}
+	m := &saver{log: log.NewLogfmtLogger(&logged)}
 	for i := range 1000 {
-		m.nameLeftOut([]leftOut{{strconv.Itoa(i), fmt.Sprint("runner ", i), errors.New("x")}}, store.Batch{})
+		m.logLeftOut([]leftOut{{strconv.Itoa(i), fmt.Sprint("runner ", i), errors.New("x")}}, store.Batch{})
 	}
 	if n := strings.Count(logged.String(), "\n"); n != mostLeftOut || len(m.leftOut) != mostLeftOut {
 		t.Errorf("%d lines, %d keys", n, len(m.leftOut))
 	}
-	m.nameLeftOut(nil, store.Batch{Put: []store.Record{{Key: []byte("1")}}, Delete: [][]byte{[]byte("2")}})
+	m.logLeftOut(nil, store.Batch{Put: []store.Record{{Key: []byte("1")}}, Delete: [][]byte{[]byte("2")}})
 	if len(m.leftOut) != mostLeftOut-2 {
 		t.Errorf("%d keys are remembered", len(m.leftOut))
 	}

@@ -57,7 +57,7 @@ func TestJobsVisibleIsAskedByREST(t *testing.T) {
 	}
 }
 
-// What GitLab did not say stays unknown, and is asked again before an hour is over.
+// What GitLab did not answer stays unknown, and is asked again before an hour is over.
 func TestJobsVisibleStaysUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 2, Runners: 20, Tags: 4, Token: secret})

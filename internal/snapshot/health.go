@@ -45,6 +45,23 @@ var healthReasonNames = [NumHealthReasons]string{
 // String is the label value of reason.
 func (r HealthReason) String() string { return healthReasonNames[r] }
 
+// HealthReasons are the reasons that a verdict may have, in the order of their
+// exposition; alive has the empty one.
+func HealthReasons(h Health) []HealthReason {
+	switch h {
+	case HealthAlive:
+		return []HealthReason{NoHealthReason}
+	case HealthUnknown:
+		return []HealthReason{HealthNotSeen, HealthUnread}
+	case HealthDown:
+		return []HealthReason{HealthSilent, HealthSilentAmongPeers, HealthJobSilent, HealthAbandoned}
+	default: // a down verdict is overdue until a second reading confirms it
+		return []HealthReason{
+			HealthSilent, HealthSilentAmongPeers, HealthJobSilent, HealthMachineBusy, HealthAfterOutage, HealthFleetSilent, HealthAbandoned,
+		}
+	}
+}
+
 // Suspicion is what a runner that is alive is suspected of.
 type Suspicion uint8
 

@@ -5,6 +5,7 @@ package breakages
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -76,7 +77,7 @@ func breakages() []breakage {
 			expect: []expected{{what: "page GitLabRunnerFleetTokenRefused unauthorized", within: 10 * time.Minute}},
 			strike: func(v *town) { v.world.RevokeToken(token) },
 			heal: func(v *town) {
-				v.world.AddToken(gitlabsim.TokenSpec{Token: token, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
+				v.world.AddToken(spec(token))
 			},
 			healed: 30 * time.Minute,
 		},
@@ -128,8 +129,8 @@ func breakages() []breakage {
 		{
 			name:   "mass-pause",
 			expect: []expected{{what: "ticket GitLabRunnerMassPause group_type", within: 20 * time.Minute}},
-			strike: func(v *town) { v.pauseSome(true) },
-			heal:   func(v *town) { v.pauseSome(false) },
+			strike: func(v *town) { v.pauseSome("kubernetes", 7, true) },
+			heal:   func(v *town) { v.pauseSome("kubernetes", 7, false) },
 			healed: 60 * time.Minute,
 		},
 		{
@@ -150,6 +151,54 @@ func breakages() []breakage {
 			},
 			healed: 60 * time.Minute,
 		},
+		{
+			// The other process goes on, and so do sums and alerts.
+			name:   "blind-replica",
+			expect: []expected{{what: "ticket GitLabRunnerFleetReplicaBlind", within: 25 * time.Minute}},
+			strike: func(v *town) { v.world.RevokeToken(tokenOfReplica) },
+			heal:   func(v *town) { v.world.AddToken(spec(tokenOfReplica)) },
+			healed: 80 * time.Minute,
+		},
+		{
+			// Its replica has been blind from the beginning, which is known and silenced. A
+			// tag with a floor is paused behind that.
+			name:   "silenced",
+			expect: []expected{{what: "page GitLabRunnerTagLost gpu", within: 15 * time.Minute}},
+			strike: func(v *town) { v.pauseSome("gpu", 3, true) },
+			heal:   func(v *town) { v.pauseSome("gpu", 3, false) },
+			healed: 60 * time.Minute,
+		},
+		{
+			// The hour in which a proxy answers 404 to everything says nothing of runners.
+			name:   "proxy-404",
+			expect: []expected{{what: "page GitLabRunnerFleetGitLabUnreadable", within: 10 * time.Minute}},
+			strike: func(v *town) { v.mend = v.world.AddFault(gitlabsim.Fault{Status: http.StatusNotFound}) },
+			heal:   func(v *town) { v.mend() },
+			healed: 60 * time.Minute,
+		},
+		{
+			// An autoscaler takes the last machine away: the floor 0 says that it may.
+			name: "nightly",
+			strike: func(v *town) {
+				for _, r := range v.runners["nightly"] {
+					v.world.DeleteRunner(r)
+				}
+			},
+			heal: func(v *town) {
+				for range v.runners["nightly"] {
+					v.world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"nightly"}, NoJobs: true, Description: "nightly", Version: "19.1.0"})
+				}
+			},
+			healed: 2 * time.Hour,
+		},
+		{
+			// All of a type, and with them four tags.
+			name:   "maintenance",
+			expect: []expected{{what: "ticket GitLabRunnerMassPause group_type", within: 20 * time.Minute}},
+			strike: func(v *town) { v.pauseSome("kubernetes", 12, true) },
+			heal:   func(v *town) { v.pauseSome("kubernetes", 12, false) },
+			healed: 2 * time.Hour,
+		},
 	}
 }
 
@@ -159,9 +208,9 @@ func (v *town) switchAll(kind string, online bool) {
 	}
 }
 
-// pauseSome pauses seven of the ten runners of the group.
-func (v *town) pauseSome(paused bool) {
-	for _, r := range v.runners["kubernetes"][:7] {
+// pauseSome pauses the first n runners of a kind.
+func (v *town) pauseSome(kind string, n int, paused bool) {
+	for _, r := range v.runners[kind][:n] {
 		v.world.Pause(r, paused)
 	}
 }
@@ -172,7 +221,7 @@ func (e expected) named(v *town) string {
 	return strings.NewReplacer("{shell 0}", decimal(v.runners["shell"][0]), "{added}", decimal(v.added)).Replace(e.what)
 }
 
-// TestShipBreakages breaks eight GitLabs and leaves two alone but for their
+// TestShipBreakages breaks thirteen GitLabs and leaves two alone but for their
 // daily noise.
 func TestShipBreakages(t *testing.T) {
 	dir := t.TempDir()
@@ -185,6 +234,9 @@ func TestShipBreakages(t *testing.T) {
 	polls := map[string]string{}
 	add := func(name string) {
 		v := build(t, e, uint64(len(order)+1), name)
+		if v.twice = name == "blind-replica" || name == "silenced"; v.twice {
+			v.world.AddToken(spec(tokenOfReplica))
+		}
 		towns[name], order = v, append(order, v)
 	}
 	for _, b := range all {
@@ -195,8 +247,9 @@ func TestShipBreakages(t *testing.T) {
 	add("healthy-2")
 
 	box := newMailbox(t)
-	exporter, prometheus := stack(t, dir, binary, order, polls, box.url)
-	t.Logf("exporter %s, Prometheus %s: everything stands after %v", exporter, prometheus, time.Since(e.real).Round(time.Millisecond))
+	exporter, alertmanager := stack(t, dir, binary, order, polls, box.url)
+	t.Logf("everything stands after %v", time.Since(e.real).Round(time.Millisecond))
+	silence(t, alertmanager, "GitLabRunnerFleetReplicaBlind", "silenced")
 
 	for _, v := range order {
 		v.world.Resume()
@@ -225,6 +278,8 @@ func TestShipBreakages(t *testing.T) {
 	// All times are the world's, from here on.
 	begin := e.now()
 	until := func(d time.Duration) { time.Sleep(time.Until(e.seen(begin.Add(d)))) }
+	until(15 * time.Minute)
+	towns["silenced"].world.RevokeToken(tokenOfReplica)
 	until(settled - 5*time.Minute)
 	for _, v := range order {
 		for _, r := range v.runners["gpu"] {
@@ -325,12 +380,24 @@ func TestShipBreakages(t *testing.T) {
 	for _, s := range wrong {
 		t.Error(s)
 	}
+	// What the exporter could not see or was kept from is no runner that left.
+	for counter, want := range map[string]map[string]float64{
+		"runners_left":   {"proxy-404": 0, "gitlab-down": 0, "token-revoked": 0, "maintenance": 0, "nightly": 2, "tag-deleted": 1},
+		"runners_joined": {"proxy-404": 0, "gitlab-down": 0, "token-revoked": 0, "maintenance": 0, "nightly": 2, "black-hole": 1},
+	} {
+		got := counted(t, exporter, counter)
+		for gitlab, n := range want {
+			if v, ok := got[gitlab]; !ok || v != n {
+				t.Errorf("%s: %s is %v, want %v", gitlab, counter, v, n)
+			}
+		}
+	}
 }
 
 // miscounted tells of which GitLabs the exporter did not count each job once.
 func miscounted(t *testing.T, exporter string, towns []*town) (wrong []string) {
 	t.Helper()
-	got := counted(t, exporter)
+	got := counted(t, exporter, "jobs_finished")
 	for _, v := range towns {
 		least, most := v.finished()
 		if n := int(got[v.name]); most < 500 || n < least || n > most {

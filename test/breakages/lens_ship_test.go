@@ -14,9 +14,9 @@ import (
 
 // factor is how many times faster everything lives than in earnest: GitLab, the
 // exporter's intervals, the durations of the rules and of the routing. 60 is
-// the most that the exporter's shortest interval of 1 s allows; at 40 a process
-// may stall for 5 s before a rule can take that for an outage.
-const factor = 40
+// the most that the exporter's shortest interval of 1 s allows; at 20 a process
+// may stall for 10 s before a rule can take that for an outage.
+const factor = 20
 
 // lived is how long a span of the simulated world takes.
 func lived(d time.Duration) time.Duration { return d / factor }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -14,11 +15,13 @@ import (
 	"time"
 )
 
-// stack starts the exporter over all towns, Prometheus over it, and
-// Alertmanager behind that.
-func stack(t *testing.T, dir, binary string, towns []*town, polls map[string]string, receiver string) (exporter, prometheus string) {
+// startExporter starts one process over towns, with a token.
+func startExporter(t *testing.T, dir, binary, secret string, towns []*town, polls map[string]string) (address string) {
 	t.Helper()
-	write(t, filepath.Join(dir, "token"), []byte(token))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "token"), []byte(secret))
 	var b strings.Builder
 	// The details of a runner that executes are read every 5m whatever
 	// details_interval says; that does not run faster, so all are.
@@ -30,12 +33,27 @@ func stack(t *testing.T, dir, binary string, towns []*town, polls map[string]str
 		if i%2 == 1 {
 			api = "rest"
 		}
-		fmt.Fprintf(&b, "  - {name: %s, url: %q, api: %s, authorization: {credentials_file: token}, expected: {gpu: 1, docker: 3}, poll: {%s}}\n", v.name, v.url, api, polls[v.name])
+		fmt.Fprintf(&b, "  - {name: %s, url: %q, api: %s, authorization: {credentials_file: token}, expected: {gpu: 1, docker: 3, nightly: 0}, poll: {%s}}\n", v.name, v.url, api, polls[v.name])
 	}
 	config := filepath.Join(dir, "config.yml")
 	write(t, config, []byte(b.String()))
-	exporterAt := freeAddress(t)
-	start(t, "http://"+exporterAt+"/-/ready", binary, "--config.file="+config, "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address="+exporterAt)
+	address = freeAddress(t)
+	start(t, "http://"+address+"/-/ready", binary, "--config.file="+config, "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address="+address)
+	return address
+}
+
+// stack starts an exporter over all towns and a second one over those with two,
+// Prometheus over both, and Alertmanager behind that.
+func stack(t *testing.T, dir, binary string, towns []*town, polls map[string]string, receiver string) (exporter, alertmanager string) {
+	t.Helper()
+	var twice []*town
+	for _, v := range towns {
+		if v.twice {
+			twice = append(twice, v)
+		}
+	}
+	exporterAt := startExporter(t, filepath.Join(dir, "a"), binary, token, towns, polls)
+	replicaAt := startExporter(t, filepath.Join(dir, "b"), binary, tokenOfReplica, twice, polls)
 
 	routing := filepath.Join(dir, "alertmanager.yml")
 	fasterRouting(t, routing, receiver)
@@ -54,15 +72,15 @@ scrape_configs:
   - job_name: %s
     scrape_interval: %s
     scrape_timeout: %[3]s
-    static_configs: [{targets: [%[4]q]}]
-`, alertmanagerAt, job, ms(lived(30*time.Second)), exporterAt))
+    static_configs: [{targets: [%[4]q, %[5]q]}]
+`, alertmanagerAt, job, ms(lived(30*time.Second)), exporterAt, replicaAt))
 	history(t, dir, towns)
 	prometheusAt := freeAddress(t)
 	start(t, "http://"+prometheusAt+"/-/ready", tool(t, "prometheus"),
 		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"), "--web.listen-address="+prometheusAt,
 		// What Prometheus itself does every so often.
 		"--query.lookback-delta="+ms(lived(5*time.Minute)), "--rules.alert.resend-delay="+ms(lived(time.Minute)))
-	return "http://" + exporterAt, "http://" + prometheusAt
+	return "http://" + exporterAt, "http://" + alertmanagerAt
 }
 
 // history gives Prometheus more than a day in which all was well, without
@@ -91,10 +109,16 @@ func history(t *testing.T, dir string, towns []*town) {
 	run(t, tool(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "history.txt"), filepath.Join(dir, "tsdb"))
 }
 
-var ofGitLab = regexp.MustCompile(`^gitlab_runner_fleet_jobs_finished_total\{.*gitlab="([^"]*)".*\} (\S+)$`)
+// silence mutes an alert of a GitLab for the rest of the test.
+func silence(t *testing.T, alertmanager, alert, gitlab string) {
+	t.Helper()
+	run(t, tool(t, "amtool"), "silence", "add", "--alertmanager.url="+alertmanager, "--author=drill", "--comment=known", "--duration=1h", "alertname="+alert, "gitlab="+gitlab)
+}
 
-// counted is how many jobs the exporter counted, by GitLab.
-func counted(t *testing.T, exporter string) map[string]float64 {
+var ofGitLab = regexp.MustCompile(`^gitlab_runner_fleet_(\w+)_total\{.*gitlab="([^"]*)".*\} (\S+)$`)
+
+// counted is what the exporter counted, by GitLab.
+func counted(t *testing.T, exporter, counter string) map[string]float64 {
 	t.Helper()
 	body, err := get(t.Context(), exporter+"/metrics")
 	if err != nil {
@@ -102,12 +126,12 @@ func counted(t *testing.T, exporter string) map[string]float64 {
 	}
 	out := map[string]float64{}
 	for s := bufio.NewScanner(bytes.NewReader(body)); s.Scan(); {
-		if m := ofGitLab.FindStringSubmatch(s.Text()); m != nil {
-			v, err := strconv.ParseFloat(m[2], 64)
+		if m := ofGitLab.FindStringSubmatch(s.Text()); m != nil && m[1] == counter {
+			v, err := strconv.ParseFloat(m[3], 64)
 			if err != nil {
 				t.Fatal(err)
 			}
-			out[m[1]] += v
+			out[m[2]] += v
 		}
 	}
 	return out

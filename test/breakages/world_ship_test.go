@@ -16,7 +16,15 @@ import (
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
 )
 
-const token = "glpat-breakages-5Xw2"
+const (
+	token          = "glpat-breakages-5Xw2"
+	tokenOfReplica = "glpat-replica-8Kd1"
+)
+
+// spec is what GitLab knows of the exporter's token.
+func spec(secret string) gitlabsim.TokenSpec {
+	return gitlabsim.TokenSpec{Token: secret, Name: "exporter", Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}}
+}
 
 // town is one simulated GitLab with a healthy fleet.
 type town struct {
@@ -27,6 +35,7 @@ type town struct {
 	added     int64              // a runner that came later
 	died      time.Time          // when a machine did
 	mend      func()             // ends a scripted fault
+	twice     bool               // two processes read it
 }
 
 // kinds is the fleet of each town: several types, tags of their own and shared
@@ -39,9 +48,11 @@ var kinds = []struct {
 	{"docker", 9, gitlabsim.RunnerSpec{Tags: []string{"docker", "linux"}, RunUntagged: true}},
 	{"arm64", 3, gitlabsim.RunnerSpec{Tags: []string{"docker", "arm64"}}},
 	{"gpu", 3, gitlabsim.RunnerSpec{Tags: []string{"gpu"}, NoJobs: true}},
-	{"kubernetes", 10, gitlabsim.RunnerSpec{Type: "group_type", Tags: []string{"kubernetes"}}},
+	// Each has the tag of its zone too.
+	{"kubernetes", 12, gitlabsim.RunnerSpec{Type: "group_type", Tags: []string{"kubernetes"}}},
 	{"shell", 5, gitlabsim.RunnerSpec{Type: "project_type", Tags: []string{"shell"}}},
 	{"windows", 3, gitlabsim.RunnerSpec{Type: "project_type", Tags: []string{"windows"}, NoJobs: true}},
+	{"nightly", 2, gitlabsim.RunnerSpec{Tags: []string{"nightly"}, NoJobs: true}},
 }
 
 func build(t *testing.T, e era, seed uint64, name string) *town {
@@ -61,6 +72,7 @@ func build(t *testing.T, e era, seed uint64, name string) *town {
 			s.Description = fmt.Sprintf("%s-%d", k.name, i+1)
 			s.Created = e.world.AddDate(0, -2, 0)
 			s.Version = []string{"19.1.0", "19.0.1"}[i%2]
+			s.Tags = tagsOf(k.name, k.spec.Tags, i)
 			id := v.world.AddRunner(s)
 			if id == 0 {
 				t.Fatalf("no runner %s", s.Description)
@@ -72,6 +84,14 @@ func build(t *testing.T, e era, seed uint64, name string) *town {
 	t.Cleanup(srv.Close)
 	v.url = srv.URL
 	return v
+}
+
+// tagsOf are the tags of the runner i of a kind.
+func tagsOf(kind string, tags []string, i int) []string {
+	if kind == "kubernetes" {
+		return append(slices.Clone(tags), fmt.Sprintf("zone-%d", i%3+1))
+	}
+	return tags
 }
 
 // runs lets a runner execute one job, from now on for so long.
@@ -153,6 +173,9 @@ func (v *town) life(ctx context.Context) {
 		for v.world.Pause(r, true); v.works(r, m) && ctx.Err() == nil; {
 			sleep(1)
 		}
+		if ctx.Err() != nil {
+			return // it may still be at work
+		}
 		v.world.RemoveManager(r, m)
 		v.world.Pause(r, false)
 
@@ -182,8 +205,10 @@ func pause(ctx context.Context, d time.Duration) {
 func population() (tags, types map[string]int) {
 	tags, types = map[string]int{}, map[string]int{}
 	for _, k := range kinds {
-		for _, tag := range k.spec.Tags {
-			tags[tag] += k.n
+		for i := range k.n {
+			for _, tag := range tagsOf(k.name, k.spec.Tags, i) {
+				tags[tag]++
+			}
 		}
 		if k.spec.RunUntagged {
 			tags["(untagged)"] += k.n

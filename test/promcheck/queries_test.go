@@ -130,7 +130,7 @@ func runbookQueries(t *testing.T, path string) []string {
 func known(t *testing.T) *Vocabulary {
 	t.Helper()
 	v := New()
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			if r.Record == "" {
 				continue

@@ -26,15 +26,15 @@ type ruleFile struct {
 	}
 }
 
-func rules(t *testing.T) ruleFile {
-	t.Helper()
+func rulesOf(tb testing.TB) ruleFile {
+	tb.Helper()
 	raw, err := os.ReadFile("../../alerts/rules.yml")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var f ruleFile
 	if err := yaml.Unmarshal(raw, &f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return f
 }
@@ -45,7 +45,7 @@ func rules(t *testing.T) ruleFile {
 func TestRulesNameWhatExists(t *testing.T) {
 	v := New()
 	n := 0
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			n++
 			name := r.Record + r.Alert
@@ -127,7 +127,7 @@ var textQuery = regexp.MustCompile(`printf ("(?:[^"\\]|\\.)*\{(?:[^"\\]|\\.)*") 
 func TestQueriesInTexts(t *testing.T) {
 	v := known(t)
 	found := 0
-	for _, g := range rules(t).Groups {
+	for _, g := range rulesOf(t).Groups {
 		for _, r := range g.Rules {
 			for _, text := range r.Annotations {
 				if n := strings.Count(text, "| query"); n != len(textQuery.FindAllString(text, -1)) {

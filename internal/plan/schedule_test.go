@@ -1,4 +1,4 @@
-package budget
+package plan
 
 import (
 	"cmp"
@@ -8,14 +8,27 @@ import (
 	"testing"
 	"time"
 
+	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// model is the Schedule as its documentation tells it, with a plain list.
+// Len is how many readings a stage holds.
+func (s *Schedule) Len(stage snapshot.Stage) int {
+	st := &s.stages[stage]
+	return len(st.waiting.order) + len(st.late.order)
+}
+
+// DueLen is how many of them are due at now.
+func (s *Schedule) DueLen(stage snapshot.Stage, now time.Time) int {
+	s.ripen(stage, s.offset(now))
+	return len(s.stages[stage].late.order)
+}
+
+// model is the Schedule as it is documented, with a plain list.
 type model struct {
 	items []Item
-	turns shares[snapshot.Stage]
-	class [snapshot.NumStages]shares[Class]
+	turns budget.Shares[snapshot.Stage]
+	class [snapshot.NumStages]budget.Shares[budget.Class]
 }
 
 func (m *model) set(it Item) {
@@ -55,7 +68,7 @@ func (m *model) next(now time.Time) (Item, bool) {
 		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	}
 	var stages []snapshot.Stage
-	var prefer Class
+	var prefer budget.Class
 	late := false
 	for st := range snapshot.Stage(snapshot.NumStages) {
 		due := m.due(st, now)
@@ -77,16 +90,16 @@ func (m *model) next(now time.Time) (Item, bool) {
 		stage = snapshot.StageReconcile
 	}
 	if len(stages) > 1 {
-		stage = m.turns.pick(stages, stage, tenth)
+		stage = m.turns.Pick(stages, stage, budget.Tenth)
 	}
-	var classes []Class
+	var classes []budget.Class
 	due := m.due(stage, now)
-	for c := range NumClasses {
+	for c := range budget.NumClasses {
 		if slices.ContainsFunc(due, func(it Item) bool { return it.Class == c }) {
 			classes = append(classes, c)
 		}
 	}
-	class := m.class[stage].pick(classes, classes[0], fifth)
+	class := m.class[stage].Pick(classes, classes[0], budget.Fifth)
 	it := slices.MinFunc(slices.DeleteFunc(due, func(it Item) bool { return it.Class != class }), urgent)
 	m.remove(func(o Item) bool { return o == it })
 	return it, true
@@ -97,7 +110,7 @@ func (m *model) first(now time.Time) (Item, bool) {
 	urgent := func(a, b Item) int {
 		return cmp.Or(a.Deadline.Compare(b.Deadline), a.Due.Compare(b.Due), cmp.Compare(a.ID, b.ID))
 	}
-	details := slices.DeleteFunc(m.due(snapshot.StageDetails, now), func(it Item) bool { return it.Class != NewDetails })
+	details := slices.DeleteFunc(m.due(snapshot.StageDetails, now), func(it Item) bool { return it.Class != budget.NewDetails })
 	walks := slices.DeleteFunc(m.due(snapshot.StageReconcile, now), func(it Item) bool { return !it.Deadline.Before(now) })
 	from := details
 	switch {
@@ -105,7 +118,7 @@ func (m *model) first(now time.Time) (Item, bool) {
 		return Item{}, false
 	case len(details) == 0:
 		from = walks
-	case len(walks) > 0 && m.turns.pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, tenth) == snapshot.StageReconcile:
+	case len(walks) > 0 && m.turns.Pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, budget.Tenth) == snapshot.StageReconcile:
 		from = walks
 	}
 	it := slices.MinFunc(from, urgent)
@@ -117,7 +130,7 @@ func same(a, b Item) bool {
 	return a.Class == b.Class && a.ID == b.ID && a.Due.Equal(b.Due) && a.Deadline.Equal(b.Deadline)
 }
 
-// drive runs the same steps on Schedule and model and compares all they say.
+// drive runs the same steps on Schedule and model and compares all results.
 func drive(t *testing.T, step func() (byte, bool)) {
 	t.Helper()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -133,7 +146,7 @@ func drive(t *testing.T, step func() (byte, bool)) {
 		switch op % 8 {
 		case 0, 1, 2:
 			due := now.Add(time.Duration(int(a)-64) * time.Second)
-			it := Item{Class: 1 + Class(op/8)%(NumClasses-1), ID: int64(id % 32), Due: due, Deadline: due.Add(time.Duration(b) * time.Second)}
+			it := Item{Class: 1 + budget.Class(op/8)%(budget.NumClasses-1), ID: int64(id % 32), Due: due, Deadline: due.Add(time.Duration(b) * time.Second)}
 			s.Set(it.Class, it.ID, it.Due, it.Deadline)
 			m.set(it)
 		case 3:
@@ -234,18 +247,18 @@ func TestScheduleOrder(t *testing.T) {
 	s := NewSchedule(now)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	soon := now.Add(time.Minute)
-	s.Set(Walk, 1, ago(time.Hour), ago(time.Second)) // past its deadline
-	s.Set(Details, 2, ago(time.Hour), ago(time.Minute))
-	s.Set(IdleJobs, 3, ago(time.Hour), ago(2*time.Minute))
-	s.Set(Walk, 4, ago(2*time.Hour), soon)
-	s.Set(Details, 5, ago(time.Hour), soon)
-	s.Set(IdleJobs, 6, ago(time.Hour), soon)
-	s.Set(ActiveDetails, 7, ago(time.Second), soon.Add(time.Hour))
-	s.Set(ActiveJobs, 8, ago(time.Second), soon.Add(time.Hour))
-	s.Set(NewDetails, 9, now, soon.Add(time.Hour))
-	s.Set(ActiveJobs, 10, now.Add(1), now) // not yet due
-	s.Set(IdleJobs, 11, ago(0), soon)
-	s.Set(ActiveJobs, 11, now.Add(time.Second), soon) // moved, out of the idle ones
+	s.Set(budget.Walk, 1, ago(time.Hour), ago(time.Second)) // past its deadline
+	s.Set(budget.Details, 2, ago(time.Hour), ago(time.Minute))
+	s.Set(budget.IdleJobs, 3, ago(time.Hour), ago(2*time.Minute))
+	s.Set(budget.Walk, 4, ago(2*time.Hour), soon)
+	s.Set(budget.Details, 5, ago(time.Hour), soon)
+	s.Set(budget.IdleJobs, 6, ago(time.Hour), soon)
+	s.Set(budget.ActiveDetails, 7, ago(time.Second), soon.Add(time.Hour))
+	s.Set(budget.ActiveJobs, 8, ago(time.Second), soon.Add(time.Hour))
+	s.Set(budget.NewDetails, 9, now, soon.Add(time.Hour))
+	s.Set(budget.ActiveJobs, 10, now.Add(1), now) // not yet due
+	s.Set(budget.IdleJobs, 11, ago(0), soon)
+	s.Set(budget.ActiveJobs, 11, now.Add(time.Second), soon) // moved, out of the idle ones
 	if lag := s.Lag(snapshot.StageReconcile, now); lag != 2*time.Hour {
 		t.Errorf("lag of the walks: %v", lag)
 	}
@@ -273,33 +286,33 @@ func TestScheduleFirst(t *testing.T) {
 	s := NewSchedule(now)
 	const runners = 200
 	for id := range int64(runners) {
-		s.Set(NewDetails, id, now, now.Add(time.Minute))
-		s.Set(ActiveJobs, id, now, now.Add(-time.Hour))
-		s.Set(Walk, id, now, now.Add(time.Hour))
-		s.Set(NewMachines, runners+id, now, now.Add(-time.Hour))
+		s.Set(budget.NewDetails, id, now, now.Add(time.Minute))
+		s.Set(budget.ActiveJobs, id, now, now.Add(-time.Hour))
+		s.Set(budget.Walk, id, now, now.Add(time.Hour))
+		s.Set(budget.NewMachines, runners+id, now, now.Add(-time.Hour))
 	}
-	s.Set(NewDetails, 1000, now.Add(time.Second), now) // a retry that is not due yet
+	s.Set(budget.NewDetails, 1000, now.Add(time.Second), now) // a retry that is not due yet
 	for i := range runners {
-		if it, ok := s.First(now); !ok || it.Class != NewDetails {
+		if it, ok := s.First(now); !ok || it.Class != budget.NewDetails {
 			t.Fatalf("reading %d: %+v %v", i, it, ok)
 		}
 	}
 	if it, ok := s.First(now); ok {
 		t.Errorf("%+v although no details are due", it)
 	}
-	if it, ok := s.Next(now); !ok || it.Class != ActiveJobs {
+	if it, ok := s.Next(now); !ok || it.Class != budget.ActiveJobs {
 		t.Errorf("behind them: %+v %v", it, ok)
 	}
 	now = now.Add(2 * time.Hour) // the walks are past their deadlines
 	for id := range int64(runners) {
-		s.Set(NewDetails, id, now, now.Add(time.Minute))
+		s.Set(budget.NewDetails, id, now, now.Add(time.Minute))
 	}
-	got := map[Class]int{}
+	got := map[budget.Class]int{}
 	for range 100 {
 		it, _ := s.First(now)
 		got[it.Class]++
 	}
-	if got[Walk] < 85 || got[NewDetails] < 10 || got[Walk]+got[NewDetails] != 100 {
+	if got[budget.Walk] < 85 || got[budget.NewDetails] < 10 || got[budget.Walk]+got[budget.NewDetails] != 100 {
 		t.Errorf("of a hundred readings: %v", got)
 	}
 }
@@ -308,7 +321,7 @@ func TestScheduleFirst(t *testing.T) {
 func TestScheduleZeroTime(t *testing.T) {
 	now := time.Now()
 	s := NewSchedule(now)
-	s.Set(IdleJobs, 1, time.Time{}, time.Time{})
+	s.Set(budget.IdleJobs, 1, time.Time{}, time.Time{})
 	if s.Lag(snapshot.StageJobs, now) <= 0 {
 		t.Error("not late")
 	}
@@ -335,18 +348,18 @@ func TestScheduleStretchesEvenly(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	rng := seeded(1)
 	s := NewSchedule(start)
-	groups := map[Class]*group{
-		ActiveDetails: {interval: 5 * time.Minute, slack: 5 * time.Minute},
-		Details:       {interval: 15 * time.Minute, slack: 15 * time.Minute},
-		ActiveJobs:    {interval: time.Minute, slack: time.Minute},
-		IdleJobs:      {interval: 5 * time.Minute, slack: 5 * time.Minute},
-		Walk:          {interval: time.Hour, slack: 5 * time.Hour},
+	groups := map[budget.Class]*group{
+		budget.ActiveDetails: {interval: 5 * time.Minute, slack: 5 * time.Minute},
+		budget.Details:       {interval: 15 * time.Minute, slack: 15 * time.Minute},
+		budget.ActiveJobs:    {interval: time.Minute, slack: time.Minute},
+		budget.IdleJobs:      {interval: 5 * time.Minute, slack: 5 * time.Minute},
+		budget.Walk:          {interval: time.Hour, slack: 5 * time.Hour},
 	}
 	for class, v := range groups {
 		v.last, v.least = map[int64]time.Time{}, 1<<62
 		for id := range int64(runners) {
 			busy := id%10 == 0
-			if class != Walk && busy != (class == ActiveDetails || class == ActiveJobs) {
+			if class != budget.Walk && busy != (class == budget.ActiveDetails || class == budget.ActiveJobs) {
 				continue
 			}
 			due := start.Add(time.Duration(rng.Int64N(int64(v.interval))))
@@ -377,7 +390,7 @@ func TestScheduleStretchesEvenly(t *testing.T) {
 	for class, v := range groups {
 		t.Logf("class %d: %4.1f %% of the turns, between two readings of a runner %v to %v", class,
 			100*float64(v.picks)/float64(total), v.least.Round(time.Second), v.most.Round(time.Second))
-		if n := stages[class.Stage()]; v.picks*fifth < n-n/100 || n*tenth < total-total/100 {
+		if n := stages[class.Stage()]; v.picks*budget.Fifth < n-n/100 || n*budget.Tenth < total-total/100 {
 			t.Errorf("class %d got %d of the %d turns of its stage, of %d in all", class, v.picks, n, total)
 		}
 		for id, last := range v.last {
@@ -390,7 +403,7 @@ func TestScheduleStretchesEvenly(t *testing.T) {
 			t.Errorf("class %d: uneven, %v to %v", class, v.least, v.most)
 		}
 	}
-	if groups[ActiveJobs].most > groups[IdleJobs].least/4 || groups[ActiveDetails].most > groups[Details].least/4 {
+	if groups[budget.ActiveJobs].most > groups[budget.IdleJobs].least/4 || groups[budget.ActiveDetails].most > groups[budget.Details].least/4 {
 		t.Error("what executes is not read more often")
 	}
 }
@@ -404,7 +417,7 @@ func BenchmarkSchedule(b *testing.B) {
 	s := NewSchedule(now)
 	rng := seeded(1)
 	for id := range int64(runners) {
-		for _, c := range []Class{Details, IdleJobs, Walk} {
+		for _, c := range []budget.Class{budget.Details, budget.IdleJobs, budget.Walk} {
 			due := now.Add(time.Duration(rng.Int64N(int64(time.Hour))))
 			s.Set(c, id, due, due.Add(time.Hour))
 		}

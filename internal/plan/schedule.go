@@ -1,21 +1,22 @@
-package budget
+package plan
 
 import (
 	"time"
 
+	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 // Item is one reading: of what class, of which runner, when it is due and by
 // when it should have been done.
 type Item struct {
-	Class    Class
+	Class    budget.Class
 	ID       int64
 	Due      time.Time
 	Deadline time.Time
 }
 
-// Schedule holds the readings that are due or will be, and says which comes
+// Schedule holds the readings that are due or will be, and returns which comes
 // next. It is pure (the clock is an argument) and not safe for concurrent use.
 // A runner has at most one reading in each stage. The listing is not in here:
 // there is one, and it never waits for a turn.
@@ -28,7 +29,7 @@ type Schedule struct {
 	free   []int32
 	slots  map[int64]*[snapshot.NumStages]int32 // by runner; index into items, plus one
 	stages [snapshot.NumStages]stageHeaps
-	turns  shares[snapshot.Stage]
+	turns  budget.Shares[snapshot.Stage]
 }
 
 // entry is small on purpose. Times are offsets from origin, which keeps them
@@ -37,17 +38,17 @@ type entry struct {
 	id            int64
 	due, deadline time.Duration
 	pos           [2]int32 // in waiting or late, and in the class's heap
-	class         Class
+	class         budget.Class
 	ready         bool // known to be due
 }
 
 // stageHeaps are the orders in which a stage's entries are wanted. An entry is
 // in waiting until it is due, then in late and in its class's heap.
 type stageHeaps struct {
-	waiting entryHeap             // by due
-	late    entryHeap             // by due: how late the stage is
-	urgent  [NumClasses]entryHeap // by deadline
-	turns   shares[Class]
+	waiting entryHeap                    // by due
+	late    entryHeap                    // by due: how late the stage is
+	urgent  [budget.NumClasses]entryHeap // by deadline
+	turns   budget.Shares[budget.Class]
 }
 
 // NewSchedule makes an empty schedule. now should come from time.Now, so that
@@ -66,9 +67,9 @@ func NewSchedule(now time.Time) *Schedule {
 
 // Set inserts a reading, or moves the one that the runner has in the class's
 // stage. It panics on Listing and on a class that does not exist.
-func (s *Schedule) Set(c Class, id int64, due, deadline time.Time) {
-	if c == Listing || c >= NumClasses {
-		panic("budget: not a class of a schedule")
+func (s *Schedule) Set(c budget.Class, id int64, due, deadline time.Time) {
+	if c == budget.Listing || c >= budget.NumClasses {
+		panic("plan: not a class of a schedule")
 	}
 	stage := c.Stage()
 	s.RemoveStage(stage, id)
@@ -118,7 +119,7 @@ func (s *Schedule) RemoveStage(st snapshot.Stage, id int64) {
 	}
 }
 
-// take removes an entry and says what it was.
+// take removes an entry and returns what it was.
 func (s *Schedule) take(i int32) Item {
 	e := s.items[i]
 	stage := e.class.Stage()
@@ -164,7 +165,7 @@ func (s *Schedule) Next(now time.Time) (Item, bool) {
 	}
 	stage := s.items[best].class.Stage()
 	if n > 1 {
-		stage = s.turns.pick(with[:n], stage, tenth)
+		stage = s.turns.Pick(with[:n], stage, budget.Tenth)
 	}
 	return s.take(s.turn(stage)), true
 }
@@ -177,8 +178,8 @@ func (s *Schedule) First(now time.Time) (Item, bool) {
 	t := s.offset(now)
 	s.ripen(snapshot.StageDetails, t)
 	s.ripen(snapshot.StageReconcile, t)
-	details := s.stages[snapshot.StageDetails].urgent[NewDetails].top()
-	walk := s.stages[snapshot.StageReconcile].urgent[Walk].top()
+	details := s.stages[snapshot.StageDetails].urgent[budget.NewDetails].top()
+	walk := s.stages[snapshot.StageReconcile].urgent[budget.Walk].top()
 	if walk >= 0 && !s.items[walk].lost(t) {
 		walk = -1
 	}
@@ -189,7 +190,7 @@ func (s *Schedule) First(now time.Time) (Item, bool) {
 		return s.take(walk), true
 	case walk < 0:
 		return s.take(details), true
-	case s.turns.pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, tenth) == snapshot.StageReconcile:
+	case s.turns.Pick([]snapshot.Stage{snapshot.StageDetails, snapshot.StageReconcile}, snapshot.StageReconcile, budget.Tenth) == snapshot.StageReconcile:
 		return s.take(walk), true
 	default:
 		return s.take(details), true
@@ -199,15 +200,15 @@ func (s *Schedule) First(now time.Time) (Item, bool) {
 // turn is the entry whose turn it is in a stage that has due ones.
 func (s *Schedule) turn(stage snapshot.Stage) int32 {
 	st := &s.stages[stage]
-	var with [NumClasses]Class
+	var with [budget.NumClasses]budget.Class
 	n := 0
 	for c := range st.urgent {
 		if st.urgent[c].top() >= 0 {
-			with[n] = Class(c)
+			with[n] = budget.Class(c)
 			n++
 		}
 	}
-	return st.urgent[st.turns.pick(with[:n], with[0], fifth)].top()
+	return st.urgent[st.turns.Pick(with[:n], with[0], budget.Fifth)].top()
 }
 
 // ripen moves what has become due.
@@ -244,8 +245,8 @@ func (s *Schedule) before(i, j int32, t time.Duration) bool {
 	return a.class < b.class
 }
 
-// lost tells a walk past its deadline: what it would find may be gone soon.
-func (e *entry) lost(t time.Duration) bool { return e.class == Walk && e.deadline < t }
+// lost reports a walk past its deadline: what it would find may be gone soon.
+func (e *entry) lost(t time.Duration) bool { return e.class == budget.Walk && e.deadline < t }
 
 // Wake is the earliest time after now at which a reading becomes due; false if
 // none will. What is due already is Next's.
@@ -275,18 +276,6 @@ func (s *Schedule) Lag(stage snapshot.Stage, now time.Time) time.Duration {
 	return lag
 }
 
-// Len is how many readings a stage holds.
-func (s *Schedule) Len(stage snapshot.Stage) int {
-	st := &s.stages[stage]
-	return len(st.waiting.order) + len(st.late.order)
-}
-
-// DueLen is how many of them are due at now.
-func (s *Schedule) DueLen(stage snapshot.Stage, now time.Time) int {
-	s.ripen(stage, s.offset(now))
-	return len(s.stages[stage].late.order)
-}
-
 // less orders by due (at 0) or by deadline (at 1), then so that the order is total.
 func (e *entry) less(o *entry, at uint8) bool {
 	x, y := e.due, o.due
@@ -305,7 +294,7 @@ func (e *entry) less(o *entry, at uint8) bool {
 	return e.class < o.class
 }
 
-// entryHeap is a binary heap of indices that tells each entry its place, so
+// entryHeap is a binary heap of indices that keeps each entry's place in it, so
 // that one can be taken from the middle. container/heap would box each index.
 type entryHeap struct {
 	order []int32
