@@ -240,6 +240,65 @@ func collectTagJobsExecuting(v *view, s *sink) {
 	}
 }
 
+// queue is nil while it is not known, and while the list of runners is not: which
+// jobs match a runner depends on it.
+func queue(v *view) *snapshot.Queue {
+	if v.Fleet == nil {
+		return nil
+	}
+	return v.Queue
+}
+
+func collectQueueJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.gauge(float64(q.Jobs))
+	}
+}
+
+func collectQueueTagJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.Tags {
+			s.gauge(float64(t.Jobs), t.Name)
+		}
+	}
+}
+
+func collectQueueTagOldest(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.Tags {
+			s.time(t.Oldest, t.Name)
+		}
+	}
+}
+
+func collectQueueTagsetJobs(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, t := range q.TagSets {
+			s.gauge(float64(t.Jobs), t.Tags)
+		}
+	}
+}
+
+func collectQueueOldest(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.time(q.Oldest)
+	}
+}
+
+func collectQueueUnmatched(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		for _, u := range q.Unmatched {
+			s.gauge(float64(u.Jobs), u.Tags, u.Reason.String())
+		}
+	}
+}
+
+func collectQueueTruncated(v *view, s *sink) {
+	if q := queue(v); q != nil {
+		s.gauge(bit(q.Truncated))
+	}
+}
+
 // eachRunner calls f for the runners that have runner_ series: with v.only for
 // those of it.
 func eachRunner(v *view, f func(r *snapshot.Runner, id string)) {
@@ -469,7 +528,11 @@ func collectInterval(v *view, s *sink) {
 }
 
 func collectLag(v *view, s *sink) {
-	stages(v, func(st *snapshot.StageState, stage string) { s.gauge(st.Lag.Seconds(), stage) })
+	stages(v, func(st *snapshot.StageState, stage string) {
+		if st.Interval > 0 || stage != snapshot.StageQueue.String() { // the queue is not read everywhere
+			s.gauge(st.Lag.Seconds(), stage)
+		}
+	})
 }
 
 func collectUnread(v *view, s *sink) {

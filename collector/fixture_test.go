@@ -121,6 +121,16 @@ func small(name string) *snapshot.GitLab {
 		{ID: 11, Type: snapshot.ProjectType, Status: snapshot.NeverContacted, Description: "excluded", DetailsAt: t0},
 	}
 	s.Fleet = f
+	s.Queue = &snapshot.Queue{
+		Jobs: 4, Oldest: t0.Add(-time.Hour), Truncated: true,
+		Tags: []snapshot.QueueTag{
+			{Name: snapshot.TagNoRunner, Jobs: 1, Oldest: t0.Add(-time.Hour)},
+			{Name: "arm"},
+			{Name: "linux", Jobs: 3, Oldest: t0.Add(-time.Minute)},
+		},
+		TagSets:   []snapshot.QueueTagSet{{Tags: "arm,linux"}, {Tags: "linux", Jobs: 3}, {Tags: "linus", Jobs: 1}},
+		Unmatched: []snapshot.QueueUnmatched{{Tags: "linus", Reason: snapshot.NoRunner, Jobs: 1}, {Tags: "arm,linux", Reason: snapshot.NoneAvailable}},
+	}
 	s.Health = smallHealth()
 	buckets := func(n ...uint64) []uint64 { return append(n, make([]uint64, 13-len(n))...) }
 	s.Counters = &snapshot.Counters{

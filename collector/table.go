@@ -90,7 +90,7 @@ func Families() []Family {
 
 // table makes the rows anew, so that nobody shares a slice.
 func table() []*family {
-	rows := slices.Concat(fleetTable(), runnerTable(), jobTable(), selfTable())
+	rows := slices.Concat(fleetTable(), queueTable(), runnerTable(), jobTable(), selfTable())
 	for _, f := range rows {
 		prefix := fleetPrefix
 		if f.self = f.Group == GroupExporter; f.self {
@@ -244,6 +244,49 @@ func fleetTable() []*family {
 			Help:  "Runners that GitLab does not list any more.",
 			Notes: "Those of a scope that was taken out of the configuration, or that GitLab refuses, did not leave. Kept over restarts. Absent before the first complete listing of runners.",
 		}, collect: collectRunnersLeft},
+	}
+}
+
+const absentQueue = " Absent where the queue is not read (queue: off) or cannot be (GitLab before 18.1, but for scope projects; a token without the right), and after three times poll.queue_interval without a reading, and while the last complete listing is older than the configured staleness: never 0 then. With shards the first one has it."
+
+// queueTable is the jobs that wait for a runner. Their label tag is a job's.
+func queueTable() []*family {
+	return []*family{
+		{Family: Family{
+			Name: "queue_jobs", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help:  "Number of jobs that wait for a runner, each counted once.",
+			Notes: "Those that a registered runner could take; with queue: all or scope projects the others too." + absentQueue,
+		}, collect: collectQueueJobs},
+		{Family: Family{
+			Name: "queue_tag_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags",
+			Help:  "Number of jobs that wait for a runner, by tag of the job.",
+			Notes: "A job is counted under each of its tags, under (untagged) if it has none, under (no_runner) for tags that no runner carries, and under (unknown) where its tags cannot be read." + absentQueue,
+		}, collect: collectQueueTagJobs},
+		{Family: Family{
+			Name: "queue_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags"}, Series: "tag sets, at most 201",
+			Help:  "Number of jobs that wait for a runner, by their whole set of tags, sorted and joined by commas.",
+			Notes: "The 200 sets that had a job last have series, the rest is (other). A set stays at 0 for 7 days." + absentQueue,
+		}, collect: collectQueueTagsetJobs},
+		{Family: Family{
+			Name: "queue_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help:  "Since when the job waits that waits the longest, in seconds since the epoch.",
+			Notes: "Absent while none waits." + absentQueue,
+		}, collect: collectQueueOldest},
+		{Family: Family{
+			Name: "queue_tag_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Labels: []string{"tag"}, Series: "tags with waiting jobs",
+			Help:  "Since when the job with a tag waits that waits the longest, in seconds since the epoch.",
+			Notes: "Absent while none waits." + absentQueue,
+		}, collect: collectQueueTagOldest},
+		{Family: Family{
+			Name: "queue_unmatched_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags", "reason"}, Series: "tag sets of such jobs, at most 202",
+			Help:  "Number of waiting jobs that no runner can take now, by their whole set of tags and reason.",
+			Notes: "reason is no_runner where no registered runner could (known with queue: all or scope projects only), none_available where only runners that are not online or are paused could. Stays at 0 for 1 h, then it is absent." + absentQueue,
+		}, collect: collectQueueUnmatched},
+		{Family: Family{
+			Name: "queue_truncated", Type: Gauge, Group: GroupFleet, Series: "1",
+			Help:  "Whether the queue could not be read whole, so that its numbers are lower bounds: 1 if so, else 0.",
+			Notes: "One reading takes five requests at most." + absentQueue,
+		}, collect: collectQueueTruncated},
 	}
 }
 
@@ -419,7 +462,7 @@ func selfTable() []*family {
 		{Family: Family{
 			Name: "poll_duration_seconds", Type: Histogram, Labels: []string{"gitlab", "stage"}, Series: "16 × 4",
 			Help:  "Time of one reading of a stage, waiting for the request budget included, in seconds.",
-			Notes: "stage is runners, details, jobs or reconcile.",
+			Notes: "stage is runners, details, jobs, reconcile or queue.",
 			// From one request to a deeper walk at a small budget.
 			Buckets: []float64{0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}},

@@ -31,6 +31,13 @@ suspect_runners gauge reason
 health_judgement_suspended gauge reason
 tag_last_available_timestamp_seconds gauge tag
 tag_capacity_jobs gauge tag
+queue_jobs gauge
+queue_tag_jobs gauge tag
+queue_tagset_jobs gauge tags
+queue_oldest_timestamp_seconds gauge
+queue_tag_oldest_timestamp_seconds gauge tag
+queue_unmatched_tagset_jobs gauge tags reason
+queue_truncated gauge
 runner_info gauge runner_id runner_type description owner version platform architecture run_untagged protected
 runner_status gauge runner_id status
 runner_paused gauge runner_id

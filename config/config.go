@@ -51,6 +51,7 @@ type GitLabConfig struct {
 	Projects         []string                   `yaml:"projects,omitempty"`
 	API              snapshot.API               `yaml:"api,omitempty"`
 	Expected         map[string]int             `yaml:"expected,omitempty"`
+	Queue            QueueMode                  `yaml:"queue,omitempty"`
 	Poll             PollConfig                 `yaml:"poll,omitempty"`
 }
 
@@ -78,6 +79,7 @@ type PollConfig struct {
 	RunnersInterval       *model.Duration `yaml:"runners_interval,omitempty"`
 	DetailsInterval       *model.Duration `yaml:"details_interval,omitempty"`
 	JobsInterval          *model.Duration `yaml:"jobs_interval,omitempty"`
+	QueueInterval         *model.Duration `yaml:"queue_interval,omitempty"`
 	ReconcileInterval     *model.Duration `yaml:"reconcile_interval,omitempty"`
 	Lookback              *model.Duration `yaml:"lookback,omitempty"`
 	MaxRequestsPerSecond  *float64        `yaml:"max_requests_per_second,omitempty"`

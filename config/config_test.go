@@ -50,7 +50,7 @@ func mustLoad(t *testing.T, path string) *Validated {
 var wantPoll = Poll{
 	RunnersInterval: time.Minute, DetailsInterval: 15 * time.Minute, JobsInterval: time.Minute,
 	ReconcileInterval: time.Hour, Lookback: 24 * time.Hour, MaxRequestsPerSecond: 10,
-	MaxConcurrentRequests: 8, RequestTimeout: 30 * time.Second, Staleness: 10 * time.Minute,
+	MaxConcurrentRequests: 8, RequestTimeout: 30 * time.Second, Staleness: 10 * time.Minute, QueueInterval: time.Minute,
 }
 
 func checkDefaultMetrics(t *testing.T, m Metrics) {
@@ -69,7 +69,7 @@ func TestMinimalFileHasTheDefaults(t *testing.T) {
 	v := mustParse(t, minimal)
 	g := v.GitLabs()[0]
 	if len(v.GitLabs()) != 1 || g.Name != "gitlab.example.com" || g.URL != "https://gitlab.example.com" ||
-		g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Groups != nil || g.Projects != nil || g.Expected != nil {
+		g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Queue != QueueCompatible || g.Groups != nil || g.Projects != nil || g.Expected != nil {
 		t.Errorf("%#v", g)
 	}
 	if g.Poll != wantPoll {
@@ -91,7 +91,7 @@ func TestEachValueOfAFullFileIsTaken(t *testing.T) {
 		t.Fatal(len(gs))
 	}
 	global := Poll{
-		RunnersInterval: 30 * time.Second, DetailsInterval: 20 * time.Minute, JobsInterval: 90 * time.Second,
+		RunnersInterval: 30 * time.Second, DetailsInterval: 20 * time.Minute, JobsInterval: 90 * time.Second, QueueInterval: time.Minute,
 		ReconcileInterval: 2 * time.Hour, Lookback: 48 * time.Hour, MaxRequestsPerSecond: 2.5,
 		MaxConcurrentRequests: 4, RequestTimeout: 20 * time.Second, Staleness: 5 * time.Minute,
 	}
@@ -186,7 +186,7 @@ func TestExampleFileHasTheDefaultsAndEachKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := v.GitLabs()[0]
-	if g.Poll != wantPoll || g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto {
+	if g.Poll != wantPoll || g.Scope != snapshot.ScopeInstance || g.API != snapshot.APIAuto || g.Queue != QueueCompatible {
 		t.Errorf("not the defaults: %v", g)
 	}
 	checkDefaultMetrics(t, v.Metrics())
@@ -227,6 +227,38 @@ func allKeys(t reflect.Type, into map[string]bool) {
 	}
 }
 
+// TestQueue: off is a word here and no boolean, and all is for a whole instance.
+func TestQueue(t *testing.T) {
+	text := func(lines string) []byte {
+		return []byte("poll: {queue_interval: 5m}\ngitlabs:\n  - url: https://gitlab.example.com\n    authorization: {credentials: t}\n" + lines)
+	}
+	for lines, want := range map[string]QueueMode{
+		"": QueueCompatible, "    queue: off\n": QueueOff, "    queue: 'off'\n": QueueOff, "    queue: all\n": QueueAll,
+	} {
+		v, err := Parse(text(lines), "")
+		if err != nil {
+			t.Fatalf("%q: %v", lines, err)
+		}
+		g := v.GitLabs()[0]
+		if g.Queue != want || g.Poll.QueueInterval != 5*time.Minute {
+			t.Errorf("%q: %s every %s", lines, g.Queue, g.Poll.QueueInterval)
+		}
+		if word := map[QueueMode]string{QueueOff: "not read", QueueCompatible: "compatible, every 5m", QueueAll: "all, every 5m"}[want]; !strings.Contains(v.Summary(), word) {
+			t.Errorf("%q: the summary lacks %q:\n%s", lines, word, v.Summary())
+		}
+	}
+	for lines, want := range map[string]string{
+		"    queue: on\n":  "gitlabs[0].queue: must be off, compatible or all",
+		"    queue: yes\n": "gitlabs[0].queue: must be off, compatible or all",
+		"    queue: all\n    scope: groups\n    groups: [1]\n": "needs scope instance",
+		"    poll: {queue_interval: 1ms}\n":                    "must be at least 1s",
+	} {
+		if _, err := Parse(text(lines), ""); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", lines, err, want)
+		}
+	}
+}
+
 // TestEveryDocumentedKeyLoads loads one configuration with each key of
 // docs/configuration.md.
 func TestEveryDocumentedKeyLoads(t *testing.T) {
@@ -243,7 +275,8 @@ gitlabs:
     projects: []
     api: auto
     expected: {gpu: 2, prod-deploy: 1, nightly: 0}
-    poll: {runners_interval: 1s, jobs_interval: 1s, details_interval: 1s, reconcile_interval: 1s, lookback: 4s, staleness: 2s, request_timeout: 1s}
+    queue: compatible
+    poll: {runners_interval: 1s, jobs_interval: 1s, queue_interval: 1s, details_interval: 1s, reconcile_interval: 1s, lookback: 4s, staleness: 2s, request_timeout: 1s}
 metrics:
   runners: {enabled: true, include: ".*", exclude: "", min_age: 0s}
   tags: {include: ".*", exclude: "", limit: 500, retention: 7d}

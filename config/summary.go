@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/common/model"
 
@@ -82,6 +83,12 @@ func (g GitLab) summary() string {
 		fmt.Fprintf(&b, "  expected: %s\n", strings.Join(floors, ", "))
 	}
 	p := g.Poll
+	switch {
+	case g.Queue == QueueOff:
+		b.WriteString("  the queue of waiting jobs is not read\n")
+	case g.Queue != QueueCompatible || p.QueueInterval != time.Minute:
+		fmt.Fprintf(&b, "  queue: %s, every %s\n", g.Queue, model.Duration(p.QueueInterval))
+	}
 	rate := "no limit of requests a second"
 	if p.MaxRequestsPerSecond > 0 {
 		rate = "at most " + strconv.FormatFloat(p.MaxRequestsPerSecond, 'f', -1, 64) + " requests a second"

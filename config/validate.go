@@ -47,6 +47,7 @@ func defaultPoll() Poll {
 		RunnersInterval:       time.Minute,
 		DetailsInterval:       15 * time.Minute,
 		JobsInterval:          time.Minute,
+		QueueInterval:         time.Minute,
 		ReconcileInterval:     time.Hour,
 		Lookback:              24 * time.Hour,
 		MaxRequestsPerSecond:  10,
@@ -153,6 +154,7 @@ func (v *validator) poll(base Poll, path string, p, above PollConfig) Poll {
 		{"runners_interval", p.RunnersInterval, &out.RunnersInterval, maxInterval},
 		{"details_interval", p.DetailsInterval, &out.DetailsInterval, maxInterval},
 		{"jobs_interval", p.JobsInterval, &out.JobsInterval, maxInterval},
+		{"queue_interval", p.QueueInterval, &out.QueueInterval, maxInterval},
 		{"reconcile_interval", p.ReconcileInterval, &out.ReconcileInterval, maxInterval},
 		{"lookback", p.Lookback, &out.Lookback, maxInterval},
 		{"request_timeout", p.RequestTimeout, &out.RequestTimeout, maxRequestTimeout},
@@ -345,6 +347,18 @@ func (v *validator) gitlab(g GitLabConfig, path string, m Metrics) GitLab {
 	case snapshot.APIAuto, snapshot.APIREST, snapshot.APIGraphQL:
 	default:
 		v.fail(path+".api", "must be auto, rest or graphql")
+	}
+
+	if out.Queue = g.Queue; out.Queue == "" {
+		out.Queue = QueueCompatible
+	}
+	switch out.Queue {
+	case QueueOff, QueueCompatible, QueueAll:
+	default:
+		v.fail(path+".queue", "must be off, compatible or all")
+	}
+	if out.Queue == QueueAll && out.Scope != snapshot.ScopeInstance {
+		v.fail(path+".queue", "all reads the queue of the whole instance: it needs scope instance, and an administrator's token")
 	}
 
 	v.expected(path+".expected", g.Expected, m)

@@ -13,6 +13,16 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
+// QueueMode is how much of the queue of waiting jobs is read.
+type QueueMode string
+
+// The queue modes.
+const (
+	QueueOff        QueueMode = "off"
+	QueueCompatible QueueMode = "compatible" // what a runner could take: GitLab 18.1 and later, and projects by REST
+	QueueAll        QueueMode = "all"        // also what no runner could take: for administrators
+)
+
 // Validated is a configuration that was found right, with every default filled
 // in. Only this package makes one. It never changes: what it is made from and
 // what its methods return are deep copies.
@@ -34,6 +44,7 @@ type GitLab struct {
 	Projects []string // ids or full paths, only with snapshot.ScopeProjects
 	API      snapshot.API
 	Expected map[string]int // tag to the least number of available runners; 0: it may have none
+	Queue    QueueMode
 	Poll     Poll
 
 	// HTTPClientConfig was validated, so that its authorization has its type,
@@ -46,6 +57,7 @@ type Poll struct {
 	RunnersInterval       time.Duration
 	DetailsInterval       time.Duration
 	JobsInterval          time.Duration
+	QueueInterval         time.Duration
 	ReconcileInterval     time.Duration
 	Lookback              time.Duration // at least 4 x ReconcileInterval
 	MaxRequestsPerSecond  float64       // 0: no limit

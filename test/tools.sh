@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need into .tools, at versions that resolve and build
-# together: all of the list, or the programs that are named as arguments.
+# together: all of the list but what stands in named, or the programs that are
+# named as arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=$PWD/.tools
@@ -8,20 +9,24 @@ mkdir -p "$tools"
 
 # Version, module, build tags, commands. Commands of one module are built at
 # once, which compiles what they share once; the quicker modules come first.
-# benchstat is installed only where it is named.
 list=$(cat <<'LIST'
 v1.9.0 golang.org/x/vuln - govulncheck
 v0.31.1 github.com/prometheus/alertmanager - amtool alertmanager
 v2.15.0 github.com/golangci/golangci-lint/v2 - golangci-lint
 v0.316.0 github.com/prometheus/prometheus remove_all_sd promtool prometheus
 v0.0.0-20260908200009-22c9c6c9d4da golang.org/x/perf - benchstat
+v3.22.0 helm.sh/helm/v3 - helm
+v2.45.0 github.com/goreleaser/nfpm/v2 - nfpm
+v1.7.12 github.com/rhysd/actionlint - actionlint
 LIST
 )
+# Installed only where they are named: what make test has no use for.
+named=" benchstat helm nfpm actionlint kube-apiserver kubectl "
 
 wanted() { # name, arguments
   local name=$1
   shift
-  if [ $# -eq 0 ]; then [ "$name" != benchstat ]; else [[ " $* " == *" $name "* ]]; fi
+  if [ $# -eq 0 ]; then [[ "$named" != *" $name "* ]]; else [[ " $* " == *" $name "* ]]; fi
 }
 
 missing=()
@@ -47,4 +52,12 @@ for line in ${missing[@]+"${missing[@]}"}; do
   # Without symbols: linking is most of what a second program of a module costs.
   GOBIN=$tools go install -tags "$tags" -ldflags '-s -w' "${packages[@]}" </dev/null
   echo "   installed after $((SECONDS - began)) s"
+done
+
+# The API server of Kubernetes replaces its own modules, which go install refuses.
+for name in kube-apiserver kubectl; do
+  if wanted "$name" "$@" && [ "$tools/$name" -ot test/kubernetes/go.mod ]; then
+    echo "== tools: $name, into .tools"
+    (cd test/kubernetes && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' -o "$tools/$name" "k8s.io/kubernetes/cmd/$name")
+  fi
 done

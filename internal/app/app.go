@@ -79,6 +79,9 @@ func (p process) run(ctx context.Context, args []string) int {
 	if o.rulesPrint {
 		return p.printRules(o)
 	}
+	if o.healthcheck {
+		return p.healthcheck(ctx, o)
+	}
 
 	o.secrets = p.secrets
 	ctx, stop := context.WithCancel(ctx)
@@ -276,6 +279,7 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 		asked: make(chan chan error), broken: make(chan error, 1), ended: ctx.Done(),
 	}
 	s.sup = &supervisor{opts: o, logger: l.own, folder: folder, failed: s.fail, running: map[string]*watch{}}
+	s.sup.page = newPage(s.sup)
 	logWarnings(l.own, v)
 	for _, w := range o.unused(v) {
 		_ = level.Warn(l.own).Log("msg", w)
@@ -285,15 +289,11 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	}
 	s.recordReload(true)
 
-	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, waiting: s.sup.waiting, pictures: s.sup.pictures, scrub: o.secrets.Scrub}
+	pages := pages{metrics: s.sup, telemetryPath: o.telemetryPath, prefix: o.prefix(), fleet: s.sup.page, waiting: s.sup.waiting, scrub: o.secrets.Scrub}
 	if o.lifecycle {
 		pages.reload = s.askReload
 	}
-	routes, err := newRoutes(pages)
-	if err != nil {
-		s.sup.stop()
-		return failure(l.own, "the web server cannot be started", err)
-	}
+	routes := newRoutes(pages)
 	if p.demo != nil {
 		routes = p.demo.routes(routes)
 	}

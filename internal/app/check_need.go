@@ -6,7 +6,10 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 )
 
 const (
@@ -75,6 +78,9 @@ func (c *check) need(context.Context) bool {
 	c.fact("requests", "%.0f a minute needed%s at these intervals, with %s executing", need, each, count(f.estimate, "runner"))
 	c.fact("", "list %.1f, details %.1f, jobs of executing runners %.1f, of idle ones %.1f, deeper walk %.1f",
 		d.listing, d.details, d.activeJobs, d.idleJobs, d.walk)
+	if o := queueOptions(c.gitlab); o.Interval > 0 && len(o.Projects) == 0 && f.detailed {
+		c.fact("", "where GitLab is 18.1 or later, the queue of waiting jobs takes a request or two more each %s, and at most %d", model.Duration(o.Interval), queue.MaxRequests)
+	}
 	c.budgetSuffices(need)
 	c.limitSuffices(need)
 	c.firstPicture()

@@ -145,7 +145,7 @@ func (d *demo) greet(w io.Writer, addresses []string, o *options, v *config.Vali
 	if len(addresses) == 0 || len(gitlabs) == 0 {
 		return
 	}
-	base := "http://" + browsable(addresses[0])
+	base := "http://" + browsable(addresses[0]) + o.prefix()
 	if *o.web.WebConfigFile != "" {
 		base = strings.Replace(base, "http://", "https://", 1) // or as that file has it
 	}
@@ -158,7 +158,7 @@ A simulated GitLab with %[1]d runners is being monitored; it ends with this proc
 All series are there within ten seconds.
 
   metrics           %[2]s%[3]s
-  health page       %[2]s/fleet
+  health page       %[2]s/
   simulated GitLab  %[4]s/api/v4
   its token         %[5]s   (good for the simulation only)
 
@@ -171,12 +171,12 @@ Play one now:
 Try:
   curl -s %[2]s%[3]s | grep gitlab_runner_fleet_tag_available_runners
   curl -s -H 'PRIVATE-TOKEN: %[5]s' '%[4]s/api/v4/runners/all?per_page=3'
-or in Prometheus, with %[6]s as a target:
+or in Prometheus, with %[6]s as a target and %[10]s as its metrics_path:
   sum by (status) (gitlab_runner_fleet_runners)
   sum by (tag) (rate(gitlab_runner_fleet_tag_jobs_finished_total{status="failed"}[5m]))
   histogram_quantile(0.95, sum by (le) (rate(gitlab_runner_fleet_job_queued_duration_seconds_bucket[5m])))
 
-`, demoRunners, base, o.telemetryPath, gitlabs[0].URL, token, browsable(addresses[0]), int(storyLasts.Minutes()), d.script.program(), pathDrill)
+`, demoRunners, base, o.telemetryPath, gitlabs[0].URL, token, browsable(addresses[0]), int(storyLasts.Minutes()), d.script.program(), pathDrill, o.prefix()+o.telemetryPath)
 }
 
 // browsable turns an address to listen on into one to open.

@@ -42,12 +42,17 @@ type options struct {
 	storagePath    string
 	web            *web.FlagConfig
 	telemetryPath  string
+	externalURL    string
+	routePrefix    string
+	linkGrafana    string
+	linkRunbooks   string
 	lifecycle      bool
 	createdSamples bool
 	logLevel       string
 	logFormat      string
 	shardIndex     int
 	shardCount     int
+	healthcheck    bool
 	rulesPrint     bool
 	rulesValues    string
 	rulesFormat    string
@@ -81,6 +86,7 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("gitlab.url", "Address of one GitLab, in place of a configuration file. The token comes from the environment variable GITLAB_TOKEN or from --gitlab.token-file.").PlaceHolder("URL").StringVar(&o.gitlabURL)
 	e.Flag("gitlab.token-file", "File with the token for --gitlab.url. It is read again at each request.").PlaceHolder("FILE").StringVar(&o.tokenFile)
 	e.Flag("gitlab.check", "Read each GitLab once, print its version, what the token may see, and the requests a minute that the configuration will need beside the budget, and exit with 0 or 1.").BoolVar(&o.gitlabCheck)
+	e.Flag("healthcheck", "Ask the exporter that runs with the same flags at its own /-/healthy, and exit with 0 or 1: for containers without a shell. Any HTTP answer is a sign of life.").BoolVar(&o.healthcheck)
 	e.Flag("rules.print", "Print the alert and recording rules, and exit with 0 or 1. Needs no configuration.").BoolVar(&o.rulesPrint)
 	e.Flag("rules.values", "File with what differs from alerts/values.yml: thresholds, severities, labels, addresses.").PlaceHolder("FILE").StringVar(&o.rulesValues)
 	e.Flag("rules.format", "Format of the rules: prometheus, operator (a PrometheusRule), mimir (with a namespace).").Default(string(alerts.Prometheus)).EnumVar(&o.rulesFormat, alerts.Formats()...)
@@ -88,6 +94,10 @@ func newFlags(o *options) *kingpin.Application {
 	e.Flag("storage.path", "Folder of the durable state. Empty: memory only, counters begin anew at each start.").Default("data").StringVar(&o.storagePath)
 	o.web = kingpinflag.AddFlags(e, defaultAddress)
 	e.Flag("web.telemetry-path", "Path under which metrics are served.").Default("/metrics").StringVar(&o.telemetryPath)
+	e.Flag("web.external-url", "Address under which browsers reach the exporter, such as that of a reverse proxy: links are made from it. {shard} in it stands for the shard's number.").PlaceHolder("URL").StringVar(&o.externalURL)
+	e.Flag("web.route-prefix", "Prefix of all paths of the web server. Default: the path of --web.external-url.").PlaceHolder("PATH").StringVar(&o.routePrefix)
+	e.Flag("web.link.grafana", "Address of Grafana for the health page's links, or a template with {board}, {gitlab}, {tag} and {runner}. Without placeholders /d/ and the dashboard's uid are added.").PlaceHolder("URL").StringVar(&o.linkGrafana)
+	e.Flag("web.link.runbooks", "Address of the folder of runbooks for the health page's links, or a template with {alert}. Without a placeholder the alert's name with .md is added.").PlaceHolder("URL").StringVar(&o.linkRunbooks)
 	e.Flag("web.enable-lifecycle", "Allow a reload by POST to /-/reload.").BoolVar(&o.lifecycle)
 	e.Flag("web.openmetrics-created-samples", "Write created timestamps as samples into OpenMetrics text. Protobuf carries them always.").BoolVar(&o.createdSamples)
 	e.Flag("log.level", "Least level that is logged: debug, info, warn, error.").Default("info").EnumVar(&o.logLevel, "debug", "info", "warn", "error")
@@ -140,8 +150,8 @@ const waysToStart = `nothing to monitor: start in one of three ways
   --config.file=config.yml                    everything else`
 
 func (o *options) validate() error {
-	if o.rulesPrint {
-		return nil // whatever else is given, nothing of it is used
+	if o.rulesPrint || o.healthcheck {
+		return nil // whatever else is given, the process that monitors has refused or taken it
 	}
 	if o.rulesValues != "" {
 		return errors.New("--rules.values goes with --rules.print")
@@ -150,6 +160,9 @@ func (o *options) validate() error {
 		return err
 	}
 	if err := o.checkShards(); err != nil {
+		return err
+	}
+	if err := o.checkLinks(); err != nil {
 		return err
 	}
 	return checkTelemetryPath(o.telemetryPath)
@@ -192,14 +205,19 @@ func checkTelemetryPath(p string) error {
 		return fmt.Errorf("--web.telemetry-path is %q: it must begin with a slash", p)
 	case slices.Contains(reservedPaths(), p) || strings.HasPrefix(p, "/-/"):
 		return fmt.Errorf("--web.telemetry-path is %q: that path has another meaning here", p)
-	case path.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool {
-		return r <= ' ' || r > '~' || strings.ContainsRune(`{}?#%\`, r)
-	}):
+	case !plainPath(p):
 		return fmt.Errorf("--web.telemetry-path is %q: it must be a plain path such as /metrics, without a slash at the end", p)
 	}
 	return nil
 }
 
+// plainPath is one that neither the router nor a browser reads as anything else.
+func plainPath(p string) bool {
+	return path.Clean(p) == p && !strings.ContainsFunc(p, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`{}?#%\`, r)
+	})
+}
+
 func reservedPaths() []string {
-	return []string{pathLanding, pathHealthy, pathReady, pathReload, "/-", "/fleet", "/fleet.json"}
+	return []string{pathLanding, pathHealthy, pathReady, pathReload, "/-", pathFleet, pathRunner, pathAPI, "/fleet/why", "/api", "/api/v1", "/api/v1/why"}
 }

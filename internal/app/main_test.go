@@ -212,7 +212,8 @@ func eventually(t *testing.T, within time.Duration, what string, is func() bool)
 type world struct {
 	*gitlabsim.World
 
-	url string
+	url   string
+	close func() // GitLab is gone
 }
 
 const testToken = "sim-token-of-the-test"
@@ -225,7 +226,7 @@ func newWorld(t *testing.T, o gitlabsim.Options) world {
 	w := world{World: gitlabsim.New(o)}
 	srv := httptest.NewServer(w.Handler())
 	t.Cleanup(srv.Close)
-	w.url = srv.URL
+	w.url, w.close = srv.URL, srv.Close
 	return w
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-kit/log"
 	"github.com/go-kit/log/level"
+	"github.com/prometheus/common/version"
 
 	"gitlab-runner-fleet-exporter/collector"
 	"gitlab-runner-fleet-exporter/config"
@@ -22,7 +23,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/monitor"
+	"gitlab-runner-fleet-exporter/internal/page"
 	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
@@ -36,6 +39,7 @@ type supervisor struct {
 	logger log.Logger
 	folder *store.Folder
 	failed func(error) // called when a monitor ended unasked
+	page   *page.Page  // sees each picture, to show the last one when it is withdrawn
 
 	exporter atomic.Pointer[collector.Exporter]
 
@@ -231,10 +235,10 @@ func (s *supervisor) load(w *watch) (err error) {
 	m, err = monitor.New(monitor.Options{
 		Name: g.Name, URL: g.URL, Scopes: scopes(g), API: g.API, Expected: expected, Inventory: inventoryOptions(g, w.metrics),
 		Intervals: intervals(g.Poll), Concurrency: g.Poll.MaxConcurrentRequests,
-		ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
+		Queue: queueOptions(g), ShardIndex: s.opts.shardIndex, ShardCount: s.opts.shardCount, TokenFile: tokenFile,
 	}, monitor.Deps{
 		Client: client, Budget: newBudget(g, s.opts.shardCount), State: w.state,
-		Publisher: &firstPicture{Publisher: w.exporter, published: w.published},
+		Publisher: &firstPicture{Publisher: w.exporter, keep: s.page.Keep, published: w.published},
 		Metrics:   self, Logger: logger,
 	})
 	w.monitor = m
@@ -304,10 +308,12 @@ func inventoryOptions(g config.GitLab, m config.Metrics) inventory.Options {
 	}
 }
 
-// firstPicture closes a channel when a monitor has published for the first time.
+// firstPicture closes a channel when a monitor has published for the first time,
+// and gives each picture to the health page.
 type firstPicture struct {
 	monitor.Publisher
 
+	keep      func(*snapshot.GitLab)
 	once      sync.Once
 	published chan struct{}
 }
@@ -315,6 +321,7 @@ type firstPicture struct {
 // Publish implements monitor.Publisher.
 func (p *firstPicture) Publish(s *snapshot.GitLab) {
 	p.Publisher.Publish(s)
+	p.keep(s)
 	p.once.Do(func() { close(p.published) })
 }
 
@@ -415,6 +422,29 @@ func (s *supervisor) waiting() []string {
 // pictures are the last ones of the GitLabs, by name.
 func (s *supervisor) pictures() []*snapshot.GitLab { return s.exporter.Load().Pictures() }
 
+// evidence is what the verdict on a runner rests on.
+func (s *supervisor) evidence(name string, id int64) (snapshot.HealthEvidence, bool) {
+	s.mu.Lock()
+	w := s.running[name]
+	s.mu.Unlock()
+	if w == nil {
+		return snapshot.HealthEvidence{}, false
+	}
+	return w.monitor.Evidence(id)
+}
+
+// newPage makes the health page of what s monitors.
+func newPage(s *supervisor) *page.Page {
+	o := s.opts
+	return page.New(page.Options{
+		Pictures: s.pictures, Evidence: s.evidence,
+		Shard: o.shardIndex, Shards: o.shardCount,
+		ExternalURL: o.externalURL, Prefix: o.linkPrefix(),
+		Grafana: o.linkGrafana, Runbooks: o.linkRunbooks,
+		MetricsPath: o.telemetryPath, Version: version.Version,
+	})
+}
+
 // prune removes state files that nothing has used for long.
 func (s *supervisor) prune() error {
 	return s.folder.Prune(slices.Collect(maps.Keys(s.running)))
@@ -432,4 +462,16 @@ func closeStates(ws []*watch) {
 			_ = w.state.Close() // nothing was written through it
 		}
 	}
+}
+
+// queueOptions are how the waiting jobs are read.
+func queueOptions(g config.GitLab) queue.Options {
+	if g.Queue == config.QueueOff || g.API == snapshot.APIREST && g.Scope != snapshot.ScopeProjects {
+		return queue.Options{} // but for projects only GraphQL has it
+	}
+	o := queue.Options{Interval: g.Poll.QueueInterval, All: g.Queue == config.QueueAll}
+	if g.Scope == snapshot.ScopeProjects {
+		o.Projects = g.Projects
+	}
+	return o
 }

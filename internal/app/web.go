@@ -16,12 +16,11 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/mdlayher/vsock"
-	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"golang.org/x/sync/errgroup"
 
 	"gitlab-runner-fleet-exporter/internal/bounded"
-	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/internal/page"
 )
 
 // The routes beside metrics.
@@ -30,6 +29,9 @@ const (
 	pathHealthy = "/-/healthy"
 	pathReady   = "/-/ready"
 	pathReload  = "/-/reload"
+	pathFleet   = "/fleet"
+	pathRunner  = "/fleet/runner"
+	pathAPI     = "/api/v1/fleet"
 )
 
 const (
@@ -47,35 +49,26 @@ const (
 type pages struct {
 	metrics       http.Handler
 	telemetryPath string
+	// prefix stands before each path; "": none.
+	prefix string
+	// fleet draws the health of the fleet.
+	fleet *page.Page
 	// waiting names the GitLabs that were not tried yet.
 	waiting func() []string
-	// pictures are the last ones of the GitLabs.
-	pictures func() []*snapshot.GitLab
 	// reload loads the configuration anew; nil: --web.enable-lifecycle is off.
 	reload func(ctx context.Context) error
 	// scrub masks secrets in an error.
 	scrub func(string) string
 }
 
-func newRoutes(p pages) (http.Handler, error) {
-	landing, err := landingPage(web.LandingConfig{
-		Name:        "GitLab Runner Fleet Exporter",
-		Description: "Prometheus exporter and fleet-health monitor for GitLab CI runners",
-		Version:     version.Info(),
-		Profiling:   "false", // its handlers are not mounted
-		Links: []web.LandingLinks{
-			{Address: p.telemetryPath, Text: "Metrics", Description: "of the fleet and of the exporter itself"},
-			{Address: p.telemetryPath + "?collect[]=fleet", Text: "Metrics of the fleet alone", Description: "collect[] takes fleet, runner and exporter"},
-			{Address: pathReady, Text: "Ready", Description: "whether each GitLab was tried, or is served from saved state"},
-			{Address: pathHealthy, Text: "Healthy", Description: "whether this process works"},
-		},
-	}, p.pictures)
-	if err != nil {
-		return nil, fmt.Errorf("landing page: %w", err)
-	}
+func newRoutes(p pages) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(p.telemetryPath, p.metrics) // limits itself
-	mux.Handle(pathLanding, reading(landing))
+	for _, path := range []string{pathLanding + "{$}", pathFleet} {
+		mux.Handle(path, reading(http.HandlerFunc(p.fleet.ServeFleet)))
+	}
+	mux.Handle(pathRunner, reading(http.HandlerFunc(p.fleet.ServeRunner)))
+	mux.Handle(pathAPI, reading(http.HandlerFunc(p.fleet.ServeAPI)))
 	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, program+" is healthy.\n")
 	})))
@@ -88,7 +81,14 @@ func newRoutes(p pages) (http.Handler, error) {
 	})))
 	// A page open in an administrator's browser must not be able to reload.
 	mux.Handle(pathReload, http.NewCrossOriginProtection().Handler(reloading(p.reload, p.scrub)))
-	return mux, nil
+	if p.prefix == "" {
+		return mux
+	}
+	// As Prometheus does: everything is under the prefix, and / leads there.
+	outer := http.NewServeMux()
+	outer.Handle(p.prefix+"/", http.StripPrefix(p.prefix, mux))
+	outer.Handle("/{$}", reading(http.RedirectHandler(p.prefix+"/", http.StatusFound)))
+	return outer
 }
 
 func reloading(reload func(ctx context.Context) error, scrub func(string) string) http.Handler {

@@ -261,7 +261,7 @@ func TestOrder(t *testing.T) {
 		}
 		b.Gate(Walk).Release(http.StatusOK, nil)
 		wg.Wait()
-		want := []string{"0/5", "1/4", "2/2", "2/7", "4/3", "5/6", "6/1", "7/0"}
+		want := []string{"0/5", "1/4", "2/2", "2/7", "5/3", "6/6", "7/1", "8/0"}
 		if !slices.Equal(got, want) {
 			t.Errorf("went %v, want %v", got, want)
 		}

@@ -12,6 +12,7 @@ const (
 	Listing Class = iota
 	NewDetails
 	ActiveJobs
+	Queue // a few requests each minute for all runners
 	NewMachines
 	ActiveDetails
 	IdleJobs
@@ -29,6 +30,8 @@ func (c Class) Stage() snapshot.Stage {
 		return snapshot.StageDetails
 	case ActiveJobs, IdleJobs:
 		return snapshot.StageJobs
+	case Queue:
+		return snapshot.StageQueue
 	default:
 		return snapshot.StageReconcile
 	}

@@ -163,6 +163,8 @@ type request struct {
 
 	document  string // of GraphQL; "": REST
 	variables map[string]any
+
+	took *time.Duration // where not nil: of the last attempt
 }
 
 // below is the path under the root of GitLab.
@@ -277,6 +279,9 @@ func (c *Client) attempt(ctx context.Context, r request, n int, decode func(io.R
 		return c.readBody(ctx, resp, r, decode)
 	}()
 	result.Duration = time.Since(start)
+	if r.took != nil {
+		*r.took = result.Duration
+	}
 	if e != nil && e.Reason == ReasonNotGitLab {
 		result.Date = time.Time{} // the clock of whoever answered in GitLab's place
 	}

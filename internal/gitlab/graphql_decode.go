@@ -189,15 +189,7 @@ func decodeFleet(body io.Reader) (*fleetAnswer, error) {
 				a.ran, a.data = true, !d.null()
 				a.members(d, a.data)
 			case "errors":
-				if d.null() {
-					continue
-				}
-				d.need(jsontext.KindBeginArray)
-				for i := range d.elements() {
-					if i < maxGraphQLErrors {
-						a.errors = append(a.errors, d.graphqlError())
-					}
-				}
+				a.readErrors(d)
 			}
 		}
 	}
@@ -208,6 +200,18 @@ func decodeFleet(body io.Reader) (*fleetAnswer, error) {
 		return nil, errNoAnswer
 	}
 	return a, nil
+}
+
+func (a *fleetAnswer) readErrors(d *reader) {
+	if d.null() {
+		return
+	}
+	d.need(jsontext.KindBeginArray)
+	for i := range d.elements() {
+		if i < maxGraphQLErrors {
+			a.errors = append(a.errors, d.graphqlError())
+		}
+	}
 }
 
 var (
@@ -318,6 +322,7 @@ type refusal struct {
 	slow    bool
 
 	noMachines bool // managers is not known
+	noQueue    bool // compatibleRunnerId is not known
 }
 
 // Error holds no text of the answer: see Error.Message.
@@ -325,6 +330,9 @@ func (*refusal) Error() string { return "an error inside HTTP 200" }
 
 // Unwrap makes the query's own errors a *FieldError.
 func (r *refusal) Unwrap() error {
+	if r.noQueue {
+		return ErrNoQueue
+	}
 	if r.reason == ReasonBadRequest && r.score == 0 {
 		return &FieldError{Field: r.field}
 	}

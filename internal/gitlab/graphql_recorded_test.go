@@ -3,6 +3,7 @@ package gitlab_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -167,5 +168,75 @@ func asTruth(t *testing.T, got gitlab.FleetRunner, want gitlabsim.RunnerTruth, f
 	}
 	if fields&gitlab.FieldManagers != 0 && len(got.Managers) != len(want.Managers) || fields&gitlab.FieldManagers == 0 && got.Managers != nil {
 		t.Errorf("runner %d: machines %v", got.ID, got.Managers)
+	}
+}
+
+// TestRecordedQueue: by graphql-ruby's own answers the jobs that wait for a
+// runner, who sees them, and the permissions are read right, from 18.1 on.
+func TestRecordedQueue(t *testing.T) {
+	for _, release := range recording.Releases {
+		t.Run(release, func(t *testing.T) {
+			exchanges, err := recording.Load(release)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &recorded{t: t, release: release, exchanges: exchanges}
+			client, err := gitlab.New(gitlab.Options{BaseURL: "https://gitlab.test", HTTPClient: &http.Client{Transport: r}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := recording.World(release)
+			for token, caller := range map[string]gitlabsim.Caller{recording.Admin: {Known: true, Admin: true}, recording.Maintainer: {}} {
+				r.token = token
+				for _, q := range recording.QueueRequests(w) {
+					a, err := client.Queue(t.Context(), q)
+					if len(q.Pages) > 0 && !w.Since(18, 1) {
+						if !errors.Is(err, gitlab.ErrNoQueue) {
+							t.Errorf("%v, want %v", err, gitlab.ErrNoQueue)
+						}
+						continue
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, id := range q.Rights {
+						if a.Rights[id] != caller.Admin && w.Fleet().Runners[id-1].Type != "project_type" {
+							t.Errorf("%s may change runner %d: %t", token, id, a.Rights[id])
+						}
+					}
+					if caller.Admin {
+						asQueue(t, w, caller, q.Pages, a.Pages)
+					}
+				}
+			}
+		})
+	}
+}
+
+func asQueue(t *testing.T, w *gitlabsim.World, caller gitlabsim.Caller, asked []gitlab.QueuePage, got []gitlab.QueueJobs) {
+	t.Helper()
+	jobs := 0
+	for i, p := range asked {
+		first := p.First
+		if first == 0 {
+			first = 100
+		}
+		after := int64(0)
+		if p.After != "" {
+			after = 1000020
+		}
+		want := w.Waiting(caller, p.Runner, after, first)
+		if got[i].Err != nil || len(got[i].Jobs) != len(want.Jobs) || !p.Details && got[i].Count != want.Count || first == 100 && got[i].More != want.More {
+			t.Fatalf("page %d: %+v, want %+v", i, got[i], want)
+		}
+		for k, j := range got[i].Jobs {
+			jobs++
+			if j.ID != want.Jobs[k].ID || j.TagsKnown != p.Details || p.Details && (!slices.Equal(j.Tags, want.Jobs[k].Tags) || !j.QueuedAt.Equal(want.Jobs[k].Since)) {
+				t.Errorf("page %d: %+v, want %+v", i, j, want.Jobs[k])
+			}
+		}
+	}
+	if len(asked) > 0 && jobs < 10 {
+		t.Errorf("only %d jobs in the answers", jobs)
 	}
 }

@@ -56,7 +56,7 @@ func forbiddenRemedy(e *Error) string {
 		return "scope instance needs an administrator's token (or, from GitLab 18 on, an auditor's), with the scope admin_mode besides read_api where Admin Mode is on; with another user's token set scope: groups, projects or owned"
 	case RouteRunners:
 		return "create a token with the scope read_api"
-	case RouteGroup, RouteGroupRunners, RouteProjectRunners:
+	case RouteGroup, RouteGroupRunners, RouteProjectRunners, RouteProjectJobs:
 		return "use a token of an Owner or Maintainer of this group or project with the scope read_api, or take it out of the configuration"
 	case RouteRunnerJobs, RouteJob:
 		return "use a token of somebody who may read the runner's jobs: those of an instance runner are open to administrators (with admin_mode where Admin Mode is on) and auditors only"
@@ -69,7 +69,7 @@ func forbiddenRemedy(e *Error) string {
 
 func notFoundRemedy(e *Error) string {
 	switch e.Route {
-	case RouteGroup, RouteGroupRunners, RouteProjectRunners:
+	case RouteGroup, RouteGroupRunners, RouteProjectRunners, RouteProjectJobs:
 		return "check the id or path of this group or project: it was renamed, moved or deleted, or the token may not see it; GitLab answers 404 for both"
 	case RouteGraphQL:
 		if e.Status == http.StatusOK {

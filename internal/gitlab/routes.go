@@ -17,6 +17,7 @@ const (
 	RouteGroupRunners   Route = "/groups/:id/runners"
 	RouteProjectRunners Route = "/projects/:id/runners"
 	RouteJob            Route = "/projects/:id/jobs/:job_id"
+	RouteProjectJobs    Route = "/projects/:id/jobs"
 	RouteMetadata       Route = "/metadata"
 	RouteVersion        Route = "/version"
 	RouteToken          Route = "/personal_access_tokens/self"
@@ -42,7 +43,7 @@ func (s Scope) Route() Route {
 func Routes() []Route {
 	return []Route{
 		RouteRunners, RouteAllRunners, RouteRunner, RouteManagers, RouteRunnerJobs, RouteGroup, RouteGroupRunners,
-		RouteProjectRunners, RouteJob, RouteMetadata, RouteVersion, RouteToken, RouteGraphQL,
+		RouteProjectRunners, RouteJob, RouteProjectJobs, RouteMetadata, RouteVersion, RouteToken, RouteGraphQL,
 	}
 }
 

@@ -298,7 +298,7 @@ func (t template) fits(seg []string) bool {
 // templates in the order of matching: fixed words before ids.
 var templates = makeTemplates(
 	"/runners", "/runners/all", "/runners/:id", "/runners/:id/managers", "/runners/:id/jobs", "/runners/:id/projects",
-	"/groups/:id", "/groups/:id/runners", "/projects/:id/runners", "/projects/:id/jobs/:job_id",
+	"/groups/:id", "/groups/:id/runners", "/projects/:id/runners", "/projects/:id/jobs", "/projects/:id/jobs/:job_id",
 	"/version", "/metadata", "/personal_access_tokens/self", "/user",
 )
 
@@ -372,6 +372,7 @@ func (w *World) makeRoutes() map[route]handler {
 		{"GET", "/groups/:id"}:                (*call).groupInfo,
 		{"GET", "/groups/:id/runners"}:        (*call).listGroup,
 		{"GET", "/projects/:id/runners"}:      (*call).listProject,
+		{"GET", "/projects/:id/jobs"}:         (*call).projectJobs,
 		{"GET", "/projects/:id/jobs/:job_id"}: (*call).projectJob,
 		{"GET", "/version"}:                   (*call).version,
 		{"GET", "/user"}:                      (*call).currentUser,

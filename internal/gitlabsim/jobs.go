@@ -36,6 +36,7 @@ const (
 	willRetry                       // run again after it fails
 	noCommit                        // Gitaly does not know its commit
 	instantCancel                   // its runner does not support canceling
+	onProtected                     // by hand, and of a protected ref
 )
 
 // job is one row of p_ci_builds. A world may hold millions: times are
@@ -415,6 +416,20 @@ func (w *World) tryPick(i int32, t int64) {
 	}
 }
 
+// tick lets the peers of a runner contact GitLab, which offers them the job that
+// it picks.
+func (w *World) tick(r *runner, t int64) {
+	for _, o := range w.all {
+		peer := o.typ == r.typ && o.group == r.group && o.untagged == r.untagged && o.protected == r.protected && o.deleted == 0 && !o.paused()
+		if o == r || !peer || !slices.Equal(o.tagList(), r.tagList()) {
+			continue
+		}
+		for _, m := range o.managers {
+			m.touch(t)
+		}
+	}
+}
+
 // pick hands a job to a runner.
 func (w *World) pick(i int32, r *runner, t int64) {
 	j := w.jobs.at(i)
@@ -444,6 +459,9 @@ func (w *World) pick(i int32, r *runner, t int64) {
 	// A job queued for a runner lets all its machines through to Rails (docs/gitlab-api.md 3.3).
 	for _, c := range r.managers {
 		c.touch(t)
+	}
+	if w.opt.TickPeers {
+		w.tick(r, t)
 	}
 	if m != nil {
 		j.manager = m.idx + 1
@@ -621,24 +639,25 @@ func (w *World) deletePipeline(k int32, t int64) {
 // JobSpec describes a job to create by hand. What it says happens, even on a
 // runner that is paused or silent.
 type JobSpec struct {
-	ID       int64         // 0: the next; otherwise above every id so far
-	Runner   int64         // 0: no runner ever picks it
-	Manager  int64         // machine, by its id; 0: one of the runner's
-	Project  int64         // 0: one that the runner serves
-	Pipeline int64         // 0: a new one; otherwise the last one made
-	Created  time.Time     // default now
-	Queued   time.Duration // queued_duration, default from Created to Started
-	Started  time.Time     // when the runner picks it: default now, or Created if that is later
-	Finished time.Time     // zero: runs until FinishJob or CancelJob
-	Canceled time.Time     // canceling from here on, canceled at Finished
-	Status   string        // how it ends: success (default), failed, canceled
-	Reason   string        // of a failed one; "script_failure" by default, "-" for none
-	NoStart  bool          // fails as it is assigned, without started_at, at Started
-	NoFinish bool          // final without finished_at
-	NoCommit bool          // commit is null
-	Tags     []string
-	Name     string // default "job"
-	Stage    string // default "test"
+	ID        int64         // 0: the next; otherwise above every id so far
+	Runner    int64         // 0: no runner ever picks it
+	Manager   int64         // machine, by its id; 0: one of the runner's
+	Project   int64         // 0: one that the runner serves
+	Pipeline  int64         // 0: a new one; otherwise the last one made
+	Created   time.Time     // default now
+	Queued    time.Duration // queued_duration, default from Created to Started
+	Started   time.Time     // when the runner picks it: default now, or Created if that is later
+	Finished  time.Time     // zero: runs until FinishJob or CancelJob
+	Canceled  time.Time     // canceling from here on, canceled at Finished
+	Status    string        // how it ends: success (default), failed, canceled
+	Reason    string        // of a failed one; "script_failure" by default, "-" for none
+	NoStart   bool          // fails as it is assigned, without started_at, at Started
+	NoFinish  bool          // final without finished_at
+	NoCommit  bool          // commit is null
+	Protected bool          // its ref is protected
+	Tags      []string
+	Name      string // default "job"
+	Stage     string // default "test"
 }
 
 // CreateJob creates a job and returns its id; 0 if the specification names
@@ -691,6 +710,9 @@ func (w *World) CreateJob(s JobSpec) int64 {
 	}
 	if s.NoCommit {
 		j.flags |= noCommit
+	}
+	if s.Protected {
+		j.flags |= onProtected
 	}
 	if !w.f.canceling {
 		j.flags |= instantCancel

@@ -28,6 +28,10 @@ type Options struct {
 	// default 0, or 4 h with Daily.
 	History time.Duration
 	Shape   JobShape
+	// TickPeers lets each job that is queued be offered to all runners that take
+	// the same jobs, so that the idle ones among them contact GitLab too, as
+	// GitLab does (docs/gitlab-api.md 3.3). It costs an event for each of them.
+	TickPeers bool
 	// Daily adds a visible daily life, for a demonstration: waves of load,
 	// machines that go down, come back and are replaced, pauses, a flapping
 	// runner, a runner that fails whatever it picks, runners that join, leave

@@ -139,9 +139,8 @@ func (c *call) boolean(name string) (*bool, *failure) {
 	return nil, errorBody(http.StatusBadRequest, name+" is invalid")
 }
 
-// list is a comma list, or Rails' repeated name[]; ok reports whether it is
-// there at all.
-func (c *call) list(name string) (l []string, ok bool) {
+// list is a comma list, or Rails' repeated name[].
+func (c *call) list(name string) (l []string) {
 	for _, k := range []string{name, name + "[]"} {
 		for _, v := range c.query[k] {
 			for s := range strings.SplitSeq(v, ",") {
@@ -150,9 +149,8 @@ func (c *call) list(name string) (l []string, ok bool) {
 				}
 			}
 		}
-		ok = ok || c.query.Has(k)
 	}
-	return l, ok
+	return l
 }
 
 var versionPrefix = regexp.MustCompile(`^[\d+.]+$`)
@@ -191,7 +189,7 @@ func (c *call) filter(withScope bool) (f filter, err *failure) {
 	if f.version = c.query.Get("version_prefix"); f.version != "" && !versionPrefix.MatchString(f.version) {
 		return f, errorBody(http.StatusBadRequest, "version_prefix is invalid")
 	}
-	f.tags, _ = c.list("tag_list")
+	f.tags = c.list("tag_list")
 	return f, nil
 }
 

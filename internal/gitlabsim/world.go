@@ -58,6 +58,8 @@ type World struct {
 	paths    map[string]any
 
 	jobs       jobStore
+	open       []int32 // jobs that may wait for a runner, by id: see waiting
+	opened     int     // jobs that were considered for open
 	lastJob    int64
 	pipelines  []pipeline
 	lastPipe   int64

@@ -25,6 +25,25 @@ func (inv *Inventory) Peer(id int64) (Peer, bool) {
 	return Peer{r.kind, r.owner, r.tags, r.runUntagged, r.protected, r.timeout}, true
 }
 
+// IsAvailable reports whether a runner is online and not paused.
+func (inv *Inventory) IsAvailable(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && !r.hidden && r.status == snapshot.Online && !r.paused
+}
+
+// TagLabel is the label value under which a tag of a runner stands; "": it is
+// excluded.
+func (inv *Inventory) TagLabel(tag string) string {
+	switch {
+	case !inv.wanted(tag):
+		return ""
+	case inv.tags[tag] != nil:
+		return tag
+	default:
+		return snapshot.TagOther
+	}
+}
+
 // Description is a runner's; "" where there is none.
 func (inv *Inventory) Description(id int64) string {
 	if r := inv.runners[id]; r != nil {

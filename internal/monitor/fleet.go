@@ -209,6 +209,35 @@ func (f *fleet) outcome(stage snapshot.Stage, id int64, err error, now time.Time
 	}
 }
 
+// recovered plans the readings anew that failed in an outage, now that GitLab
+// can be listed again: each would otherwise wait for up to 15 minutes.
+func (f *fleet) recovered(now time.Time) {
+	for id, reason := range f.failures.unread[snapshot.StageDetails] {
+		if outage(reason) {
+			f.plan.Recovered(snapshot.StageDetails, id)
+			f.planDetails(id, now)
+		}
+	}
+	for id, reason := range f.failures.unread[snapshot.StageJobs] {
+		if outage(reason) {
+			f.plan.Recovered(snapshot.StageJobs, id)
+			f.planPoll(id, now)
+		}
+	}
+}
+
+// outage reports whether a reading failed for a reason that passes for all
+// readings at once.
+func outage(reason gitlab.Reason) bool {
+	switch reason {
+	case gitlab.ReasonServerError, gitlab.ReasonTimeout, gitlab.ReasonConnection, gitlab.ReasonTLS, gitlab.ReasonNotGitLab,
+		gitlab.ReasonUnauthorized, gitlab.ReasonRateLimited, gitlab.ReasonRedirect:
+		return true
+	default:
+		return false
+	}
+}
+
 // leave takes a runner out of the fleet. Its watched jobs are still asked for.
 func (f *fleet) leave(id int64, now time.Time) {
 	f.plan.Forget(id)

@@ -19,6 +19,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
@@ -201,6 +202,7 @@ type setup struct {
 	api         snapshot.API
 	token       func() string // nil: secret
 	wall        func() time.Time
+	queue       queue.Options
 	wrap        func(http.RoundTripper) http.RoundTripper
 }
 
@@ -253,7 +255,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	}
 	disk := &crashing{State: state}
 	m, err = New(Options{
-		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Intervals: o.poll, Concurrency: o.concurrency, Inventory: o.inv,
+		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Intervals: o.poll, Concurrency: o.concurrency, Inventory: o.inv, Queue: o.queue,
 		ShardIndex: o.shard[0], ShardCount: o.shard[1],
 	}, Deps{
 		Client: client, State: disk, Publisher: s, Metrics: s, Logger: o.logger, Wall: o.wall,

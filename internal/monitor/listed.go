@@ -216,6 +216,9 @@ func (l *listings) works(s *scope, graphql bool) {
 	if again || s.started.IsZero() {
 		messages.up(s, l.scopes.several(), again, f.inv.Len())
 	}
+	if again {
+		f.recovered(time.Now())
+	}
 	if f.blocked {
 		f.blocked = false
 		messages.well(snapshot.StageDetails)

@@ -82,6 +82,7 @@ var trouble = [snapshot.NumStages]string{
 	snapshot.StageDetails:   "details of a runner cannot be read; logged once until all can be read again",
 	snapshot.StageJobs:      "jobs of a runner cannot be read; logged once until all can be read again",
 	snapshot.StageReconcile: "the deeper walk through a runner's jobs failed and will go on at its place; logged once until all can be read again",
+	snapshot.StageQueue:     "the jobs that wait for a runner cannot be read; the queue_ families are withdrawn after three intervals; logged once until they can be read again",
 }
 
 // up logs a scope that is listed for the first time, or again.

@@ -25,6 +25,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
 	"gitlab-runner-fleet-exporter/internal/plan"
+	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
 )
@@ -43,6 +44,8 @@ type Options struct {
 	// ShardCount processes share the runners; this one reads and exports those
 	// of ShardIndex. 0 and 1 both mean no shards.
 	ShardIndex, ShardCount int
+	// Queue is how the waiting jobs are read; Interval 0: they are not.
+	Queue queue.Options
 	// TokenFile is checked for changes, so that a rotated token's expiry is
 	// read at once. "" where the token stands in the configuration.
 	TokenFile string
@@ -92,6 +95,7 @@ type Monitor struct {
 	details   *detailsReader
 	jobs      *jobsReader
 	informer  *informer
+	queue     *queueReader
 	saver     *saver
 	publisher *publisher
 }
@@ -132,6 +136,8 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m.jobs = &jobsReader{fleet: f, deps: &d}
 	client := func() *gitlab.Client { return d.Client.For(d.Budget.Gate(budget.Listing)) }
 	m.informer = &informer{fleet: f, scopes: scopes, client: client}
+	m.queue = newQueueReader(f, &d)
+	m.publisher.queue = m.queue
 	m.listings = &listings{
 		fleet: f, scopes: scopes, first: first, publisher: m.publisher, saver: m.saver, metrics: d.Metrics,
 		lister: &lister{opts: &o, client: client, fleet: f, scopes: len(scopes.all)},
@@ -191,6 +197,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 	// More workers than requests at once: while one folds, another asks.
 	for range m.opts.Concurrency + m.opts.Concurrency/2 + 1 {
 		g.Go(func() error { return m.worker(ctx, work) })
+	}
+	if m.queue != nil {
+		g.Go(func() error { return m.queue.loop(ctx) })
 	}
 	g.Go(func() error { return m.keep(ctx) })
 	err := g.Wait()

@@ -314,3 +314,39 @@ func TestStopsAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// After an outage everything is read again within minutes: what failed in it
+// must not wait for the pause of a reading that failed many times. A proxy's 404
+// slows no request down, so that each reading fails many times in it.
+func TestReadingsGoOnAfterAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 5, Runners: 60, Tags: 10, Token: secret, Healthy: true})
+		s := newScraper()
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{api: snapshot.APIREST, rate: 10})
+		time.Sleep(30 * time.Minute)
+		remove := world.AddFault(gitlabsim.Fault{Status: 404, Body: "default backend - 404", ContentType: "text/plain"})
+		time.Sleep(2 * time.Hour)
+		remove()
+		back := time.Now()
+		time.Sleep(4 * time.Minute)
+		g := s.scrape()
+		if g.Fleet == nil {
+			t.Fatal("not listed again")
+		}
+		if len(g.Fleet.Rows) != 60 {
+			t.Fatalf("%d rows", len(g.Fleet.Rows))
+		}
+		for _, row := range g.Fleet.Rows {
+			if row.DetailsAt.Before(back) {
+				t.Errorf("runner %d: details of %v before GitLab came back", row.ID, back.Sub(row.DetailsAt))
+			}
+		}
+		for stage, st := range g.Self.Stages {
+			if st.Lag > 3*time.Minute {
+				t.Errorf("%v lags by %v", snapshot.Stage(stage), st.Lag)
+			}
+		}
+		r.end(t)
+	})
+}

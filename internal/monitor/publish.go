@@ -28,6 +28,7 @@ type publisher struct {
 	fleet  *fleet
 	scopes *scopes
 	first  *first
+	queue  *queueReader // nil: the queue is not read
 	budget *budget.Budget
 	to     Publisher
 
@@ -72,6 +73,7 @@ func (p *publisher) publish(now time.Time) {
 	if s.Fleet != nil {
 		s.Health = f.health.picture
 	}
+	s.Queue = p.queue.picture(now)
 	// Once a picture, not once a reading: it looks at every tag.
 	f.led.Tags(f.inv.TagNames())
 	s.Counters = f.led.Counters(p.generation, f.clocks.elapsed(now), rows, f.inv.Exported)
@@ -157,6 +159,7 @@ func (p *publisher) self(now time.Time) snapshot.Self {
 	s.First = p.first.progress(now, limits.Rate)
 	intervals := [snapshot.NumStages]time.Duration{
 		listInterval, f.opts.Intervals.Details, f.opts.Intervals.Jobs, f.opts.Intervals.Reconcile,
+		p.queue.interval(),
 	}
 	for stage := range s.Stages {
 		st, kind := &s.Stages[stage], snapshot.Stage(stage)
@@ -164,6 +167,7 @@ func (p *publisher) self(now time.Time) snapshot.Self {
 		st.Unread = f.failures.counts(kind)
 	}
 	s.Stages[snapshot.StageRunners].Lag = listLag
+	s.Stages[snapshot.StageQueue].Lag = p.queue.lag(now)
 	never, failed := f.inv.Unread()
 	if pending := max(never-failed, len(p.first.awaited(snapshot.PartMachines))); pending > 0 {
 		s.Stages[snapshot.StageDetails].Unread[unreadPending] = pending

@@ -172,6 +172,15 @@ func (p *Plan) Succeeded(stage snapshot.Stage, id int64) {
 	delete(p.fails, reading{stage, id})
 }
 
+// Recovered forgets the failures of a reading, so that it is due an interval after
+// the last one that succeeded.
+func (p *Plan) Recovered(stage snapshot.Stage, id int64) {
+	delete(p.fails, reading{stage, id})
+	if s := p.state[reading{stage, id}]; s != nil {
+		s.began = time.Time{}
+	}
+}
+
 // Read notes when a reading that succeeded began.
 func (p *Plan) Read(stage snapshot.Stage, id int64, began time.Time) {
 	p.note(stage, id).good = began

@@ -25,6 +25,9 @@ type GitLab struct {
 	// Fleet is nil before the first complete listing and when the last one is
 	// older than staleness: a withdrawn gauge cannot lie.
 	Fleet *Fleet
+	// Queue is nil where the queue is not read, cannot be read, or was not read
+	// for three intervals: an unreadable queue is no empty one.
+	Queue *Queue
 	// Health is nil until the runners were judged for the first time, and where
 	// Fleet is nil. It judges those of Fleet.
 	Health *HealthPicture

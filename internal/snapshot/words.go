@@ -243,10 +243,11 @@ const (
 	StageDetails
 	StageJobs
 	StageReconcile
-	NumStages = 4
+	StageQueue
+	NumStages = 5
 )
 
-var stageNames = [NumStages]string{"runners", "details", "jobs", "reconcile"}
+var stageNames = [NumStages]string{"runners", "details", "jobs", "reconcile", "queue"}
 
 // String is the label value of stage.
 func (s Stage) String() string { return stageNames[s] }

@@ -98,13 +98,23 @@ func (r *ruby) mount(t *testing.T, w *gitlabsim.World) {
 
 // asked is what the process reads; see graphqlruby/server.rb.
 type asked struct {
-	Release   string          `json:"release"`
-	Caller    rubyCaller      `json:"caller"`
-	Paths     []string        `json:"paths"` // of groups that there are
-	Runners   []rubyRunner    `json:"runners"`
-	Limit     int             `json:"limit,omitempty"`
-	Query     string          `json:"query"`
-	Variables json.RawMessage `json:"variables"`
+	Release string       `json:"release"`
+	Caller  rubyCaller   `json:"caller"`
+	Paths   []string     `json:"paths"` // of groups that there are
+	Runners []rubyRunner `json:"runners"`
+	// Queue has the waiting jobs that the caller sees of each runner, by its
+	// global id, the newest first; "": all.
+	Queue     map[string][]int64    `json:"queue"`
+	Waiting   map[int64]rubyWaiting `json:"waiting"`
+	Limit     int                   `json:"limit,omitempty"`
+	Query     string                `json:"query"`
+	Variables json.RawMessage       `json:"variables"`
+}
+
+type rubyWaiting struct {
+	ID    int64    `json:"id"`
+	Tags  []string `json:"tags"`
+	Since string   `json:"since"`
 }
 
 type rubyCaller struct {
@@ -130,6 +140,8 @@ type rubyRunner struct {
 	Project     *string        `json:"project"`
 	Jobs        map[string]int `json:"jobs"` // by status
 	Managers    []rubyManager  `json:"managers"`
+	May         bool           `json:"may"`  // the caller may change it
+	Seen        bool           `json:"seen"` // the caller may look it up
 }
 
 type rubyManager struct {
@@ -169,8 +181,15 @@ func (r *ruby) answer(w *gitlabsim.World, caller gitlabsim.Caller, x *recording.
 	}
 	a := asked{
 		Release: w.Version(), Caller: rubyCaller{Admin: caller.Admin, Groups: []string{}}, Paths: []string{}, Runners: []rubyRunner{},
-		Query: x.Query, Variables: x.Variables,
+		Query: x.Query, Variables: x.Variables, Queue: map[string][]int64{}, Waiting: map[int64]rubyWaiting{},
 	}
+	queue := func(gid string, runner int64) {
+		for _, j := range w.Waiting(caller, runner, 0, 1<<20).Jobs {
+			a.Queue[gid] = append(a.Queue[gid], j.ID)
+			a.Waiting[j.ID] = rubyWaiting{j.ID, append([]string{}, j.Tags...), *stamp(j.Since)}
+		}
+	}
+	queue("", 0)
 	for _, v := range views {
 		row := rubyRunner{
 			ID: v.ID, Type: v.Type, Description: v.Description, Status: v.Status, Paused: v.Paused, Active: v.Active,
@@ -187,6 +206,8 @@ func (r *ruby) answer(w *gitlabsim.World, caller gitlabsim.Caller, x *recording.
 				Status: m.Status, Active: m.Active, Created: stamp(m.Created), Contacted: stamp(m.Contacted),
 			})
 		}
+		row.May, row.Seen = w.MayUpdate(caller, v.ID)
+		queue("gid://gitlab/Ci::Runner/"+strconv.FormatInt(v.ID, 10), v.ID)
 		a.Runners = append(a.Runners, row)
 	}
 	var vars struct{ Path string }
@@ -271,6 +292,14 @@ func TestShipGraphQLRecordings(t *testing.T) {
 				t.Error(err)
 			}
 			r.setLimit(0)
+			for _, token := range []string{recording.Admin, recording.Maintainer} {
+				for _, q := range recording.QueueRequests(w) {
+					_, err := client(token).Queue(t.Context(), q)
+					if old := len(q.Pages) > 0 && !w.Since(18, 1); errors.Is(err, gitlab.ErrNoQueue) != old || !old && err != nil {
+						t.Errorf("%+v: %v", q, err)
+					}
+				}
+			}
 			for _, c := range []struct {
 				q    gitlab.GraphQLQuery
 				want gitlab.Reason

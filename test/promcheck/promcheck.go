@@ -63,7 +63,7 @@ var values = map[string][]string{
 	"status":        {"online", "offline", "stale", "never_contacted", "success", "failed", "canceled", "running", "canceling"},
 	"paused":        {"true", "false"},
 	"failure_class": {"", "script", "infrastructure", "other"},
-	"stage":         {"runners", "details", "jobs", "reconcile"},
+	"stage":         {"runners", "details", "jobs", "reconcile", "queue"},
 }
 
 // New knows the exporter's families and Prometheus's own series of a target.

@@ -244,9 +244,39 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 		"id":       field(gql.NewNonNull(gql.ID), func(c gitlabsim.Caller) any { return "gid://gitlab/User/" + strconv.FormatInt(c.UserID, 10) }),
 		"username": field(gql.NewNonNull(gql.String), func(c gitlabsim.Caller) any { return c.Username }),
 	}})
+	waiting := gql.NewObject(gql.ObjectConfig{Name: "CiJobInterface", Fields: gql.Fields{
+		"id":       field(gql.ID, func(j gitlabsim.WaitingJob) any { return gid("Build", j.ID) }),
+		"status":   field(jobStatus, func(gitlabsim.WaitingJob) any { return "pending" }),
+		"tags":     field(gql.NewList(gql.NewNonNull(gql.String)), func(j gitlabsim.WaitingJob) any { return append([]string{}, j.Tags...) }),
+		"queuedAt": field(gql.String, func(j gitlabsim.WaitingJob) any { return moment(j.Since) }),
+	}})
+	queue := connection[gitlabsim.WaitingJob]("CiJobInterfaceConnection", waiting, info)
+	queueArgs := gql.FieldConfigArgument{
+		"first": {Type: gql.Int}, "after": {Type: gql.String}, "statuses": {Type: gql.NewList(gql.NewNonNull(jobStatus))},
+	}
+	if w.Since(18, 1) {
+		queueArgs["compatibleRunnerId"] = &gql.ArgumentConfig{Type: gql.ID}
+	}
+	permissions := gql.NewObject(gql.ObjectConfig{Name: "RunnerPermissions", Fields: gql.Fields{
+		"updateRunner": field(gql.NewNonNull(gql.Boolean), func(may bool) any { return may }),
+	}})
+	runner.AddFieldConfig("userPermissions", &gql.Field{Type: gql.NewNonNull(permissions), Resolve: func(p gql.ResolveParams) (any, error) {
+		v, _ := p.Source.(view)
+		r := requestOf(p.Context)
+		may, _ := r.world.MayUpdate(r.caller, v.ID)
+		return may, nil
+	}})
 	fullPath := gql.FieldConfigArgument{"fullPath": {Type: gql.NewNonNull(gql.ID)}}
 	return gql.NewSchema(gql.SchemaConfig{Query: gql.NewObject(gql.ObjectConfig{Name: "Query", Fields: gql.Fields{
 		"runners": list(nil),
+		"jobs":    {Type: queue, Args: queueArgs, Resolve: resolveJobs},
+		"runner": {Type: runner, Args: gql.FieldConfigArgument{"id": {Type: gql.NewNonNull(gql.ID)}}, Resolve: func(p gql.ResolveParams) (any, error) {
+			r := requestOf(p.Context)
+			if v, ok := r.world.RunnerView(r.caller, runnerID(arg[string](p, "id"))); ok {
+				return v, nil
+			}
+			return nil, nil
+		}},
 		"group": {Type: group, Args: fullPath, Resolve: func(p gql.ResolveParams) (any, error) {
 			return visible(p, namespace{group: arg[string](p, "fullPath")})
 		}},
@@ -416,6 +446,43 @@ func resolveJobCount(p gql.ResolveParams) (any, error) {
 		}
 	}
 	return requestOf(p.Context).world.JobCount(v.ID, words, jobCountLimit+1), nil
+}
+
+// onlyPending is GitLab's own text (AllJobsResolver).
+const onlyPending = `compatibleRunnerId can only be used when the ` + "`statuses`" + ` argument is set to "PENDING"`
+
+// resolveJobs answers the list of jobs, of which only pending ones are simulated.
+func resolveJobs(p gql.ResolveParams) (any, error) {
+	r := requestOf(p.Context)
+	statuses := arg[[]any](p, "statuses")
+	pending := len(statuses) == 1 && statuses[0] == "pending"
+	gid, compatible := p.Args["compatibleRunnerId"].(string)
+	if compatible && !pending {
+		return nil, errors.New(onlyPending)
+	}
+	n, err := size(p)
+	if err != nil {
+		return nil, err
+	}
+	after, err := decode(arg[string](p, "after"))
+	if err != nil {
+		return nil, err
+	}
+	out := &page[gitlabsim.WaitingJob]{}
+	if !pending || !compatible && !r.caller.Admin {
+		return out, nil
+	}
+	got := r.world.Waiting(r.caller, runnerID(gid), after, n)
+	out.nodes, out.count, out.more = got.Jobs, got.Count, got.More
+	if len(got.Jobs) > 0 {
+		out.endCursor = encode(cursor{ID: strconv.FormatInt(got.Jobs[len(got.Jobs)-1].ID, 10)})
+	}
+	return out, nil
+}
+
+func runnerID(gid string) int64 {
+	id, _ := strconv.ParseInt(strings.TrimPrefix(gid, "gid://gitlab/Ci::Runner/"), 10, 64)
+	return id
 }
 
 func latest(ms []gitlabsim.ManagerView) (last gitlabsim.ManagerView) {

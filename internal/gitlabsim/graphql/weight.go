@@ -19,6 +19,7 @@ type weight struct {
 var resolvers = map[string]struct{ connection bool }{
 	"Query.runners": {true}, "Group.runners": {true}, "Project.runners": {true},
 	"CiRunner.managers": {true}, "CiRunner.groups": {true}, "CiRunner.jobs": {true},
+	"Query.jobs": {true}, "Query.runner": {},
 	"Query.group": {}, "Query.project": {}, "Query.metadata": {}, "CiRunner.ownerProject": {}, "CiRunner.jobCount": {},
 }
 

@@ -15,6 +15,7 @@ require "time"
 
 NOT_AVAILABLE = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
 JOB_COUNT_LIMIT = 1000
+ONLY_PENDING = "compatibleRunnerId can only be used when the `statuses` argument is set to \"PENDING\""
 PAGE = 100
 
 # GitLab's complexity (lib: app/graphql/types/base_field.rb): 1 for a field; one
@@ -98,6 +99,13 @@ class Countable < GraphQL::Types::Relay::BaseConnection
   end
 end
 
+# A connection that counts no further than a limit.
+class LimitedCountable < Countable
+  def count
+    [object.items.size, JOB_COUNT_LIMIT + 1].min
+  end
+end
+
 def enum(name, *words)
   Class.new(GraphQL::Schema::Enum) do
     graphql_name name
@@ -174,7 +182,26 @@ def schema(major, minor)
     define_method(:full_path) { object["path"] }
   end
 
+  permissions = object("RunnerPermissions") do
+    field :update_runner, GraphQL::Types::Boolean, null: false
+    define_method(:update_runner) { object }
+  end
+
+  job = object("CiJobInterface") do
+    connection_type_class LimitedCountable
+    field :id, GraphQL::Types::ID, null: true
+    field :status, job_status, null: true
+    field :tags, [String], null: true
+    field :queued_at, TimeType, null: true
+
+    define_method(:id) { "gid://gitlab/Ci::Build/#{object["id"]}" }
+    define_method(:status) { "pending" }
+    define_method(:queued_at) { object["since"] }
+  end
+
   runner = object("CiRunner") do
+    field :user_permissions, permissions, null: false
+    define_method(:user_permissions) { object["may"] }
     field :id, GraphQL::Types::ID, null: false
     field :description, String, null: true
     field :runner_type, types, null: false
@@ -294,6 +321,24 @@ def schema(major, minor)
     field :group, group, null: true, resolves: true do
       argument :full_path, GraphQL::Types::ID, required: true
     end
+    field :runner, runner, null: true, resolves: true do
+      argument :id, GraphQL::Types::ID, required: true
+    end
+    field :jobs, job.connection_type, null: true, resolves: true do
+      argument :statuses, [job_status], required: false
+      argument :compatible_runner_id, GraphQL::Types::ID, required: false if since[18, 1]
+    end
+    define_method(:runner) do |id:|
+      context[:runners].find { |r| r["seen"] && "gid://gitlab/Ci::Runner/#{r["id"]}" == id }
+    end
+    define_method(:jobs) do |statuses: nil, compatible_runner_id: nil|
+      raise GraphQL::ExecutionError, ONLY_PENDING if compatible_runner_id && statuses != %w[pending]
+
+      # A list of other statuses is not simulated; an empty one stands for it.
+      ids = compatible_runner_id ? context[:queue].fetch(compatible_runner_id, []) : context[:queue].fetch("", [])
+      ids = [] unless statuses == %w[pending]
+      Page.new(ids.map { |i| context[:waiting].fetch(i.to_s) })
+    end
     define_method(:query_complexity) { true }
     define_method(:group) { |full_path:| context[:paths].include?(full_path) ? { "path" => full_path } : nil }
   end
@@ -329,7 +374,7 @@ $stdin.each_line do |line|
     asked["query"],
     variables: asked["variables"] || {},
     operation_name: asked["operationName"],
-    context: { admin: caller["admin"], groups: caller["groups"], paths: asked["paths"], runners: asked["runners"] },
+    context: { waiting: asked["waiting"], queue: asked["queue"], admin: caller["admin"], groups: caller["groups"], paths: asked["paths"], runners: asked["runners"] },
     max_complexity: asked["limit"] || (caller["admin"] ? 300 : 250)
   )
   puts JSON.generate(result.to_h)

@@ -18,7 +18,7 @@ import (
 )
 
 // Releases that are recorded: each end of a difference in the schema.
-var Releases = []string{"15.0.0", "15.9.0", "15.11.0", "16.1.0", "16.11.0", "17.0.0", "18.6.0", "19.1.0"}
+var Releases = []string{"15.0.0", "15.9.0", "15.11.0", "16.1.0", "16.11.0", "17.0.0", "18.0.0", "18.1.0", "18.6.0", "19.1.0"}
 
 // Tokens of the world.
 const (
@@ -89,7 +89,32 @@ func World(release string) *gitlabsim.World {
 			Canceled: Now.Add(-time.Minute), Finished: Now.Add(time.Minute),
 		})
 	}
+	for i := range 30 { // who waits
+		w.CreateJob(gitlabsim.JobSpec{
+			Project: app, Created: Now.Add(-time.Duration(i) * time.Minute), Tags: [][]string{{"docker"}, {"team"}, {"linux", "docker"}, nil}[i%4],
+			Protected: i%3 == 0,
+		})
+	}
 	return w
+}
+
+// QueueRequests are the client's requests about waiting jobs that are recorded,
+// as Admin and as Maintainer: a survey of all runners, rows of some, permissions.
+func QueueRequests(w *gitlabsim.World) []gitlab.QueueRequest {
+	var (
+		survey, rows []gitlab.QueuePage
+		ids          []int64
+	)
+	for _, r := range w.Fleet().Runners {
+		ids = append(ids, r.ID)
+		survey = append(survey, gitlab.QueuePage{Runner: r.ID, First: 24})
+		if len(rows) < 4 {
+			rows = append(rows, gitlab.QueuePage{Runner: r.ID, Details: true, First: []int{0, 3}[len(rows)%2]})
+		}
+	}
+	// The cursor of a job that is in the middle.
+	rows = append(rows, gitlab.QueuePage{Runner: ids[0], Details: true, After: "eyJpZCI6IjEwMDAwMjAifQ"})
+	return []gitlab.QueueRequest{{Pages: survey}, {Pages: rows}, {Rights: ids}}
 }
 
 // Probes are documents that this program does not send, for the library's messages
@@ -100,6 +125,10 @@ var Probes = []string{
 	`query probe { runners(first: 3) { nodes { one two three: four five(x: 1) six { seven } eight nine } } }`,
 	`query probe { runners(first: 1, nonsense: 1, sort: UP) { count nodes { tags: tagList(first: 1) } } }`,
 	`{ group(fullPath: "a") { runners(membership: EVERYBODY, search: "x") { nodes { id } } } }`,
+	`{ jobs(statuses: [RUNNING], compatibleRunnerId: "gid://gitlab/Ci::Runner/1") { count } }`,
+	`query probe { a: jobs(compatibleRunnerId: "gid://gitlab/Ci::Runner/1") { count } b: jobs(statuses: [PENDING], first: 2) { nodes { id tags } } }`,
+	`query probe { jobs(statuses: [PENDING], tags: ["x"]) { count nodes { what queuedAt } } }`,
+	`{ queryComplexity { score limit } jobs(statuses: [PENDING], first: 24) { count nodes { id } } }`,
 	`{ queryComplexity { score limit } runners(first: 7, sort: CREATED_DESC) { count nodes { id } } }`,
 }
 

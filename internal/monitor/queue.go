@@ -1,0 +1,177 @@
+package monitor
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-kit/log/level"
+
+	"gitlab-runner-fleet-exporter/internal/budget"
+	"gitlab-runner-fleet-exporter/internal/gitlab"
+	"gitlab-runner-fleet-exporter/internal/queue"
+	"gitlab-runner-fleet-exporter/internal/snapshot"
+)
+
+const (
+	// queueStale is after how many intervals a reading is too old to be shown.
+	queueStale = 3
+	// queueRetry is how long a GitLab that has no queue to read, or refuses it, is
+	// left alone; a newer release is asked at once.
+	queueRetry = time.Hour
+)
+
+// queueReader reads the jobs that wait for a runner. What is asked is decided in
+// internal/queue. A nil queueReader reads nothing.
+type queueReader struct {
+	fleet  *fleet
+	deps   *Deps
+	queue  *queue.Queue // only loop uses it
+	every  time.Duration
+	asked  struct{ version, token string } // whom the last reading was of
+	absent bool                            // it was logged why there is no queue
+
+	// Guarded by the fleet's mutex.
+	last   *snapshot.Queue
+	lastAt time.Time
+	due    time.Time
+}
+
+// newQueueReader is nil where the queue is not read: it is off, or the first
+// shard reads it.
+func newQueueReader(f *fleet, d *Deps) *queueReader {
+	if f.opts.Queue.Interval <= 0 || f.opts.ShardIndex > 0 {
+		return nil
+	}
+	return &queueReader{fleet: f, deps: d, queue: queue.New(f.opts.Queue), every: f.opts.Queue.Interval}
+}
+
+func (q *queueReader) interval() time.Duration {
+	if q == nil {
+		return 0
+	}
+	return q.every
+}
+
+// lag is how late the reading is. The caller holds the fleet's mutex, as for picture.
+func (q *queueReader) lag(now time.Time) time.Duration {
+	if q == nil || q.due.IsZero() {
+		return 0
+	}
+	return max(now.Sub(q.due), 0)
+}
+
+// picture is what the last reading found; nil: nothing is known.
+func (q *queueReader) picture(now time.Time) *snapshot.Queue {
+	if q == nil || q.last == nil || now.Sub(q.lastAt) > queueStale*q.every {
+		return nil
+	}
+	return q.last
+}
+
+func (q *queueReader) loop(ctx context.Context) error {
+	timer := time.NewTimer(q.every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		began := time.Now()
+		wait := q.read(ctx, began)
+		q.fleet.mu.Lock()
+		q.due = began.Add(wait + q.every)
+		q.fleet.mu.Unlock()
+		timer.Reset(max(time.Until(began.Add(wait)), 0))
+	}
+}
+
+// read reads the queue once and returns after how long it is read again.
+func (q *queueReader) read(ctx context.Context, began time.Time) time.Duration {
+	reading := q.begin(began)
+	if reading == nil {
+		return q.every // not yet
+	}
+	client := q.deps.Client.For(q.deps.Budget.Gate(budget.Queue))
+	within, cancel := context.WithTimeout(ctx, queueStale*q.every+time.Minute)
+	defer cancel()
+	for r, more := reading.Next(); more; r, more = reading.Next() {
+		a, err := client.Queue(within, r)
+		reading.Take(a, err)
+	}
+	err := reading.End()
+	if ctx.Err() != nil {
+		return q.every
+	}
+	return q.take(err, began)
+}
+
+// begin begins a reading; nil while the runners' details are not all known, or
+// nothing can be read.
+func (q *queueReader) begin(now time.Time) *queue.Reading {
+	f := q.fleet
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.started || f.blocked || !f.inv.Whole(snapshot.PartDetails) {
+		return nil
+	}
+	asked := struct{ version, token string }{f.version, f.token.Name + f.token.ExpiresAt.String()}
+	if asked != q.asked {
+		q.queue.Forget()
+		q.asked, q.absent = asked, false
+	}
+	runners := make([]queue.Runner, 0, f.inv.Len())
+	for _, id := range f.inv.IDs() {
+		if p, ok := f.inv.Peer(id); ok {
+			runners = append(runners, queue.Runner{
+				ID: id, Type: p.Type.String(), Owner: p.Owner, Tags: p.Tags, RunUntagged: p.RunUntagged, Protected: p.Protected,
+				Available: f.inv.IsAvailable(id),
+			})
+		}
+	}
+	return q.queue.Begin(now, runners)
+}
+
+// take publishes what a reading found.
+func (q *queueReader) take(err error, began time.Time) time.Duration {
+	f := q.fleet
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q.deps.Metrics.PollDuration(f.opts.Name, snapshot.StageQueue.String(), now.Sub(began))
+	switch {
+	case q.queue.Unsupported():
+		q.explain("this GitLab release cannot list the jobs that wait for a runner, which 18.1 and later can; the queue_ families are absent")
+		return queueRetry
+	case err != nil && gitlab.GraphQLRefused(err):
+		q.explain("GitLab does not let this token read the jobs that wait for a runner; the queue_ families are absent", "err", err)
+		return queueRetry
+	case err != nil:
+		reason := gitlab.ReasonOf(err)
+		q.deps.Metrics.PollFailure(f.opts.Name, snapshot.StageQueue.String(), string(reason))
+		f.failures.messages.failed(snapshot.StageQueue, reason, err)
+		return q.every
+	}
+	f.failures.messages.well(snapshot.StageQueue)
+	f.failures.lastGood[snapshot.StageQueue] = now
+	s := q.queue.Snapshot(now, f.inv.TagLabel)
+	if s == nil {
+		q.explain("GitLab shows no waiting job, and whether this token may see those of these runners is not proved (it needs to be an administrator's, an owner's or a maintainer's); the queue_ families are absent")
+	} else if f.opts.ShardCount > 1 && len(f.opts.Queue.Projects) == 0 {
+		// Only the classes of this shard's runners are known here.
+		whole := *s
+		whole.Truncated = true
+		s = &whole
+	}
+	q.last, q.lastAt, f.fresh = s, now, true
+	return q.every
+}
+
+// explain logs once why there is no queue.
+func (q *queueReader) explain(msg string, keyvals ...any) {
+	if q.absent {
+		return
+	}
+	q.absent = true
+	level.Info(q.fleet.log).Log(append([]any{"msg", msg}, keyvals...)...)
+}
