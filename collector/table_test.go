@@ -296,3 +296,19 @@ func TestSelfMetricsHaveTheReportedValues(t *testing.T) {
 		t.Error("forgetting a GitLab leaves its series, or takes another's")
 	}
 }
+
+// TestHelpIsOneShortSentence: HELP is sent with each scrape and shown in one line by Prometheus'
+// and Grafana's lists of metrics; when a series is absent stands in docs/metrics.md.
+func TestHelpIsOneShortSentence(t *testing.T) {
+	for _, f := range Families() {
+		if f.Name == buildInfo {
+			continue // client_golang's own text
+		}
+		if len(f.Help) > 120 || !strings.HasSuffix(f.Help, ".") || strings.Contains(f.Help, ". ") || strings.Contains(f.Help, "Absent") {
+			t.Errorf("%s: not one short sentence: %q", f.Name, f.Help)
+		}
+		if f.Notes != strings.TrimSpace(f.Notes) || f.Notes != "" && !strings.HasSuffix(f.Notes, ".") || strings.Contains(f.Notes, "  ") {
+			t.Errorf("%s: not sentences: %q", f.Name, f.Notes)
+		}
+	}
+}

@@ -105,7 +105,7 @@ func fullTable() string {
 			if len(f.Labels) > 0 {
 				labels = "`" + strings.Join(f.Labels, "`, `") + "`"
 			}
-			cells := []string{"`" + f.Name + "`", string(f.Type), labels, string(f.Stability), f.Series, f.Help}
+			cells := []string{"`" + f.Name + "`", string(f.Type), labels, string(f.Stability), f.Series, strings.TrimSpace(f.Help + " " + f.Notes)}
 			for i := range cells {
 				cells[i] = strings.ReplaceAll(cells[i], "|", `\|`)
 			}
