@@ -51,7 +51,7 @@ func TestCountersOutliveARestart(t *testing.T) {
 		{http.MethodGet, "/-/reload", http.StatusForbidden, "--web.enable-lifecycle"},
 		{http.MethodGet, "/fleet", http.StatusOK, "List of runners read"},
 		{http.MethodPost, "/fleet", http.StatusMethodNotAllowed, "GET"},
-		{http.MethodGet, "/fleet/runner?gitlab=corp&id=1", http.StatusOK, "What GitLab says"},
+		{http.MethodGet, "/fleet/runner?gitlab=corp&id=1", http.StatusOK, "What GitLab reports"},
 		{http.MethodGet, "/fleet/runner?gitlab=corp&id=999999", http.StatusNotFound, "deleted"},
 		{http.MethodGet, "/api/v1/fleet", http.StatusOK, `"name":"corp"`},
 		{http.MethodGet, "/api/v1/fleet?gitlab=x", http.StatusNotFound, `"error"`},

@@ -92,7 +92,7 @@ func TestWholeProgramUnderAPrefix(t *testing.T) {
 				return status == http.StatusOK && strings.Contains(body, "List of runners read")
 			})
 			for _, x := range []struct{ method, path, want string }{
-				{http.MethodGet, "/", "List of runners read"},
+				{http.MethodGet, "/", "Find a runner or tag"},
 				{http.MethodGet, "/fleet", tt.link},
 				{http.MethodGet, "/metrics", "gitlab_runner_fleet_up"},
 				{http.MethodGet, "/-/healthy", "healthy"},

@@ -83,7 +83,7 @@ func (i *informer) inform(ctx context.Context) {
 	i.fleet.mu.Lock()
 	defer i.fleet.mu.Unlock()
 	if verr == nil && version != i.fleet.version {
-		level.Info(i.fleet.log).Log("msg", "GitLab told its version", "version", version)
+		level.Info(i.fleet.log).Log("msg", "GitLab's version was read", "version", version)
 		i.fleet.version = version
 		i.fleet.inv.SetVersion(version)
 		i.fleet.led.Upgraded()

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
 var pictures = flag.Bool("pictures", false, "draw docs/images/fleet-*.png")
@@ -54,6 +56,12 @@ func TestShipBrowser(t *testing.T) {
 	serve("fleet-runner", small().page(links), "/fleet/runner?gitlab=corp&id=1")
 	serve("fleet-tag", large().page(links), "/fleet?gitlab=corp&tag=gpu")
 	serve("fleet-well", healthy().page(links), "/fleet")
+	unjudged := large()
+	unjudged.gitlabs[0].Health = nil
+	for i := range 9 {
+		unjudged.gitlabs[0].Fleet.Rows[i].Status = snapshot.Offline
+	}
+	serve("fleet-unjudged", unjudged.page(links), "/fleet")
 	serve("fleet-withdrawn", p, "/fleet")
 	serve("fleet-hostile", hostile().page(links), "/fleet")
 	serve("fleet-hostile-runner", hostile().page(links), "/fleet/runner?gitlab=corp&id=3")

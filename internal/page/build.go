@@ -195,7 +195,7 @@ func (f *fleet) tags() {
 	}
 }
 
-// problemOf a tag: a floor of 0 says that it may be empty. A shard sees its part
+// problemOf a tag: a floor of 0 allows it to be empty. A shard sees its part
 // only: no runner here may be enough elsewhere, and a floor is for all parts.
 func (f *fleet) problemOf(t *Tag) string {
 	part := f.report.Shard.Count > 1
@@ -224,7 +224,7 @@ func (f *fleet) tag(t Tag) {
 	f.short[t.Tag] = &t
 }
 
-// runners counts the runners, adds those with something to say of, and shows
+// runners counts the runners, adds those with a problem or a suspicion, and shows
 // what each short tag lost.
 func (f *fleet) runners() {
 	if h := f.s.Health; h != nil {
@@ -244,9 +244,9 @@ func (f *fleet) runners() {
 				}
 			}
 		}
-		said := ill != nil && (ill.Health != snapshot.HealthAlive || ill.OrphanedJobs > 0 || f.suspect(ill)) ||
+		shown := ill != nil && (ill.Health != snapshot.HealthAlive || ill.OrphanedJobs > 0 || f.suspect(ill)) ||
 			f.s.Health == nil && row.Status != snapshot.Online
-		if !said && !f.filter.searches() {
+		if !shown && !f.filter.searches() {
 			continue
 		}
 		health, reason := f.verdict(ill)
@@ -254,7 +254,7 @@ func (f *fleet) runners() {
 			continue
 		}
 		r := f.runner(row, ill, health, reason)
-		if said {
+		if shown {
 			f.report.Runners = append(f.report.Runners, r)
 		}
 		if f.filter.searches() {

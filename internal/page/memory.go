@@ -151,7 +151,7 @@ func (d *differ) rows(a, b *snapshot.GitLab) {
 			d.add(Change{Kind: paused, Runner: now.ID, Name: now.Description, Time: now.PausedSince})
 		case now.Paused != old.Paused:
 			d.add(Change{Kind: resumed, Runner: now.ID, Name: now.Description})
-		case b.Health != nil || (now.Status == snapshot.Online) == (old.Status == snapshot.Online): // health says it earlier
+		case b.Health != nil || (now.Status == snapshot.Online) == (old.Status == snapshot.Online): // health shows it earlier
 		case now.Status == snapshot.Online:
 			d.add(Change{Kind: online, Runner: now.ID, Name: now.Description, Time: now.StatusSince})
 		default:

@@ -208,6 +208,7 @@ type frame struct {
 	Now     time.Time
 	Home    string
 	Metrics string
+	Ready   string
 	API     string
 	Version string
 	CSS     template.CSS
@@ -215,7 +216,7 @@ type frame struct {
 
 func (p *Page) frame(title string, now time.Time) *frame {
 	return &frame{
-		Title: title, Now: now, Home: p.links.prefix + "/fleet", Metrics: p.links.prefix + p.opts.MetricsPath,
+		Title: title, Now: now, Home: p.links.prefix + "/fleet", Metrics: p.links.prefix + p.opts.MetricsPath, Ready: p.links.prefix + "/-/ready",
 		API: p.links.prefix + "/api/v1/fleet", Version: p.opts.Version,
 		CSS: template.CSS(css), //nolint:gosec // G203: our own file
 	}

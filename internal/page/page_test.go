@@ -181,6 +181,16 @@ func TestManyAreOneRow(t *testing.T) {
 	if n := strings.Count(page, "Silent among peers"); n > 2 { // its badge and the filter's option
 		t.Errorf("%d rows of one event", n)
 	}
+	ids := map[string]bool{}
+	for _, m := range regexp.MustCompile(` id="([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		if ids[m[1]] {
+			t.Errorf("id %s stands twice", m[1])
+		}
+		ids[m[1]] = true
+	}
+	if !ids["runner/corp/27"] || !ids["tag/corp/gpu"] || !ids["tag/corp/h100"] {
+		t.Error("a row, or a name in one, has no address")
+	}
 	if n := len(html); n > 300_000 {
 		t.Errorf("%d bytes", n)
 	}
@@ -455,7 +465,7 @@ func TestBoardsExist(t *testing.T) {
 	}
 }
 
-// TestShards: a shard says which part it shows, with the others where they are known.
+// TestShards: a shard names the part it shows, with the others where they are known.
 func TestShards(t *testing.T) {
 	w := small()
 	html := get(t, w.page(Options{Shard: 1, Shards: 3, ExternalURL: "https://fleet-{shard}.example.com/x/", Prefix: "/x"}).ServeFleet, "/fleet").Body.String()

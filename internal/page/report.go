@@ -72,7 +72,7 @@ type GitLab struct {
 	OldestDetailsAt time.Time `json:"oldest_details_at,omitzero"`
 	DetailsMissing  int       `json:"details_missing"` // runners whose details were never read
 	JudgedAt        time.Time `json:"judged_at,omitzero"`
-	// Suspended says why no new down verdict is passed: after_outage, fleet_silent.
+	// Suspended is why no new down verdict is passed: after_outage, fleet_silent.
 	Suspended      []string   `json:"suspended"`
 	SuspendedUntil time.Time  `json:"suspended_until,omitzero"`
 	CacheLostAt    time.Time  `json:"cache_lost_at,omitzero"`
@@ -144,7 +144,7 @@ type loss struct {
 	since time.Time
 }
 
-// Runner is a runner with something to say of: not alive, suspected, with
+// Runner is a runner that is worth a look: not alive, suspected, with
 // orphaned jobs; where nobody judged yet, one that GitLab does not call online.
 type Runner struct {
 	GitLab      string    `json:"gitlab"`

@@ -117,7 +117,7 @@ func (v *runnerView) verdict(p *Page) {
 	}
 }
 
-// facts are what GitLab says of the runner.
+// facts are what GitLab reports of the runner.
 func (v *runnerView) facts(s *snapshot.GitLab, id int64) {
 	if s == nil || s.Fleet == nil {
 		return

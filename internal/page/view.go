@@ -217,7 +217,7 @@ func plural(n int, one, more string) string {
 	return more
 }
 
-// gitlabs says how far each GitLab can be believed.
+// gitlabs shows how far each GitLab can be believed.
 func (v *fleetView) gitlabs(p *Page) {
 	for _, g := range v.Report.GitLabs {
 		c := gitlabView{GitLab: g, Tone: "ok", Board: p.links.board(boardOverview, g.Name, "", 0)}
@@ -247,7 +247,7 @@ func (v *fleetView) gitlabs(p *Page) {
 	v.verdicts()
 }
 
-// verdicts says whether new ones are passed.
+// verdicts shows whether new ones are passed.
 func (v *fleetView) verdicts() {
 	suspended, judged, not := time.Time{}, 0, 0
 	for i := range v.Report.GitLabs {
@@ -429,7 +429,7 @@ func (r *rowView) bytes() int {
 }
 
 // bytes of its name, which is all that a folded row shows of it.
-func (r *Runner) bytes() int { return 60 + len(r.URL) + len(cut(r.Description, 80)) }
+func (r *Runner) bytes() int { return 90 + 2*len(r.URL) + len(cut(r.Description, 80)) }
 
 func named(description string, id int64) string {
 	if description == "" {
@@ -576,6 +576,7 @@ func (v *fleetView) row(p *Page, runners []Runner, tone, reason string) rowView 
 	}
 	if len(runners) > 1 {
 		f := filter{gitlab: r.GitLab, health: r.Health, reason: r.Reason}
+		row.Anchor = "event/" + row.Anchor // the names below have their own
 		row.URL, row.Tags = p.links.fleet(&f), topTags(runners)
 		row.Board = p.links.board(boardTags, r.GitLab, "", 0)
 	}
@@ -683,7 +684,7 @@ func (v *fleetView) RunnerRow(r rowView) any {
 	}{r, v.Many(), v.Now, v.At(r.To)}
 }
 
-// Total says how many runners a folded section holds.
+// Total is how many runners a folded section holds.
 func (v *fleetView) Total(s section) string {
 	n, kinds := s.More, map[string]int{}
 	for i := range s.Rows {

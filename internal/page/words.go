@@ -29,10 +29,10 @@ const (
 	alertNew        = "GitLabRunnerNeverContacted"
 )
 
-// told is what a reason means and what to do, as docs/health.md has it.
-type told struct{ seen, do, alert string }
+// meaning is what a reason means and what to do, as docs/health.md has it.
+type meaning struct{ seen, do, alert string }
 
-var reasons = map[string]told{
+var reasons = map[string]meaning{
 	snapshot.HealthNotSeen.String():          {"It never contacted GitLab, or its details were not read yet.", "Start its machine, or delete the registration.", alertNew},
 	snapshot.HealthUnread.String():           {"Its details cannot be read. The runner may be well.", "Look at the exporter's log and the token's rights.", alertUnread},
 	snapshot.HealthSilent.String():           {"No sign for longer than this runner is ever silent.", "Is the machine up? Does gitlab-runner run, and can it reach GitLab? See its log; gitlab-runner verify.", alertDown},
@@ -57,7 +57,7 @@ func title(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// grounds says in words what a suspicion rests on.
+// grounds puts into words what a suspicion rests on.
 func grounds(s snapshot.Suspicion, g *snapshot.Grounds) string {
 	switch s {
 	case snapshot.SuspectBlackHole:
@@ -132,7 +132,7 @@ func clock(now, t time.Time) string {
 	return t.Format("15:04")
 }
 
-// Causes says why the runners of a tag are not usable.
+// Causes is why the runners of a tag are not usable.
 func (t Tag) Causes() string {
 	var parts []string
 	for _, c := range []struct {
@@ -167,7 +167,7 @@ func (t Tag) Do() string {
 	return "Resume a runner, unless this is maintenance."
 }
 
-// Left says how much of a tag is left.
+// Left is how much of a tag is left.
 func (t Tag) Left() string {
 	switch {
 	case t.Problem == tagUnknown:
