@@ -125,7 +125,7 @@ func newScript(w *gitlabsim.World) *script {
 	s.paused = s.pool(tagMaintenance, 3)
 	// What every fleet has: a registration that nobody removed.
 	w.AddRunner(gitlabsim.RunnerSpec{
-		Description: "legacy-vm-01", Tags: []string{"legacy"}, Created: s.start.Add(-400 * 24 * time.Hour),
+		Description: "legacy-vm-01", Tags: []string{"docker"}, Created: s.start.Add(-400 * 24 * time.Hour),
 		Offline: true, LastContact: s.start.Add(-12 * 24 * time.Hour), NoJobs: true,
 	})
 	return s

@@ -185,6 +185,15 @@ func TestDrill(t *testing.T) {
 	}
 }
 
+// TestDrillUnderAPrefix: what the greeting prints to copy works behind a reverse proxy's path too.
+func TestDrillUnderAPrefix(t *testing.T) {
+	r := startHere(t, "--demo", "--web.route-prefix=/runners")
+	eventually(t, 5*time.Second, "the greeting", func() bool { return strings.Contains(r.stdout.String(), r.url+"/runners"+pathDrill) })
+	if status, body := r.do(http.MethodPost, "/runners"+pathDrill+"?name=floor"); status != http.StatusOK {
+		t.Errorf("HTTP %d: %s", status, body)
+	}
+}
+
 // TestDrillIsForTheDemonstrationOnly: nothing of it answers where a real GitLab is monitored.
 func TestDrillIsForTheDemonstrationOnly(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
