@@ -589,3 +589,30 @@ func documents(t *testing.T) []string {
 	}
 	return out
 }
+
+// TestPlainWords: programs and documents report, return and show; words of people
+// telling each other things, which translate badly, stay out of what users read.
+func TestPlainWords(t *testing.T) {
+	odd := regexp.MustCompile(`(?i)\b(?:dearest|tells|told|hears)\b|\btell of\b`)
+	texts := map[string]string{}
+	for _, path := range documents(t) {
+		if dir := filepath.Dir(path); dir == ".." || dir == filepath.Join(root, "docs") {
+			texts[path] = read(t, path)
+		}
+	}
+	delete(texts, filepath.Join(root, "CHANGELOG.md"))
+	for _, f := range flags(t) {
+		texts[f.name] = f.help
+	}
+	for _, f := range collector.Families() {
+		texts[f.Name] = f.Help + " " + f.Notes
+	}
+	for name, text := range texts {
+		if word := odd.FindString(text); word != "" {
+			t.Errorf("%s: %q: write reports, returns, shows, expensive", name, word)
+		}
+	}
+	if len(texts) < 100 {
+		t.Errorf("%d texts found: the search is broken", len(texts))
+	}
+}

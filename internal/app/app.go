@@ -295,7 +295,7 @@ func (p process) serve(ctx context.Context, o *options, l loggers, v *config.Val
 	}
 	routes := newRoutes(pages)
 	if p.demo != nil {
-		routes = p.demo.routes(routes)
+		routes = p.demo.routes(o.prefix(), routes)
 	}
 	wait := srv.serve(routes, l.slog, s.fail)
 	addresses := srv.addresses()

@@ -116,11 +116,11 @@ func (d *demo) load() (*config.Validated, error) {
 const pathDrill = "/demo/drill"
 
 // routes adds the drills to the exporter's own routes.
-func (d *demo) routes(next http.Handler) http.Handler {
+func (d *demo) routes(prefix string, next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", next)
 	// As for a reload: not by a page that is open in somebody's browser.
-	mux.Handle(pathDrill, http.NewCrossOriginProtection().Handler(http.HandlerFunc(d.drill)))
+	mux.Handle(prefix+pathDrill, http.NewCrossOriginProtection().Handler(http.HandlerFunc(d.drill)))
 	return mux
 }
 

@@ -56,15 +56,15 @@ type script struct {
 	turn    int
 	stories []*story
 
-	projects  []int64
-	lost      []int64
-	floor     []int64
-	android   []int64
-	midJob    []int64
-	queue     []int64
-	paused    []int64
-	orphan    int64 // the job whose runner died
-	burstFrom time.Time
+	projects []int64
+	lost     []int64
+	floor    []int64
+	android  []int64
+	midJob   []int64
+	queue    []int64
+	paused   []int64
+	orphan   int64   // the job whose runner died
+	burst    []int64 // the jobs that jam the queue
 }
 
 func stories() []*story {
@@ -96,9 +96,9 @@ func stories() []*story {
 		},
 		{
 			name: "queue", at: 3 * time.Minute, what: "a burst of jobs for tag " + tagQueue + ", queued 12 minutes earlier, occupies its runners",
-			see:   `histogram_quantile(0.95, sum by (le) (rate(gitlab_runner_fleet_tag_job_queued_duration_seconds_bucket{tag="` + tagQueue + `"}[5m])))`,
-			where: "board Tags, queue time", alert: "GitLabRunnerTagSaturated and GitLabRunnerTagQueueSlow, after 12 and 20 min",
-			begin: func(s *script, now time.Time) { s.burstFrom = now.Add(-12 * time.Minute) },
+			see:   `gitlab_runner_fleet_queue_tag_jobs{tag="` + tagQueue + `"}`,
+			where: "waiting jobs; board Tags, queue time", alert: "GitLabRunnerTagQueueSlow, after 20 min",
+			begin: (*script).beginQueue, end: (*script).endQueue,
 		},
 		{
 			name: "maintenance", at: 4 * time.Minute, what: "the three runners of tag " + tagMaintenance + ", which has no floor, are paused for maintenance",
@@ -125,7 +125,7 @@ func newScript(w *gitlabsim.World) *script {
 	s.paused = s.pool(tagMaintenance, 3)
 	// What every fleet has: a registration that nobody removed.
 	w.AddRunner(gitlabsim.RunnerSpec{
-		Description: "legacy-vm-01", Tags: []string{"legacy"}, Created: s.start.Add(-400 * 24 * time.Hour),
+		Description: "legacy-vm-01", Tags: []string{"docker"}, Created: s.start.Add(-400 * 24 * time.Hour),
 		Offline: true, LastContact: s.start.Add(-12 * 24 * time.Hour), NoJobs: true,
 	})
 	return s
@@ -177,6 +177,27 @@ func (s *script) endLost(time.Time) {
 	for i := range s.lost {
 		s.lost[i] = s.add(tagLost, i+1, gitlabsim.RunnerSpec{})
 	}
+}
+
+// beginQueue plans all jobs of the burst, so that those whose turn has not come wait
+// visibly. Two at once on each runner: what they were seen to execute is their capacity.
+func (s *script) beginQueue(now time.Time) {
+	created := now.Add(-12 * time.Minute)
+	for at := now; at.Before(now.Add(storyLasts)); at = at.Add(storyPulse) {
+		for _, id := range s.queue {
+			s.burst = append(s.burst, s.world.CreateJob(gitlabsim.JobSpec{
+				Runner: id, Project: s.projects[len(s.burst)%2], Created: created, Started: at, Finished: at.Add(2*storyPulse - time.Second),
+				Name: "integration", Stage: "test", Tags: []string{tagQueue},
+			}))
+		}
+	}
+}
+
+func (s *script) endQueue(time.Time) {
+	for _, id := range s.burst {
+		s.world.CancelJob(id) // those that have ended stay as they are
+	}
+	s.burst = s.burst[:0]
 }
 
 func (s *script) pauseAll(paused bool) {
@@ -271,12 +292,7 @@ func (s *script) pulse(at time.Time) {
 	}
 	s.job(peers[s.turn%len(peers)], s.projects[s.turn/2%2], at, time.Duration(15+s.turn%3*5)*time.Second, true)
 	s.job(s.midJob[1+s.turn%2], s.projects[s.turn%2], at, 12*time.Second, true)
-	if t := s.story("queue"); t.on() && !at.Before(t.began) {
-		// Two at once on each runner: what they were seen to execute is their capacity.
-		for _, id := range s.queue {
-			s.waited(id, s.projects[s.turn%2], at, at.Sub(s.burstFrom), 2*storyPulse-time.Second)
-		}
-	} else if s.turn%6 == 0 {
+	if !s.story("queue").on() && s.turn%6 == 0 {
 		s.job(s.queue[s.turn/6%2], s.projects[0], at, 30*time.Second, true)
 	}
 }
@@ -289,12 +305,6 @@ func (s *script) job(runner, project int64, at time.Time, takes time.Duration, o
 		spec.Status, spec.Reason = "failed", "runner_system_failure"
 	}
 	s.world.CreateJob(spec)
-}
-
-func (s *script) waited(runner, project int64, at time.Time, wait, takes time.Duration) {
-	s.world.CreateJob(gitlabsim.JobSpec{
-		Runner: runner, Project: project, Created: at.Add(-wait), Started: at, Finished: at.Add(takes), Name: "integration", Stage: "test", Tags: []string{tagQueue},
-	})
 }
 
 // program is the list of the stories with their times and where each shows.

@@ -52,6 +52,7 @@ func TestDemoPlaysItsScript(t *testing.T) {
 			t.Fatal(err)
 		}
 		sup := &supervisor{opts: &options{secrets: &secret.List{}, shardCount: 1}, logger: log.NewNopLogger(), folder: folder, running: map[string]*watch{}}
+		sup.page = newPage(sup)
 		exporter, err := sup.newExporter(v.Metrics())
 		if err != nil {
 			t.Fatal(err)
@@ -110,6 +111,9 @@ func TestDemoPlaysItsScript(t *testing.T) {
 		}
 		if n := sum("jobs_finished_total", `failure_reason="runner_system_failure"`); n < 40 {
 			t.Errorf("the black hole ate %v jobs in nine minutes", n)
+		}
+		if n := sum("queue_tag_jobs", `tag="`+tagQueue+`"`); n < 50 {
+			t.Errorf("%v jobs wait", n)
 		}
 		// What nobody scripted is well.
 		want(1, "health_runners", `health="overdue"`)
@@ -178,6 +182,15 @@ func TestDrill(t *testing.T) {
 				t.Errorf("the greeting lacks %q", part)
 			}
 		}
+	}
+}
+
+// TestDrillUnderAPrefix: what the greeting prints to copy works behind a reverse proxy's path too.
+func TestDrillUnderAPrefix(t *testing.T) {
+	r := startHere(t, "--demo", "--web.route-prefix=/runners")
+	eventually(t, 5*time.Second, "the greeting", func() bool { return strings.Contains(r.stdout.String(), r.url+"/runners"+pathDrill) })
+	if status, body := r.do(http.MethodPost, "/runners"+pathDrill+"?name=floor"); status != http.StatusOK {
+		t.Errorf("HTTP %d: %s", status, body)
 	}
 }
 
