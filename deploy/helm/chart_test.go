@@ -165,7 +165,7 @@ func expected(t *testing.T, path string, want []byte) {
 		t.Errorf("%s is not what the repository says: run go test ./deploy/helm -update and look at the difference", path)
 		return
 	}
-	if err := os.WriteFile(path, want, 0o644); err != nil { //nolint:gosec // a file of the repository
+	if err := os.WriteFile(path, want, 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

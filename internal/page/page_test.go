@@ -355,7 +355,7 @@ func TestRunnerPage(t *testing.T) {
 		"2026-11-29 11:10:00", "2026-11-29 11:08:00", "2026-08-29 12:00:00")
 	for _, link := range []string{
 		"https://corp.example.com/admin/runners/1\"", "https://corp.example.com/admin/runners/1#/jobs",
-		"https://grafana.example.com/d/grf-runner?var-gitlab=corp&amp;var-runner=1", "https://rb.example.com/GitLabRunnerOffline/", `"/fleet?gitlab=corp&amp;tag=gpu"`,
+		"https://grafana.example.com/d/grf-runner?var-gitlab=corp&amp;var-runner=1", "https://rb.example.com/GitLabRunnerDown/", `"/fleet?gitlab=corp&amp;tag=gpu"`,
 	} {
 		if !strings.Contains(html, link) {
 			t.Errorf("no link %s", link)

@@ -145,14 +145,14 @@ func newFleetView(p *Page, r *Report, now time.Time, f filter) *fleetView {
 	return v
 }
 
-// head is what is read first: what is wrong, or why nobody can say.
+// head is what is read first: what is wrong, or why that is not known.
 func (v *fleetView) head() {
-	blind := 0
-	for i := range v.Report.GitLabs {
-		if s := v.Report.GitLabs[i].State; s == unread || s == withdrawn || s == unreadable {
-			blind++
-		}
-	}
+	v.summarize()
+	v.headline()
+}
+
+// summarize counts the problems.
+func (v *fleetView) summarize() {
 	lost, short := 0, 0
 	for i := range v.Report.Tags {
 		switch v.Report.Tags[i].Problem {
@@ -182,6 +182,15 @@ func (v *fleetView) head() {
 	} {
 		if s.N > 0 {
 			v.Summary = append(v.Summary, s)
+		}
+	}
+}
+
+func (v *fleetView) headline() {
+	blind := 0
+	for i := range v.Report.GitLabs {
+		if s := v.Report.GitLabs[i].State; s == unread || s == withdrawn || s == unreadable {
+			blind++
 		}
 	}
 	v.Tone = v.Report.State

@@ -22,9 +22,11 @@ var tagAlerts = map[string]string{
 const (
 	alertUnreadable = "GitLabRunnerFleetGitLabUnreadable"
 	alertScope      = "GitLabRunnerFleetScopeUnreadable"
-	alertDown       = "GitLabRunnerOffline"
-	alertOrphaned   = "GitLabRunnerJobStuck"
-	alertSuspect    = "GitLabRunnerFailingJobs"
+	alertDown       = "GitLabRunnerDown"
+	alertOrphaned   = "GitLabRunnerOrphanedJobs"
+	alertStuck      = "GitLabRunnerJobStuck"
+	alertBlackHole  = "GitLabRunnerBlackHole"
+	alertInfra      = "GitLabRunnerInfrastructureFailures"
 	alertUnread     = "GitLabRunnerFleetRunnersUnread"
 	alertNew        = "GitLabRunnerNeverContacted"
 )
@@ -42,10 +44,10 @@ var reasons = map[string]meaning{
 	snapshot.HealthAfterOutage.String():      {"Silent beyond its limit, but GitLab could not be read lately.", "Wait: gitlab-runner sleeps for an hour after three failed polls.", ""},
 	snapshot.HealthFleetSilent.String():      {"Silent beyond its limit, and so is most of the fleet.", "Look at GitLab, its load balancer and the network, not at the runner.", ""},
 	snapshot.HealthAbandoned.String():        {"No sign for a week.", "Delete the registration, or pause the runner.", alertDown},
-	snapshot.SuspectBlackHole.String():       {"It fails job after job at once, where the same projects succeed on other runners.", "Pause the runner. Then look at its disk, executor and network. Retry the failed jobs elsewhere.", alertSuspect},
-	snapshot.SuspectInfrastructure.String():  {"It has more infrastructure failures than the same projects have elsewhere.", "Look at the machine: memory, disk, image pulls.", alertSuspect},
+	snapshot.SuspectBlackHole.String():       {"It fails job after job at once, where the same projects succeed on other runners.", "Pause the runner. Then look at its disk, executor and network. Retry the failed jobs elsewhere.", alertBlackHole},
+	snapshot.SuspectInfrastructure.String():  {"It has more infrastructure failures than the same projects have elsewhere.", "Look at the machine: memory, disk, image pulls.", alertInfra},
 	snapshot.SuspectTakesNoJobs.String():     {"It is heard and idle, while its peers start the jobs that it should have had. This is wrong at times.", "Restart gitlab-runner; look at its limits and its concurrent.", ""},
-	snapshot.SuspectOverTimeout.String():     {"A job runs for longer than the runner's maximum timeout allows.", "Look at the job.", alertOrphaned},
+	snapshot.SuspectOverTimeout.String():     {"A job runs for longer than the runner's maximum timeout allows.", "Look at the job.", alertStuck},
 }
 
 // title is a machine's word as a heading has it.
