@@ -13,7 +13,7 @@ dpkg -s "${packages[@]}" >/dev/null 2>&1 || {
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null
 }
-test/tools.sh helm nfpm kube-apiserver kubectl actionlint
+test/tools.sh helm nfpm kube-apiserver kubectl actionlint goreleaser
 go build -o .tools/summary ./test/summary
 echo "== go test -tags ship"
 mapfile -t rest < <(go list ./... | grep -v test/breakages)

@@ -3,10 +3,11 @@
 #
 #   VERSION=1.2.3 GOARCH=arm64 deploy/packages/build.sh
 set -euo pipefail
+out=${OUT:-$(dirname "$0")/../../dist}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
 cd "$(dirname "$0")"
 root=../..
-out=${OUT:-$PWD/$root/dist}
-mkdir -p "$out"
 export ARCH=${GOARCH:-$(go env GOARCH)}
 version=${VERSION:-$(git describe --tags --always)}
 version=${version#v}
