@@ -145,6 +145,34 @@ func TestOnePageForOneCause(t *testing.T) {
 			heard: []string{"GitLabRunnerFleetLost corp", "GitLabRunnerFleetTokenExpiring corp"}, page: 1,
 		},
 		{
+			cause: "most of the fleet is silent; what the exporter itself needs is not muted",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetSilent", "gitlab", "corp"),
+				al("GitLabRunnerFleetLost", "gitlab", "corp"),
+				al("GitLabRunnerFleetJudgementSuspended", "gitlab", "corp"),
+				al("GitLabRunnerTypeHalfDown", "gitlab", "corp", "runner_type", "instance_type"),
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu"),
+				al("GitLabRunnerTagHalfDown", "gitlab", "corp", "tag", "arm"),
+				al("GitLabRunnerDown", "gitlab", "corp", "runner_id", "7", "runner_type", "instance_type"),
+				al("GitLabRunnerOrphanedJobs", "gitlab", "corp", "runner_id", "8", "runner_type", "instance_type"),
+				al("GitLabRunnerDown", "gitlab", "lab", "runner_id", "7", "runner_type", "instance_type"),
+				al("GitLabRunnerFleetTokenExpiring", "gitlab", "corp"),
+			},
+			heard: []string{"GitLabRunnerDown lab 7", "GitLabRunnerFleetSilent corp", "GitLabRunnerFleetTokenExpiring corp"}, page: 1,
+		},
+		{
+			cause: "half of a type is down, and with it a tag; a tag of another type too",
+			alerts: []map[string]string{
+				al("GitLabRunnerTypeHalfDown", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerTagHalfDown", "gitlab", "corp", "tag", "arm", "runner_type", "group_type"),
+				al("GitLabRunnerTagHalfDown", "gitlab", "corp", "tag", "gpu", "runner_type", "project_type"),
+				al("GitLabRunnerTagHalfGone", "gitlab", "corp", "tag", "gpu", "runner_type", "project_type"),
+				al("GitLabRunnerDown", "gitlab", "corp", "runner_type", "group_type"),
+				al("GitLabRunnerDown", "gitlab", "corp", "runner_id", "9", "runner_type", "instance_type"),
+			},
+			heard: []string{"GitLabRunnerDown corp 9", "GitLabRunnerTagHalfDown corp gpu", "GitLabRunnerTypeHalfDown corp"}, page: 1,
+		},
+		{
 			cause: "a tag is lost: its tickets are explained, those of other tags are not",
 			alerts: []map[string]string{
 				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu"),

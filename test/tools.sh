@@ -18,10 +18,12 @@ v0.0.0-20260908200009-22c9c6c9d4da golang.org/x/perf - benchstat
 v3.22.0 helm.sh/helm/v3 - helm
 v2.45.0 github.com/goreleaser/nfpm/v2 - nfpm
 v1.7.12 github.com/rhysd/actionlint - actionlint
+v1.10.0 github.com/CycloneDX/cyclonedx-gomod - cyclonedx-gomod
+v2.16.0 github.com/goreleaser/goreleaser/v2 - goreleaser
 LIST
 )
 # Installed only where they are named: what make test has no use for.
-named=" benchstat helm nfpm actionlint kube-apiserver kubectl "
+named=" benchstat helm nfpm actionlint cyclonedx-gomod goreleaser kube-apiserver kubectl "
 
 wanted() { # name, arguments
   local name=$1
@@ -46,7 +48,9 @@ for line in ${missing[@]+"${missing[@]}"}; do
   done=$((done + 1))
   echo "== tools, $done of ${#missing[@]}: ${commands// / and } $version, into .tools"
   packages=()
-  for name in $commands; do packages+=("$module/cmd/$name@$version"); done
+  for name in $commands; do
+    [ "$name" = goreleaser ] && packages+=("$module@$version") || packages+=("$module/cmd/$name@$version")
+  done
   [ "$tags" = - ] && tags=
   began=$SECONDS
   # Without symbols: linking is most of what a second program of a module costs.

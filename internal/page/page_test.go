@@ -81,7 +81,7 @@ func TestFirstScreen(t *testing.T) {
 		"0 of 2 usable, floor 2: 1 down, 1 paused.", "since 11:38 UTC, 22 min ago",
 		"Last gone: gpu-a100-01, gpu-a100-02.",
 		"Start the runners that are down",
-		"Job silent", "1 orphaned job",
+		"Job silent", "1 orphaned job", "last sign 1 h 22 min ago",
 		"9 jobs of 3 projects failed one after the other, most within 30 s (the longest ran 8 s); 14 jobs of the same projects succeeded on other runners meanwhile, 0 failed there.",
 		"Pause the runner.",
 	)

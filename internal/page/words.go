@@ -153,7 +153,7 @@ func (t Tag) Do() string {
 		return ""
 	case t.Problem == tagUnknown:
 		return "Restore the token's access to the scope that cannot be read."
-	case t.Runners == 0 && t.Since.IsZero():
+	case t.Runners == 0 && t.Floor != nil:
 		return "Register a runner with this tag, or take the tag out of expected."
 	case t.Runners == 0:
 		return "Register a runner with this tag again. If it is meant to be gone, nothing is left to do."

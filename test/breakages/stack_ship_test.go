@@ -41,7 +41,7 @@ var literals = []struct {
 	times        int
 }{
 	{"gitlab_shard_instance:gitlab_runner_fleet_up:fresh", "300", 1},
-	{"gitlab_tag:gitlab_runner_fleet_tag_available_runners:lost", "86400", 2},
+	{"gitlab_tag:gitlab_runner_fleet_tag_usable_runners:lost", "86400", 2},
 	{affectedTags + " queue_slow", "600", 1},
 	{affectedTags + " saturated", "300", 1},
 	{"GitLabRunnerFleetTokenExpiring", "86400 * 14", 1},
@@ -55,8 +55,6 @@ var literals = []struct {
 	{affectedRunners + " stale", "60 * 60", 1},
 	{affectedRunners + " never_contacted", "3600 * 24", 1},
 	{affectedRunners + " paused", "3600 * 24", 1},
-	{affectedRunners + " machines_gone", "3600", 1},
-	{affectedRunners + " silent_with_jobs", "60 * 15", 2},
 	{affectedRunners + " job_stuck", "3600 * 24", 1},
 	// Clocks are not faster: all processes have the same one.
 	{"GitLabRunnerFleetClockSkew", "60", 0},

@@ -88,6 +88,7 @@ func outage(runners int, now time.Time) *snapshot.GitLab {
 			tag.Runners[kind][status][0]++
 			if status == snapshot.Online {
 				tag.Available++
+				tag.Usable++
 				tag.LastAvailable = now
 			}
 		}

@@ -1,0 +1,161 @@
+//go:build ship
+
+package docs
+
+import (
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gitlab-runner-fleet-exporter/internal/gitlabsim"
+	"gitlab-runner-fleet-exporter/test/rig"
+)
+
+// notRun are blocks of commands that cannot run in a test, by document and the
+// beginning of the block, with the reason.
+var notRun = map[string]string{
+	"README.md: make test":                                                           "this is a part of it",
+	"README.md: docker build":                                                        "no registry for the builder's image: TestShipImage builds and runs the image",
+	"README.md: kubectl apply":                                                       "no cluster of yours: TestShipPrometheusRuleDefinition and TestShipKubernetes",
+	"README.zh-CN.md: go run . --demo":                                               "make test, which this is a part of; the demonstration is run for README.md",
+	"alerts/README.md: gitlab_runner_fleet_exporter":                                 "kubectl needs a cluster of yours: TestRulesPrint and the chart's tests",
+	"alerts/README.md: make tools\ngo test -tags":                                    "nine minutes, which test-ship runs by itself",
+	"alerts/README.md: make tools\ngo test ./dashb":                                  "25 minutes: make bench-queries",
+	"alerts/README.md: go test ./alerts -update":                                     "make test runs both",
+	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml up":      "no registry for the images: TestComposeStack runs the programs with these files",
+	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml -f mine": "likewise",
+	"docs/dashboards.md: make tools":                                                 "25 minutes: make bench-queries",
+	"docs/dashboards.md: apt-get install chromium":                                   "installs a browser: make pictures",
+	"docs/install.md: apt-get install ./dist":                                        "no systemd here: TestShipPackages installs into a copy of this system",
+	"docs/install.md: docker build":                                                  "no registry for the builder's image: TestShipImage",
+	"docs/kubernetes.md: kubectl create namespace":                                   "no cluster of yours: TestShipKubernetes installs the chart into an API server",
+	"docs/kubernetes.md: kubectl --namespace":                                        "no cluster of yours: TestShipKubernetes applies these files",
+}
+
+var (
+	shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```")
+	// A command that goes on until it is stopped.
+	serves = regexp.MustCompile(`(?m)^((?:go run \.|(?:\./)?gitlab_runner_fleet_exporter) (?:[^|>\n]*))$`)
+	ends   = regexp.MustCompile(`--(config\.check|gitlab\.check|rules\.print|version|help|healthcheck)\b`)
+	note   = regexp.MustCompile(`(?m)\s+# .*$`)
+)
+
+// served starts what serves in a group of its own, scrapes it and stops it.
+const served = `set -m
+served() {
+  local log=$(mktemp) pid address
+  "$@" >"$log" 2>&1 &
+  pid=$!
+  for _ in $(seq 600); do
+    address=$(sed -n 's/.*msg=listening address=\([^ ]*\).*/\1/p' "$log")
+    [ -z "$address" ] || break
+    kill -0 $pid || { cat "$log"; return 1; }
+    sleep 0.1
+  done
+  curl -fsS "http://$address/metrics" | grep '^gitlab_runner_fleet_up{' || { cat "$log"; return 1; }
+  kill -INT -- -$pid
+  wait $pid || true
+}
+`
+
+// TestShipDocumentBlocks runs the commands of each document in order, each
+// document in a fresh clone with a clean environment, as a reader would who has
+// a configuration, a token and a GitLab.
+func TestShipDocumentBlocks(t *testing.T) {
+	const token = "glpat-documents-canary-2Lp7"
+	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 12, Tags: 5, JobsPerHour: 500, Token: token, Healthy: true})
+	server := httptest.NewServer(world.Handler())
+	t.Cleanup(server.Close)
+	bin := filepath.Dir(rig.Exporter(t))
+
+	used := map[string]bool{}
+	run, skipped := 0, 0
+	for _, path := range documents(t) {
+		name := filepath.ToSlash(strings.TrimPrefix(filepath.Clean(filepath.Join("docs", path)), "./"))
+		var script strings.Builder
+		blocks := 0
+	block:
+		for _, m := range shellBlock.FindAllStringSubmatch(read(t, path), -1) {
+			text := note.ReplaceAllString(m[1], "")
+			for key := range notRun {
+				if document, begin, _ := strings.Cut(key, ": "); document == name && strings.HasPrefix(text, begin) {
+					used[key] = true
+					skipped++
+					continue block
+				}
+			}
+			blocks++
+			text = strings.NewReplacer("https://gitlab.example.com", server.URL, "glpat-your-token", token, "--web.listen-address=:", "--web.listen-address=127.0.0.1:", "\\\n", "").Replace(text)
+			script.WriteString(serves.ReplaceAllStringFunc(text, func(line string) string {
+				if ends.MatchString(line) {
+					return line
+				}
+				return "served " + line
+			}))
+		}
+		if blocks == 0 {
+			continue
+		}
+		run += blocks
+		t.Run(name, func(t *testing.T) {
+			dir := clone(t)
+			for file, text := range map[string]string{
+				"gitlab-token": token + "\n",
+				"config.yml":   "gitlabs:\n  - name: corp\n    url: " + server.URL + "\n    authorization: {credentials_file: gitlab-token}\n",
+			} {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", served+script.String())
+			cmd.Dir = dir
+			cmd.Env = []string{
+				"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8",
+				"GITLAB_RUNNER_FLEET_WEB_LISTEN_ADDRESS=127.0.0.1:0", // 9756 may be taken
+			}
+			// How this machine gets its modules is not the documents' concern.
+			for _, key := range []string{"GOPROXY", "GOMODCACHE", "GOCACHE", "GOFLAGS", "GOSUMDB", "GONOSUMDB"} {
+				if value, ok := os.LookupEnv(key); ok {
+					cmd.Env = append(cmd.Env, key+"="+value)
+				}
+			}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	for key, reason := range notRun {
+		if !used[key] {
+			t.Errorf("no block %q is left to be skipped (%s)", key, reason)
+		}
+	}
+	t.Logf("%d blocks run, %d not", run, skipped)
+	if run < 10 {
+		t.Errorf("%d blocks run: the search is broken", run)
+	}
+}
+
+// clone is a checkout as readers have it, with what is not committed yet, and
+// with the tools that are installed already.
+func clone(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "checkout")
+	rig.Run(t, "git", "clone", "-q", "--no-hardlinks", root, dir)
+	rig.Run(t, "sh", "-c", "cd "+root+" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory="+dir)
+	tools, err := filepath.EvalSymlinks(filepath.Join(root, ".tools"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools, err = filepath.Abs(tools)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(tools, filepath.Join(dir, ".tools")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
