@@ -40,7 +40,7 @@ func TestQueriesAreAnswered(t *testing.T) {
 	server := rig.Serve(t, prometheus, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"))
 	server.Ready(t, "/-/ready")
 	base := "http://" + server.Address
-	for _, drill := range []string{"tag-lost", "floor", "black-hole"} {
+	for _, drill := range []string{"tag-lost", "floor", "black-hole", "queue"} {
 		if resp, err := post(t, "http://"+exporter.Address+"/demo/drill", url.Values{"name": {drill}}); err != nil {
 			t.Fatalf("drill %s: %v", drill, err)
 		} else if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {

@@ -72,13 +72,13 @@ func stories() []*story {
 		{
 			name: "mid-job", what: "a runner of tag " + tagMidJob + " dies in the middle of a job (the first time nine minutes before the start)",
 			see:   `gitlab_runner_fleet_runner_orphaned_jobs > 0`,
-			where: "overdue, job_silent; board Runner", alert: "GitLabRunnerSilentWithJobs, 17 min after the death",
+			where: "overdue, job_silent; board Runner", alert: "GitLabRunnerOrphanedJobs, 12 min after the death",
 			begin: (*script).beginMidJob, end: (*script).endMidJob,
 		},
 		{
 			name: "black-hole", at: time.Minute, what: "a runner of tag " + tagBlackHole + " fails each job within seconds, and so takes most of them",
 			see:   `gitlab_runner_fleet_suspect_runners{reason="black_hole"}`,
-			where: "suspect, black_hole; board Jobs", alert: "GitLabRunnerFailingJobs, after 7 min",
+			where: "suspect, black_hole; board Jobs", alert: "GitLabRunnerBlackHole, after some 3 min",
 			end: (*script).endBlackHole,
 		},
 		{
@@ -123,7 +123,7 @@ func newScript(w *gitlabsim.World) *script {
 	s.midJob = s.pool(tagMidJob, 3)
 	s.queue = s.pool(tagQueue, 2)
 	s.paused = s.pool(tagMaintenance, 3)
-	// What every fleet has: a registration that nobody removed.
+	// What every fleet has: a registration that nobody removed, named in the greeting.
 	w.AddRunner(gitlabsim.RunnerSpec{
 		Description: "legacy-vm-01", Tags: []string{"docker"}, Created: s.start.Add(-400 * 24 * time.Hour),
 		Offline: true, LastContact: s.start.Add(-12 * 24 * time.Hour), NoJobs: true,

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -180,6 +182,25 @@ func TestDrill(t *testing.T) {
 		for _, part := range []string{fmt.Sprintf("%2d:%02d", int(s.at.Minutes()), int(s.at.Seconds())%60), s.what, s.see, s.alert, "drill " + s.name} {
 			if !strings.Contains(out, part) {
 				t.Errorf("the greeting lacks %q", part)
+			}
+		}
+	}
+}
+
+// TestStoriesNameAlertsThatExist: the rules are written elsewhere.
+func TestStoriesNameAlertsThatExist(t *testing.T) {
+	rules, err := os.ReadFile("../../alerts/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range stories() {
+		names := regexp.MustCompile(`GitLabRunner\w+`).FindAllString(s.alert, -1)
+		if len(names) == 0 {
+			t.Errorf("%s names no alert", s.name)
+		}
+		for _, name := range names {
+			if !strings.Contains(string(rules), "- alert: "+name+"\n") {
+				t.Errorf("%s: there is no alert %s", s.name, name)
 			}
 		}
 	}
