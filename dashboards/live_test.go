@@ -43,6 +43,10 @@ var empty = map[string]string{
 	"overview.json/Tags that are short of runners/D":                         noShortTag,
 	"runner.json/Properties/B":                                               `absent(gitlab_runner_fleet_runner_status_since_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Properties/C":                                               `absent(gitlab_runner_fleet_runner_paused_since_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Reason/A":                                                   `absent(gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds{runner_id="$runner"}) and on () absent(gitlab_runner_fleet_runner_suspect_since_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Unhealthy or suspect for/A":                                 `absent(gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds{runner_id="$runner"}) and on () absent(gitlab_runner_fleet_runner_suspect_since_timestamp_seconds{runner_id="$runner"})`,
+	"runner.json/Orphaned jobs/A":                                            `absent(gitlab_runner_fleet_runner_orphaned_jobs{runner_id="$runner"})`,
+	"runner.json/Failed one after the other/A":                               `absent(gitlab_runner_fleet_runner_consecutive_failed_jobs{runner_id="$runner"})`,
 	"runner.json/Status/B":                                                   `max(gitlab_runner_fleet_runner_paused{runner_id="$runner"}) == 0`,
 	"runner.json/Oldest job/A":                                               `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
 	"runner.json/Oldest executing job/A":                                     `absent(gitlab_runner_fleet_runner_oldest_job_start_timestamp_seconds{runner_id="$runner"})`,
@@ -58,8 +62,8 @@ var empty = map[string]string{
 
 const noInfrastructureFailure = `sum(increase(gitlab_runner_fleet_jobs_finished_total{failure_class="infrastructure"}[30m])) < 2`
 
-const noShortTag = `min(gitlab_runner_fleet_tag_available_runners) > 0
-	and on () min(gitlab_runner_fleet_tag_available_runners - on (gitlab, tag) gitlab_runner_fleet_tag_expected_runners) >= 0`
+const noShortTag = `min(gitlab_runner_fleet_tag_usable_runners) > 0
+	and on () min(gitlab_runner_fleet_tag_usable_runners - on (gitlab, tag) gitlab_runner_fleet_tag_expected_runners) >= 0`
 
 // TestEveryPanelIsAnswered lets a Prometheus of today scrape the demonstration
 // and asks it what each panel and variable asks.
