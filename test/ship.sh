@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Runs the tests with the build tag ship: they need root and a Debian, whose
-# packages are installed here, and some fifteen minutes.
+# packages are installed here, and some forty minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "$(id -u)" = 0 ] || {
   echo "make test-ship needs root: it installs packages and builds an image"
   exit 1
 }
-packages=(python3-gitlab ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates etcd-server rpm systemd man-db make)
+packages=(python3-gitlab ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates etcd-server rpm systemd man-db make chromium fonts-dejavu-core npm)
 echo "== packages"
 dpkg -s "${packages[@]}" >/dev/null 2>&1 || {
   apt-get update -qq
@@ -20,5 +20,5 @@ mapfile -t rest < <(go list ./... | grep -v test/breakages)
 go test -json -tags ship -run Ship -count=1 -timeout 30m "${rest[@]}" | .tools/summary
 # By itself: it is about when a notification arrives, and what builds images
 # beside it would be in the way.
-echo "== eight breakages, in real time (nine minutes)"
+echo "== breakages up to the notification that arrives (16 minutes)"
 go test -json -tags ship -run ShipBreakages -count=1 -timeout 30m ./test/breakages | .tools/summary
