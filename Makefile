@@ -68,7 +68,7 @@ unit:
 	@go build -o $(TOOLS)/summary ./test/summary
 	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(TOOLS)/extra-skips
 
-test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, eight breakages up to the notification
+test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, packages and chart, breakages up to the notification
 	@test/ship.sh
 
 sim: ## the simulations at full size, the ledger's with a million jobs

@@ -111,7 +111,7 @@ func TestShipDocumentBlocks(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", served+script.String()) //nolint:gosec // the commands of our own documents
+			cmd := exec.CommandContext(t.Context(), "bash", "-euxo", "pipefail", "-c", served+script.String())
 			cmd.Dir = dir
 			cmd.Env = []string{
 				"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8",
