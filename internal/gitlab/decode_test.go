@@ -76,7 +76,7 @@ func TestSamples(t *testing.T) {
 	}
 	d := RunnerDetails{
 		Runner: row(6, "test-1-20150125", "project_type", "online", "", yes()), Tags: []string{"ruby", "mysql"},
-		Protected: true, ContactedAt: at("2016-01-25T16:39:48.066Z"), Owner: "gitlab-org/gitlab-foss",
+		Protected: true, ContactedAt: at("2016-01-25T16:39:48.066Z"), MaximumTimeout: time.Hour, Owner: "gitlab-org/gitlab-foss",
 	}
 	details("seed_runner_details.json", d)
 	d.Execution = "idle"
@@ -108,8 +108,8 @@ func TestSamples(t *testing.T) {
 		}
 		contact := at("2024-06-09T06:30:09.355Z")
 		equal(t, "managers", m, []Manager{
-			{ID: 1, SystemID: "s_89e5e9956577", Version: "16.11.1", Platform: "linux", Arch: "amd64", Status: "offline", ContactedAt: contact},
-			{ID: 2, SystemID: "runner-2", Version: "16.11.0", Platform: "linux", Arch: "amd64", Status: "offline", ContactedAt: contact},
+			{ID: 1, SystemID: "s_89e5e9956577", Version: "16.11.1", Platform: "linux", Arch: "amd64", Status: "offline", Execution: "idle", ContactedAt: contact},
+			{ID: 2, SystemID: "runner-2", Version: "16.11.0", Platform: "linux", Arch: "amd64", Status: "offline", Execution: "idle", ContactedAt: contact},
 		})
 	})
 }
