@@ -66,7 +66,7 @@ unit:
 	@echo "== go test"
 	@touch $(TOOLS)/extra-skips
 	@go build -o $(TOOLS)/summary ./test/summary
-	@go test -json -race -shuffle=on -timeout 15m ./... | $(TOOLS)/summary $(TOOLS)/extra-skips
+	@go test -json -race -shuffle=on -timeout 30m ./... | $(TOOLS)/summary $(TOOLS)/extra-skips
 
 test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, packages and chart, breakages up to the notification
 	@test/ship.sh
