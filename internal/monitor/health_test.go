@@ -154,7 +154,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 		r := start(t, world, state, s, setup{})
 		time.Sleep(time.Hour)
 		remove := world.AddFault(gitlabsim.Fault{Status: 502})
-		time.Sleep(5 * time.Minute)
+		time.Sleep(15 * time.Minute) // a listing may be retried for minutes before it fails
 		remove()
 		time.Sleep(5 * time.Minute)
 		if g := s.scrape(); g.Health == nil || !g.Health.AfterOutage {
