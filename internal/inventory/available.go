@@ -9,3 +9,6 @@ import (
 func Available(row *gitlab.Runner) bool {
 	return statusOf(row) == snapshot.Online && !pausedOf(row)
 }
+
+// available is Available for a runner that was listed.
+func (r *runner) available() bool { return r.status == snapshot.Online && !r.paused }

@@ -249,7 +249,7 @@ func (inv *Inventory) addTag(st *snapshot.Tag, r *runner, j Jobs, busy bool) {
 	if busy {
 		st.Busy++
 	}
-	if r.status != snapshot.Online || r.paused {
+	if !r.available() {
 		return
 	}
 	st.Available++

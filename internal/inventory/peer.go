@@ -28,7 +28,7 @@ func (inv *Inventory) Peer(id int64) (Peer, bool) {
 // IsAvailable reports whether a runner is online and not paused.
 func (inv *Inventory) IsAvailable(id int64) bool {
 	r := inv.runners[id]
-	return r != nil && !r.hidden && r.status == snapshot.Online && !r.paused
+	return r != nil && !r.hidden && r.available()
 }
 
 // TagLabel is the label value under which a tag of a runner stands; "": it is
