@@ -45,6 +45,7 @@ func outage(runners int, now time.Time) *snapshot.GitLab {
 	}
 	f := &snapshot.Fleet{Detailed: true, MachinesWhole: true, JobsWhole: true, ManagersRead: true}
 	s.Fleet, s.Counters = f, &snapshot.Counters{}
+	s.Health = &snapshot.HealthPicture{Time: now}
 	tags := min(webhookTags, runners/20)
 	lost := tags / 2
 	names := make([]string, tags)
@@ -96,12 +97,33 @@ func outage(runners int, now time.Time) *snapshot.GitLab {
 		r.Tags = slices.Compact(r.Tags)
 		f.Runners[kind][status][0]++
 		f.Rows = append(f.Rows, r)
+		judge(s.Health, &r, i, now)
 		s.Counters.Runners = append(s.Counters.Runners,
 			snapshot.RunnerCounter{ID: r.ID, Status: snapshot.Success, Value: 50, Created: now},
 			snapshot.RunnerCounter{ID: r.ID, Status: snapshot.Failed, Class: snapshot.Script, Value: 3, Created: now})
 	}
 	f.Tags = byTag
 	return s
+}
+
+// judge has each offline runner down for three hours, with a job of its own
+// orphaned by each fourth; of those online each tenth is a black hole.
+func judge(h *snapshot.HealthPicture, r *snapshot.Runner, i int, now time.Time) {
+	ill := snapshot.Ill{ID: r.ID, Type: r.Type, LastSeen: r.ContactedAt, Since: now.Add(-3 * time.Hour)}
+	switch {
+	case r.Status == snapshot.Offline:
+		ill.Health, ill.Reason = snapshot.HealthDown, snapshot.HealthSilent
+		if i%4 == 0 {
+			ill.OrphanedJobs = 1
+		}
+	case i%10 == 0:
+		ill.Suspects[snapshot.SuspectBlackHole], ill.ConsecutiveFailed = now.Add(-2*time.Hour), 9
+		h.Suspects[snapshot.SuspectBlackHole]++
+	}
+	h.Runners[r.Type][ill.Health][ill.Reason][0]++
+	if ill.Health != snapshot.HealthAlive || ill.ConsecutiveFailed > 0 {
+		h.Ill = append(h.Ill, ill)
+	}
 }
 
 // scraped are the series of a picture as Prometheus would store them.
@@ -236,6 +258,7 @@ func (sc *scale) history(tb testing.TB, picture *snapshot.GitLab, now time.Time)
 	}
 	for t := range snapshot.RunnerType(snapshot.NumRunnerTypes) {
 		add(0, "__name__", "gitlab_runner_type:gitlab_runner_fleet_runners_offline:ratio", "gitlab", "corp", "runner_type", t.String())
+		add(0, "__name__", "gitlab_runner_type:gitlab_runner_fleet_health_runners_down:ratio", "gitlab", "corp", "runner_type", t.String())
 		add(3000, "__name__", "gitlab_runner_type_status:gitlab_runner_fleet_runners:sum", "gitlab", "corp", "runner_type", t.String(), "status", "online")
 	}
 	for at := now.Add(-7*24*time.Hour - 10*time.Minute); at.Before(now.Add(-pendingFor - 10*time.Minute)); at = at.Add(4 * time.Minute) {
@@ -306,7 +329,7 @@ func TestOutageIsFewAlerts(t *testing.T) {
 			names[a.Labels["alertname"]]++
 		}
 	}
-	for name, most := range map[string]int{"GitLabRunnerTagLost": 1, "GitLabRunnerOffline": 3, "GitLabRunnerTypeOffline": 3} {
+	for name, most := range map[string]int{"GitLabRunnerTagLost": 1, "GitLabRunnerTypeHalfDown": 3, "GitLabRunnerDown": 3, "GitLabRunnerOrphanedJobs": 30} {
 		if names[name] == 0 || names[name] > most {
 			t.Errorf("%s: %d alerts, want 1 to %d", name, names[name], most)
 		}
@@ -320,7 +343,7 @@ func TestOutageIsFewAlerts(t *testing.T) {
 }
 
 // BenchmarkRulesInAnOutage measures one evaluation of each group of rules, by the
-// clock, with 6,000 of 10,000 runners offline, half of 500 tags lost and a week
+// clock, with 6,000 of 10,000 runners offline and judged down, half of 500 tags lost and a week
 // of history, and the notifications that follow.
 //
 //	cd test/promcheck && go test -run '^$' -bench RulesInAnOutage -benchtime 5x .
