@@ -1,11 +1,6 @@
 package health
 
-import (
-	"encoding/binary"
-	"hash/fnv"
-	"math"
-	"slices"
-)
+import "math"
 
 // Moments of a group: the section "Silent among peers" of docs/health.md.
 const (
@@ -31,26 +26,36 @@ type group struct {
 
 // Traits are what makes runners peers.
 func (t *Traits) key() uint64 {
-	tags := slices.Clone(t.Tags)
-	slices.Sort(tags)
-	h := fnv.New64a()
-	write := func(s string) {
-		_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(s))))
-		_, _ = h.Write([]byte(s))
-	}
-	flags := []byte{byte(t.Type), 0, 0}
+	flags := uint64(t.Type) << 2
 	if t.RunUntagged {
-		flags[1] = 1
+		flags |= 1
 	}
 	if t.Protected {
-		flags[2] = 1
+		flags |= 2
 	}
-	write(string(flags))
-	write(t.Owner)
-	for _, tag := range tags {
-		write(tag)
+	key := scatter(flags) ^ scatter(hash(t.Owner)+1)
+	for _, tag := range t.Tags { // in any order; it is called for each row of a listing and must not allocate
+		key += scatter(hash(tag) + 2)
 	}
-	return h.Sum64()
+	return scatter(key)
+}
+
+// hash is FNV-1a of a text.
+func hash(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// scatter spreads a hash over all bits, so that sums of several differ.
+func scatter(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
 }
 
 // heard notes n contacts at a time; one that is not after now, and not older

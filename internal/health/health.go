@@ -2,7 +2,6 @@ package health
 
 import (
 	"cmp"
-	"hash/fnv"
 	"math"
 	"slices"
 	"time"
@@ -352,9 +351,7 @@ func systemKey(id string) uint64 {
 	if id == "" || id == "<legacy>" {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id))
-	return h.Sum64()
+	return hash(id)
 }
 
 // use notes from which machine a runner is heard, and whether it executes there.

@@ -31,9 +31,12 @@ type judge struct {
 	lastOf   *snapshot.HealthPicture // the picture of last
 	unusable map[int64]struct{}      // of the picture
 	judged   time.Time
+	machines []health.Machine // of the reading at hand: there is one for each row of a listing
 }
 
-func newJudge(l log.Logger) *judge { return &judge{fleet: health.New(), log: l} }
+func newJudge(l log.Logger) *judge {
+	return &judge{fleet: health.New(), log: l, machines: []health.Machine{}}
+}
 
 // load takes a record of the state. One that cannot be read costs its runner
 // what was known of its health, and nothing else.
@@ -68,10 +71,11 @@ func (j *judge) listed(f *fleet, id int64, at time.Time) {
 func (j *judge) read(id int64, d *gitlab.RunnerDetails, managers []gitlab.Manager, at time.Time) {
 	r := health.Reading{At: at, ContactedAt: d.ContactedAt}
 	if managers != nil {
-		r.Machines = make([]health.Machine, len(managers))
-		for i, m := range managers {
-			r.Machines[i] = health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive}
+		r.Machines = j.machines[:0]
+		for _, m := range managers {
+			r.Machines = append(r.Machines, health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive})
 		}
+		j.machines = r.Machines
 	}
 	j.fleet.Read(id, r)
 }
