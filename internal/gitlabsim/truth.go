@@ -96,6 +96,16 @@ func (w *World) Truth() *Truth {
 	return t
 }
 
+// FinishedAfter is the end of Truth's Finished, without the first n.
+func (w *World) FinishedAfter(n int) (out []JobTruth) {
+	w.lock()
+	defer w.mu.Unlock()
+	for _, i := range w.finished[n:] {
+		out = append(out, w.jobTruth(i))
+	}
+	return out
+}
+
 // Fleet is Truth without Finished, which is what grows.
 func (w *World) Fleet() *Truth {
 	w.lock()
