@@ -13,9 +13,9 @@ import (
 
 // peers is a world of runners that take the same jobs, enough of them to show
 // which one is silent among them.
-func peers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64) {
+func peers(t *testing.T, api snapshot.API, jobsPerHour float64) (*gitlabsim.World, []int64) {
 	t.Helper()
-	world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, TickPeers: true, JobsPerHour: 120, Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, MaxDuration: 10 * time.Minute}})
+	world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, TickPeers: true, JobsPerHour: jobsPerHour, Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, MaxDuration: 10 * time.Minute}})
 	if api == snapshot.APIGraphQL {
 		mount(t, world)
 	}
@@ -27,12 +27,12 @@ func peers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64) {
 }
 
 // watchPeers starts a monitor of such a world, without a state.
-func watchPeers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64, *scraper, *running) {
+func watchPeers(t *testing.T, api snapshot.API) (*gitlabsim.World, *scraper, *running) {
 	t.Helper()
-	world, ids := peers(t, api)
+	world, _ := peers(t, api, 120)
 	s := newScraper()
 	_, state := openState(t, "")
-	return world, ids, s, start(t, world, state, s, setup{api: api})
+	return world, s, start(t, world, state, s, setup{api: api})
 }
 
 // illOf is what a picture shows of a runner's health; nil: it is well.
@@ -72,12 +72,12 @@ func TestHealthFindsTheDead(t *testing.T) {
 	for name, api := range map[string]snapshot.API{"REST": snapshot.APIREST, "GraphQL": snapshot.APIGraphQL} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				world, ids := peers(t, api)
+				world, ids := peers(t, api, 60)
 				s := newScraper()
 				dir := memoryDir(t)
 				folder, state := openState(t, dir)
 				r := start(t, world, state, s, setup{api: api})
-				time.Sleep(8 * time.Hour)
+				time.Sleep(7 * time.Hour)
 				g := s.scrape()
 				if g.Health == nil || downOf(g) != 0 {
 					t.Fatalf("before: %+v", g.Health)
@@ -139,7 +139,7 @@ func TestHealthFindsTheDead(t *testing.T) {
 // runners from it too, and judgment is suspended for a while after it.
 func TestHealthHoldsAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _, s, r := watchPeers(t, snapshot.APIREST)
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(4 * time.Hour)
 		remove := world.AddFault(gitlabsim.Fault{Status: 502})
 		time.Sleep(40 * time.Minute)
@@ -156,7 +156,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 		r.end(t)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		world, _, s, r := watchPeers(t, snapshot.APIREST)
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(time.Hour)
 		remove := world.AddFault(gitlabsim.Fault{Status: 502})
 		time.Sleep(15 * time.Minute) // a listing may be retried for minutes before it fails
@@ -177,7 +177,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 // by name, and not usable; its peers are not.
 func TestHealthNamesTheBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _, s, r := watchPeers(t, snapshot.APIREST)
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(4 * time.Hour)
 		hole := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"gpu"}, BlackHole: true})
 		appeared := time.Now()
@@ -211,6 +211,7 @@ func TestHealthSeesOrphansByBothAPIs(t *testing.T) {
 		suspects, sound int
 	}
 	see := func(t *testing.T, api snapshot.API, version string) (got sight) {
+		t.Helper()
 		synctest.Test(t, func(t *testing.T) {
 			world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, Version: version})
 			if api == snapshot.APIGraphQL {
