@@ -14,11 +14,11 @@ const (
 )
 
 // group is the runners that take the same jobs: GitLab ticks all of them for
-// each job that is queued, so those that are idle are heard together.
+// each job that is queued, so those that are idle are seen together.
 type group struct {
 	key     uint64
 	members []*runner
-	idle    int                  // members that are idle and were heard lately
+	idle    int                  // members that are idle and were seen lately
 	starts  int                  // jobs that members started since the last judgement
 	ring    *[ringMinutes]uint16 // contacts by minute; nil while it has one member
 	head    int64                // the newest minute of the ring
@@ -58,9 +58,9 @@ func scatter(x uint64) uint64 {
 	return x ^ x>>33
 }
 
-// heard notes n contacts at a time; one that is not after now, and not older
+// seen notes n contacts at a time; one that is not after now, and not older
 // than the ring.
-func (g *group) heard(at, now int64, n int) {
+func (g *group) seen(at, now int64, n int) {
 	m := at / minute
 	if g == nil || len(g.members) < 2 || at > now || m <= g.head-ringMinutes {
 		return
@@ -111,8 +111,8 @@ func (g *group) moments(from, to int64, dense bool) int {
 	return n
 }
 
-// heardWith tells whether others of the group were heard at a sign's minute.
-func (g *group) heardWith(at int64, dense bool) bool {
+// seenWith reports whether others of the group were seen at a sign's minute.
+func (g *group) seenWith(at int64, dense bool) bool {
 	if g == nil || g.ring == nil {
 		return false
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // Runners are peers if all of their traits are equal, in whatever order GitLab
-// gives the tags; telling so allocates nothing.
+// gives the tags; finding out allocates nothing.
 func TestGroupKey(t *testing.T) {
 	base := Traits{Type: snapshot.GroupType, Owner: "a", Tags: []string{"docker", "linux"}}
 	same := base

@@ -240,7 +240,7 @@ func (c *codec) runner(r *runner) {
 	c.uint16(&r.missed)
 	for _, v := range []*int64{
 		&r.since, &r.first, &r.readAt, &r.contact, &r.sign, &r.lastStart, &r.lastOwn, &r.pausedAt, &r.downAt,
-		&r.wrong[0], &r.wrong[1], &r.sharedAt, &r.neighborAt, &r.clearedAt, &r.gaps.day, &r.take.day, &r.take.heardAt,
+		&r.wrong[0], &r.wrong[1], &r.sharedAt, &r.neighborAt, &r.clearedAt, &r.gaps.day, &r.take.day, &r.take.seenAt,
 	} {
 		c.time(v)
 	}
