@@ -176,6 +176,19 @@ func (w *watch) restart(t *testing.T, world *gitlabsim.World, kill bool) {
 	t.Errorf("%s: nobody is judged two minutes after a restart", w.name)
 }
 
+// withoutState ends a replica that began without a state: it knows no habit and no
+// hit rate, so that it finds a death later, at the limit of new runners, and
+// calls nobody else down.
+func (w *watch) withoutState(t *testing.T, other *watch, dead int64) {
+	t.Helper()
+	if len(w.episodes) != 1 || w.episodes[0].runner != dead {
+		t.Errorf("a replica without a state: down %v, want runner %d", w.episodes, dead)
+	} else {
+		t.Logf("a replica without a state finds a death %v after one that has it", w.episodes[0].from.Sub(other.down[dead]))
+	}
+	w.stop(t, false)
+}
+
 // compare holds the monitor's episodes to those of pure.
 func (w *watch) compare(t *testing.T, real int) {
 	t.Helper()
@@ -221,7 +234,7 @@ func healthWeek(t *testing.T, parts int) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(5, 5))
 	world := gitlabsim.New(gitlabsim.Options{
-		Seed: 11, Token: secret, TickPeers: true, JobsPerHour: 40,
+		Seed: 11, Token: secret, JobsPerHour: 40,
 		Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, LateShare: -1, MeanDuration: 3 * time.Minute, MaxDuration: 10 * time.Minute},
 	})
 	mount(t, world)
@@ -250,7 +263,9 @@ func healthWeek(t *testing.T, parts int) {
 			time.Sleep(time.Minute)
 			truth := world.Fleet()
 			for _, w := range watches {
-				w.pure.minute(world, truth, reachable)
+				if w.pure != nil {
+					w.pure.minute(world, truth, reachable)
+				}
 				w.minute()
 			}
 		}
@@ -262,7 +277,17 @@ func healthWeek(t *testing.T, parts int) {
 		dead := ids[rng.IntN(len(ids))]
 		world.SetOnline(dead, false)
 		died[dead]++
-		pass(135 * time.Minute) // found at the limit at the latest
+		if part == 0 {
+			pass(40 * time.Minute)
+			replica := &watch{name: "replica", dir: memoryDir(t), down: map[int64]time.Time{}, setup: setup{api: snapshot.APIGraphQL}}
+			replica.start(t, world)
+			watches = append(watches, replica)
+			pass(95 * time.Minute)
+			replica.withoutState(t, watches[0], dead)
+			watches = watches[:len(watches)-1]
+		} else {
+			pass(135 * time.Minute) // found at the limit at the latest
+		}
 		watches[0].restart(t, world, part%2 == 0)
 		restarts++
 		pass(15 * time.Minute)
