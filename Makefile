@@ -75,8 +75,9 @@ sim: ## the simulations at full size, the ledger's with a million jobs
 	go test ./internal/monitor ./internal/inventory -timeout 60m
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
 
-sim-health: ## ten simulated months through the health rules, by GraphQL and by REST (ten minutes)
+sim-health: ## ten simulated months through the health rules, by GraphQL and by REST, and a week through the monitor (15 minutes)
 	go run ./test/healthsim
+	go test ./internal/monitor -run TestHealthWeek -timeout 30m -v -args -health.days=7
 
 bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...

@@ -91,7 +91,7 @@ func (d *reader) details() RunnerDetails {
 		case "contacted_at":
 			out.ContactedAt = d.time()
 		case "maximum_timeout":
-			out.MaximumTimeout = time.Duration(max(d.seconds(), 0)) * time.Second
+			out.MaximumTimeout = d.maximumTimeout()
 		case "projects":
 			project = d.first("path_with_namespace")
 		case "groups":
@@ -148,6 +148,11 @@ func groupPath(webURL string) string {
 		return strings.Trim(path, "/")
 	}
 	return strings.Trim(u.Path, "/")
+}
+
+// maximumTimeout is a runner's, in whole seconds; null: none.
+func (d *reader) maximumTimeout() time.Duration {
+	return time.Duration(max(d.seconds(), 0)) * time.Second
 }
 
 func (d *reader) manager() (m Manager) {

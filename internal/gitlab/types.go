@@ -41,7 +41,7 @@ type RunnerDetails struct {
 	Platform    string
 	Arch        string
 	ContactedAt time.Time // zero: never
-	// MaximumTimeout of its jobs; 0: none, or not read (GraphQL).
+	// MaximumTimeout of its jobs; 0: none.
 	MaximumTimeout time.Duration
 	Owner          string // path_with_namespace of the first project, or web_url's path of the first group
 }
@@ -54,7 +54,7 @@ type Manager struct {
 	Platform    string
 	Arch        string
 	Status      string
-	Execution   string // job_execution_status, as Runner's; "" by GraphQL
+	Execution   string // job_execution_status, as Runner's; "" on releases without it too
 	ContactedAt time.Time
 }
 

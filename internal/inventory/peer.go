@@ -31,6 +31,12 @@ func (inv *Inventory) IsAvailable(id int64) bool {
 	return r != nil && !r.hidden && r.available()
 }
 
+// Shown reports whether a runner stands in the sums.
+func (inv *Inventory) Shown(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && !r.hidden
+}
+
 // TagLabel is the label value under which a tag of a runner stands; "": it is
 // excluded.
 func (inv *Inventory) TagLabel(tag string) string {

@@ -278,7 +278,7 @@ func (f *fleet) jobs(id int64) inventory.Jobs {
 		j.ReadAt = f.led.ReadAt(id)
 	}
 	j.Failed = f.jobsFailed(id)
-	j.LastSeen = f.health.fleet.LastSeen(id)
+	j.Health, j.Reason, j.LastSeen = f.health.fleet.Verdict(id)
 	_, j.Unusable = f.health.unusable[id]
 	return j
 }

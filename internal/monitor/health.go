@@ -27,11 +27,16 @@ type judge struct {
 	fleet    *health.Fleet
 	log      log.Logger
 	picture  *snapshot.HealthPicture // nil: nobody was judged yet
+	last     *snapshot.HealthPicture // as it was last shown
+	lastOf   *snapshot.HealthPicture // the picture of last
 	unusable map[int64]struct{}      // of the picture
 	judged   time.Time
+	machines []health.Machine // of the reading at hand: there is one for each row of a listing
 }
 
-func newJudge(l log.Logger) *judge { return &judge{fleet: health.New(), log: l} }
+func newJudge(l log.Logger) *judge {
+	return &judge{fleet: health.New(), log: l, machines: []health.Machine{}}
+}
 
 // load takes a record of the state. One that cannot be read costs its runner
 // what was known of its health, and nothing else.
@@ -66,10 +71,11 @@ func (j *judge) listed(f *fleet, id int64, at time.Time) {
 func (j *judge) read(id int64, d *gitlab.RunnerDetails, managers []gitlab.Manager, at time.Time) {
 	r := health.Reading{At: at, ContactedAt: d.ContactedAt}
 	if managers != nil {
-		r.Machines = make([]health.Machine, len(managers))
-		for i, m := range managers {
-			r.Machines[i] = health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive}
+		r.Machines = j.machines[:0]
+		for _, m := range managers {
+			r.Machines = append(r.Machines, health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive})
 		}
+		j.machines = r.Machines
 	}
 	j.fleet.Read(id, r)
 }
@@ -96,6 +102,37 @@ func (f *fleet) judge(now time.Time) {
 		}
 	}
 	j.report(f, changes)
+}
+
+// shown is the last picture of the runners that stand in a fleet's sums: those
+// of a scope that is not to be read stand in neither, and one that joined since
+// stands in both.
+func (j *judge) shown(inv *inventory.Inventory, f *snapshot.Fleet) *snapshot.HealthPicture {
+	if j.picture == nil {
+		return nil
+	}
+	withdrawn := func(r snapshot.Ill) bool { return !inv.Shown(r.ID) }
+	some := slices.ContainsFunc(j.picture.Ill, withdrawn)
+	if !some && j.lastOf == j.picture && j.last.Runners == f.Health {
+		return j.last // the same picture, for those who compare it
+	}
+	p := *j.picture
+	p.Runners = f.Health
+	if some {
+		p.Ill, p.Suspects = slices.DeleteFunc(slices.Clone(p.Ill), withdrawn), [snapshot.NumSuspicions]int{}
+		for i := range p.Ill {
+			for s, since := range p.Ill[i].Suspects {
+				if !since.IsZero() {
+					p.Suspects[s]++
+				}
+			}
+		}
+	}
+	j.last, j.lastOf = &p, j.picture
+	if some {
+		j.lastOf = nil // whom it lacks may change
+	}
+	return j.last
 }
 
 // report logs who was found down or suspect, and who is well again. Unknown and

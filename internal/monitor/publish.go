@@ -71,7 +71,7 @@ func (p *publisher) publish(now time.Time) {
 	}
 	s.RowsGeneration = p.rowsGen
 	if s.Fleet != nil {
-		s.Health = f.health.picture
+		s.Health = f.health.shown(f.inv, s.Fleet)
 	}
 	s.Queue = p.queue.picture(now)
 	// Once a picture, not once a reading: it looks at every tag.

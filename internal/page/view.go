@@ -226,7 +226,7 @@ func plural(n int, one, more string) string {
 	return more
 }
 
-// gitlabs shows how far each GitLab can be believed.
+// gitlabs shows how recent the data of each GitLab are.
 func (v *fleetView) gitlabs(p *Page) {
 	for _, g := range v.Report.GitLabs {
 		c := gitlabView{GitLab: g, Tone: "ok", Board: p.links.board(boardOverview, g.Name, "", 0)}

@@ -56,6 +56,7 @@ type Fleet struct {
 	Runners       [NumRunnerTypes][NumStatuses][2]int // last index: 1 is paused
 	Busy          [NumRunnerTypes]int
 	JobsExecuting [NumRunnerTypes][2]int // last index: 0 running, 1 canceling
+	Health        HealthCounts
 
 	// Detailed is true once the details of every listed runner were read, or
 	// failed three times, or stand in the saved state. Until then Tags are
