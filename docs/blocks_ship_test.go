@@ -104,7 +104,7 @@ func TestShipDocumentBlocks(t *testing.T) {
 		}
 		run += blocks
 		t.Run(name, func(t *testing.T) {
-			dir := clone(t)
+			dir := rig.Checkout(t)
 			for file, text := range map[string]string{
 				"gitlab-token": token + "\n",
 				"config.yml":   "gitlabs:\n  - name: corp\n    url: " + server.URL + "\n    authorization: {credentials_file: gitlab-token}\n",
@@ -139,25 +139,4 @@ func TestShipDocumentBlocks(t *testing.T) {
 	if run < 10 {
 		t.Errorf("%d blocks run: the search is broken", run)
 	}
-}
-
-// clone is a checkout as readers have it, with what is not committed yet, and
-// with the tools that are installed already.
-func clone(t *testing.T) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "checkout")
-	rig.Run(t, "git", "clone", "-q", "--no-hardlinks", root, dir)
-	rig.Run(t, "sh", "-c", "cd "+root+" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory="+dir)
-	tools, err := filepath.EvalSymlinks(filepath.Join(root, ".tools"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	tools, err = filepath.Abs(tools)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(tools, filepath.Join(dir, ".tools")); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
