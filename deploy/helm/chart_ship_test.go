@@ -107,7 +107,7 @@ func TestShipChartRefuses(t *testing.T) {
 		"serviceMonitor.enabled=true,podMonitor.enabled=true":                      "both enabled",
 		"podMonitor.enabled=true,prometheusRule.enabled=true,nameOverride=runners": "label job of the pods, which is runners",
 	} {
-		out := rig.Refused(t, tool(t, "helm"), "template", release, chart, "--kube-version", kubernetes, "--values", valuesOf("one"), "--set", set)
+		out := rig.Refused(t, exec.CommandContext(t.Context(), tool(t, "helm"), "template", release, chart, "--kube-version", kubernetes, "--values", valuesOf("one"), "--set", set))
 		if !strings.Contains(out, want) {
 			t.Errorf("%s: want an error with %q:\n%.500s", set, want, out)
 		}

@@ -14,6 +14,10 @@ version=${version#v}
 # Packages sort by version: without a release it is older than each of them.
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || version=0.0.0~$version
 export VERSION=$version
+# The time of each file inside, and of the package: that of the commit, so that
+# two builds give the same bytes.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export SOURCE_DATE_EPOCH
 export MAINTAINER=${MAINTAINER:-"The gitlab_runner_fleet_exporter authors <noreply@example.com>"}
 BUILT=$(mktemp -d)
 export BUILT

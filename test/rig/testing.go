@@ -118,12 +118,12 @@ func Output(tb testing.TB, cmd *exec.Cmd) string {
 	return out.String()
 }
 
-// Refused runs a program that must fail, and returns what it wrote.
-func Refused(tb testing.TB, path string, args ...string) string {
+// Refused runs a command that must fail, and returns what it wrote.
+func Refused(tb testing.TB, cmd *exec.Cmd) string {
 	tb.Helper()
-	out, err := exec.CommandContext(tb.Context(), path, args...).CombinedOutput() //nolint:gosec // the test names the program
+	out, err := cmd.CombinedOutput()
 	if _, failed := errors.AsType[*exec.ExitError](err); !failed {
-		tb.Errorf("%s %s: %v, and it should fail\n%s", filepath.Base(path), strings.Join(args, " "), err, out)
+		tb.Errorf("%s %s: %v, and it should fail\n%s", filepath.Base(cmd.Path), strings.Join(cmd.Args[1:], " "), err, out)
 	}
 	return string(out)
 }
