@@ -353,9 +353,36 @@ func TestShipKubernetes(t *testing.T) {
 		}
 		c.helm(t, verb, release, chart, "--namespace", "upgrade", "--values", valuesOf(name), "--set", "persistence.size=1Gi,persistence.storageClass=")
 	}
-	c.kubectl(t, "", "create", "namespace", namespace)
-	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--validate=strict", "-f", "../kubernetes/exporter.yaml")
-	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "-k", "../kubernetes")
+	c.documented(t)
+	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "../kubernetes/exporter.yaml")
+	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "--validate=strict", "--force-conflicts", "-k", "../kubernetes")
+}
+
+// documented runs the commands of docs/kubernetes.md as they stand there, by a
+// reader who has a token. Both ways create the namespace: the first gets another.
+func (c cluster) documented(t *testing.T) {
+	t.Helper()
+	dir := rig.Checkout(t)
+	write(t, filepath.Join(dir, "gitlab-token"), "glpat-documents\n")
+	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(read(t, "../../docs/kubernetes.md")), -1)
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks of commands in docs/kubernetes.md", len(blocks))
+	}
+	for i, block := range blocks {
+		text := block[1]
+		if i == 0 {
+			text = strings.ReplaceAll(text, namespace, "chart")
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", text)
+		cmd.Dir = dir
+		cmd.Env = []string{"HOME=" + t.TempDir(), "KUBECONFIG=" + c.kubeconfig, "PATH=" + filepath.Join(dir, ".tools") + ":" + os.Getenv("PATH")}
+		rig.Output(t, cmd)
+	}
+	for ns, want := range map[string]int{"chart": 1, namespace: 1} {
+		if sets := strings.Fields(c.kubectl(t, "", "get", "statefulsets", "--namespace", ns, "--output", "name")); len(sets) != want {
+			t.Errorf("after the commands of docs/kubernetes.md: StatefulSets %v in %s", sets, ns)
+		}
+	}
 }
 
 // externalSecrets stands for the External Secrets Operator's definition, of which
