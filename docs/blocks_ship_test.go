@@ -30,6 +30,11 @@ var notRun = map[string]string{
 	"alerts/README.md: go test ./alerts -update":                                     "make test runs both",
 	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml up":      "no registry for the images: TestComposeStack runs the programs with these files",
 	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml -f mine": "likewise",
+	"docs/counting.md: go test ./internal/ledger":                                    "a million jobs: make sim",
+	"docs/performance.md: go run ./test/scale -first":                                "an hour; TestMeasuresAFirstPicture does it small",
+	"docs/performance.md: make bench-scale":                                          "more than an hour",
+	"docs/performance.md: go test ./internal/gitlab":                                 "measurements: make bench",
+	"docs/performance.md: go run ./test/scale -runners":                              "minutes of measurement; TestMeasuresASmallFleet does it small",
 	"docs/dashboards.md: make tools":                                                 "25 minutes: make bench-queries",
 	"docs/dashboards.md: apt-get install chromium":                                   "installs a browser: make pictures",
 	"docs/install.md: apt-get install ./dist":                                        "no systemd here: TestShipPackages installs into a copy of this system",
@@ -83,10 +88,13 @@ func TestShipDocumentBlocks(t *testing.T) {
 	block:
 		for _, m := range shellBlock.FindAllStringSubmatch(read(t, path), -1) {
 			text := note.ReplaceAllString(m[1], "")
-			for key := range notRun {
+			for key, reason := range notRun {
 				if document, begin, _ := strings.Cut(key, ": "); document == name && strings.HasPrefix(text, begin) {
 					used[key] = true
 					skipped++
+					if reason == "" {
+						t.Errorf("%s is not run, without a reason", key)
+					}
 					continue block
 				}
 			}
@@ -135,7 +143,7 @@ func TestShipDocumentBlocks(t *testing.T) {
 			t.Errorf("no block %q is left to be skipped (%s)", key, reason)
 		}
 	}
-	t.Logf("%d blocks run, %d not", run, skipped)
+	t.Logf("counted: %d blocks of commands run, %d not, each with its reason", run, skipped)
 	if run < 10 {
 		t.Errorf("%d blocks run: the search is broken", run)
 	}
