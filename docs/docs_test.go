@@ -491,6 +491,25 @@ func TestShellBlocksParseAndNameFiles(t *testing.T) {
 	}
 }
 
+// TestCommandsAreMarked: a block of commands that is not marked sh would be run by
+// no test and counted by none.
+func TestCommandsAreMarked(t *testing.T) {
+	fence := regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```$")
+	command := regexp.MustCompile(`(?m)^ *(?:\$ )?(?:sudo |env |\./)?(?:go|make|git|curl|docker|podman|helm|kubectl|apt-get|dnf|rpm|systemctl|promtool|amtool|test/\S+\.sh|deploy/\S+\.sh|gitlab_runner_fleet_exporter) `)
+	found := 0
+	for _, path := range documents(t) {
+		for _, m := range fence.FindAllStringSubmatch(read(t, path), -1) {
+			found++
+			if m[1] != "sh" && command.MatchString(m[2]) {
+				t.Errorf("%s: mark this block sh:\n%s", path, m[2])
+			}
+		}
+	}
+	if found < 100 {
+		t.Errorf("%d blocks found: the search is broken", found)
+	}
+}
+
 var (
 	inlineLink = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	htmlLink   = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
