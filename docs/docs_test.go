@@ -548,6 +548,38 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
+// TestReadmesReachEachDocument: a page that neither README leads to, directly or
+// by another page, is found by nobody.
+func TestReadmesReachEachDocument(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil || len(pages) < 20 {
+		t.Fatalf("pages %v, %v", pages, err)
+	}
+	for _, start := range []string{readme, readmeZh} {
+		reached := map[string]bool{}
+		var follow func(path string)
+		follow = func(path string) {
+			path = strings.TrimPrefix(filepath.Clean(path), filepath.Join("..", "docs")+"/")
+			if reached[path] {
+				return
+			}
+			reached[path] = true
+			for _, m := range inlineLink.FindAllStringSubmatch(fence.ReplaceAllString(read(t, path), ""), -1) {
+				file, _, _ := strings.Cut(m[1], "#")
+				if target := filepath.Join(filepath.Dir(path), file); strings.HasSuffix(file, ".md") && !strings.Contains(file, "://") && target != readme {
+					follow(target)
+				}
+			}
+		}
+		follow(start)
+		for _, page := range pages {
+			if !reached[page] {
+				t.Errorf("%s does not lead to docs/%s", start, page)
+			}
+		}
+	}
+}
+
 // anchors are the names that a forge makes of a document's headings.
 func anchors(text string) []string {
 	var out []string
