@@ -494,8 +494,8 @@ func run(t *testing.T, name string, args ...string) {
 const sloTests = "tests/slo/slo.yml"
 
 // promtool lets one release check and try the rules, with the defaults and with
-// everything switched on.
-func promtool(t *testing.T, path string) {
+// everything switched on. Narrowed, each case has only the rules that it needs.
+func promtool(t *testing.T, path string, narrowed bool) {
 	t.Helper()
 	run(t, path, "check", "rules", "--lint=all", "--lint-fatal", rulesFile)
 	files, err := filepath.Glob("tests/*.yml")
@@ -519,14 +519,18 @@ func promtool(t *testing.T, path string) {
 	for _, f := range append(files, filepath.Join(dir, "slo.yml")) {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			t.Parallel()
-			run(t, path, "test", "rules", f)
+			cases := []string{f}
+			if narrowed {
+				cases = narrow(t, f)
+			}
+			run(t, path, append([]string{"test", "rules"}, cases...)...)
 		})
 	}
 }
 
 func TestPromtool(t *testing.T) {
 	rig.Long(t, "evaluates days of rules")
-	promtool(t, tool(t, tools+"/promtool", "make tools"))
+	promtool(t, tool(t, tools+"/promtool", "make tools"), false)
 }
 
 func TestRoutingIsAccepted(t *testing.T) {
