@@ -70,6 +70,21 @@ type Job struct {
 	Queued        float64 // queued_duration, seconds; negative: null or missing
 	FailureReason string
 	ProjectID     int64
+	URL           string // its page in GitLab, of one that executes
+}
+
+// JobDetails is a job with what GET /projects/:id/jobs/:job_id adds to the row
+// of a list (docs/gitlab-api.md 11). Whether its ref is protected is not in it.
+type JobDetails struct {
+	Job
+
+	WebURL      string
+	Tags        []string
+	TagsOmitted int  // tags beyond the bounds of RunnerDetails.Tags
+	TagsKnown   bool // false: the answer does not have them
+	RunnerID    int64
+	Runner      string    // its description
+	At          time.Time // of the answer, by GitLab's clock; zero: not known
 }
 
 // RunnersPage is one page of a runner list, read by number (docs/gitlab-api.md 2).

@@ -63,3 +63,11 @@ func (inv *Inventory) Paused(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && r.paused
 }
+
+// Most is how many jobs a runner was seen to execute at once within a week; 0: none.
+func (inv *Inventory) Most(id int64) int {
+	if r := inv.runners[id]; r != nil {
+		return r.peaks.most(inv.listedAt)
+	}
+	return 0
+}

@@ -45,7 +45,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 		return client.For(budget.New(budget.Options{Concurrency: 1}).Gate(budget.Listing))
 	}}
 	b := l.newBound(gitlab.RouteAllRunners, 1)
-	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
+	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, nil, b)
 	if b.end(); l.held.Load() != 0 {
 		t.Errorf("%d bytes are held after the listing", l.held.Load())
 	}

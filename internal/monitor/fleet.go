@@ -33,6 +33,9 @@ type fleet struct {
 	failures *failures
 	machines machinesEndpoint
 	noJobs   map[int64]struct{} // runners whose list of jobs answered 404
+	others   map[string]others  // by scope; empty unless this is the first of several shards
+
+	scopeKeys []string
 
 	tried   bool // GitLab was asked once, or this is served from saved state
 	started bool // the first start is on disk: jobs may be read

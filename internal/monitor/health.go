@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -92,8 +93,12 @@ func (f *fleet) judge(now time.Time) {
 	changes, picture := j.fleet.Judge(at)
 	j.picture, j.unusable = picture, map[int64]struct{}{}
 	for i := range picture.Ill {
-		if r := &picture.Ill[i]; !r.Usable() {
+		r := &picture.Ill[i]
+		if !r.Usable() {
 			j.unusable[r.ID] = struct{}{}
+		}
+		if r.OrphanedJobs > 0 {
+			r.Jobs = f.executedJobs(r.ID)
 		}
 	}
 	for _, id := range j.fleet.Due(at) {
@@ -133,6 +138,18 @@ func (j *judge) shown(inv *inventory.Inventory, f *snapshot.Fleet) *snapshot.Hea
 		j.lastOf = nil // whom it lacks may change
 	}
 	return j.last
+}
+
+// mostJobRefs is how many jobs of one runner are named.
+const mostJobRefs = 20
+
+// executedJobs names the jobs that a runner executes, the oldest first.
+func (f *fleet) executedJobs(id int64) (refs []snapshot.JobRef) {
+	for _, j := range f.led.ExecutingJobs(id) {
+		refs = append(refs, snapshot.JobRef{ID: j.ID, URL: j.URL})
+	}
+	slices.SortFunc(refs, func(a, b snapshot.JobRef) int { return cmp.Compare(a.ID, b.ID) })
+	return refs[:min(len(refs), mostJobRefs)]
 }
 
 // report logs who was found down or suspect, and who is well again. Unknown and

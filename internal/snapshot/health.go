@@ -115,7 +115,14 @@ type Ill struct {
 	// GitLab's rows of those machines.
 	OrphanedJobs      int
 	Machines          []int64
+	Jobs              []JobRef // that it executes, as last read; only where OrphanedJobs is above 0
 	ConsecutiveFailed int
+}
+
+// JobRef names a job.
+type JobRef struct {
+	ID  int64
+	URL string // of its page in GitLab; "": not known
 }
 
 // Usable is false for a runner that would not do a job if it got one:

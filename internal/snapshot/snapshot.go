@@ -28,6 +28,10 @@ type GitLab struct {
 	// Queue is nil where the queue is not read, cannot be read, or was not read
 	// for three intervals: an unreadable queue is no empty one.
 	Queue *Queue
+	// QueueState is QueueRead where Queue is not nil, and else why it is.
+	QueueState QueueState
+	// QueueAt is when Queue was read, by our clock.
+	QueueAt time.Time
 	// Health is nil until the runners were judged for the first time, and where
 	// Fleet is nil. It judges those of Fleet.
 	Health *HealthPicture
