@@ -20,9 +20,9 @@ import (
 var bounds = []float64{1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200}
 
 var (
-	labelName     = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-	severityName  = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
-	address       = regexp.MustCompile(`^[^\s'"{}\\` + "`" + `]+[^\s'"{}\\/` + "`" + `]$`)
+	labelName    = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+	severityName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+	address      = regexp.MustCompile(`^[^\s'"{}\\` + "`" + `]+[^\s'"{}\\/` + "`" + `]$`)
 	// tagBlanks are what a single tag may have, by where it stands.
 	tagBlanks = map[string]map[string]any{
 		"queueSLO.tags":    {"seconds": 300.0, "objective": 0.95},
