@@ -178,8 +178,10 @@ func TestOnePageForOneCause(t *testing.T) {
 			alerts: []map[string]string{
 				al("GitLabRunnerTagSaturated", "gitlab", "corp", "tag", "pool-06"),
 				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "pool-06"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "team-03"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "team-03"),
 			},
-			heard: []string{"GitLabRunnerTagSaturated corp pool-06"},
+			heard: []string{"GitLabRunnerTagQueueSlow corp team-03", "GitLabRunnerTagSaturated corp pool-06"},
 		},
 		{
 			cause: "a lost tag explains its waiting jobs",

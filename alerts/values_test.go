@@ -45,7 +45,7 @@ alerts:
 		"runbook_url: 'https://wiki.example.org/runbooks/GitLabRunnerOffline.md'",
 		"dashboard_url: 'https://grafana.example.org/d/grf-tags?",
 		"> 25",
-		`:age{tag="c++ \"x\""} > 60 or`, `:age{tag="gpu"} > 900 or`, `:age{tag!~"[(](unknown|no_runner)[)]",tag!="c++ \"x\"",tag!="gpu"} > 1800`,
+		`:own{tag="c++ \"x\""} > 60 or`, `:own{tag="gpu"} > 900 or`, `:own{tag!="c++ \"x\"",tag!="gpu",} > 1800`,
 		":sum[5d:10m])", ":most >= 3",
 		`le=~"600([.]0)?"`, "14.4 * (1 - 0.96)",
 		"severity: page", "60 * 90",

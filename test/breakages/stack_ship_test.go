@@ -42,7 +42,7 @@ var literals = []struct {
 }{
 	{"gitlab_shard_instance:gitlab_runner_fleet_up:fresh", "300", 1},
 	{"gitlab_tag:gitlab_runner_fleet_tag_usable_runners:lost", "86400", 2},
-	{affectedTags + " queue_slow", "600", 1},
+	{affectedTags + " queue_slow", "600", 2},
 	{affectedTags + " saturated", "300", 1},
 	{affectedTags + " queue_old", "3600", 1},
 	{"gitlab_tag:gitlab_runner_fleet_tag_usable_runners:idle", "300", 1},
