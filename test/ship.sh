@@ -20,6 +20,7 @@ go build -o .tools/summary ./test/summary
 echo "== go test -tags ship"
 mapfile -t rest < <(go list ./... | grep -v test/breakages)
 go test -json -tags ship -run Ship -count=1 -timeout 30m "${rest[@]}" | .tools/summary
+(cd test/promcheck && go test -json -tags ship -run Ship -count=1 -timeout 30m ./...) | .tools/summary
 # By itself: it is about when a notification arrives, and what builds images
 # beside it would be in the way.
 echo "== breakages up to the notification that arrives (16 minutes)"
