@@ -115,8 +115,8 @@ func fullTable() string {
 	return b.String()
 }
 
-// TestFullTable: each family has one row, and no cell is split by its text.
-func TestFullTable(t *testing.T) {
+// TestEachFamilyHasOneWholeRow: each family has one row, and no cell is split by its text.
+func TestEachFamilyHasOneWholeRow(t *testing.T) {
 	rows := map[string]int{}
 	for line := range strings.Lines(fullTable()) {
 		if !strings.HasPrefix(line, "| `gitlab_") {
@@ -211,8 +211,8 @@ var (
 	ownFamily = regexp.MustCompile(`:?\bgitlab_runner_fleet_[a-z0-9_]+:?`)
 )
 
-// TestNamesExist: each flag and each metric that a document names is there.
-func TestNamesExist(t *testing.T) {
+// TestNamedFlagsAndMetricsExist: each flag and each metric that a document names is there.
+func TestNamedFlagsAndMetricsExist(t *testing.T) {
 	known := map[string]bool{}
 	for _, f := range flags(t) {
 		known[f.name] = true
@@ -590,9 +590,9 @@ func documents(t *testing.T) []string {
 	return out
 }
 
-// TestPlainWords: programs and documents report, return and show; words of people
+// TestDocumentsUsePlainWords: programs and documents report, return and show; words of people
 // telling each other things, which translate badly, stay out of what users read.
-func TestPlainWords(t *testing.T) {
+func TestDocumentsUsePlainWords(t *testing.T) {
 	odd := regexp.MustCompile(`(?i)\b(?:dearest|tells|told|hears)\b|\btell of\b`)
 	texts := map[string]string{}
 	for _, path := range documents(t) {

@@ -69,9 +69,9 @@ func TestChartHoldsWhatTheRepositoryHas(t *testing.T) {
 	expected(t, chart+"/values.schema.json", append(text, '\n'))
 }
 
-// TestSchemaKnowsEachValue: a key that values.yaml has and the schema has not
+// TestSchemaHasEachValue: a key that values.yaml has and the schema has not
 // would be refused, and one the other way round would be found by nobody.
-func TestSchemaKnowsEachValue(t *testing.T) {
+func TestSchemaHasEachValue(t *testing.T) {
 	var have map[string]any
 	if err := yaml.Unmarshal(read(t, chart+"/values.yaml"), &have); err != nil {
 		t.Fatal(err)

@@ -197,9 +197,9 @@ func total(page, family string) (sum float64) {
 	return sum
 }
 
-// TestShipPackages goes through the life of each package. What the service counted
+// TestShipPackagesKeepStateAndEditsOverAnUpgrade goes through the life of each package. What the service counted
 // outlives the upgrade, and so do files that were edited.
-func TestShipPackages(t *testing.T) {
+func TestShipPackagesKeepStateAndEditsOverAnUpgrade(t *testing.T) {
 	older, newer := built(t)
 	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 12, Tags: 5, JobsPerHour: 4000, History: time.Hour, Token: token, Healthy: true})
 	var down atomic.Bool
