@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// TestSampleAnswersOfGitLabsPage serves the Runner API page's own sample answers as they
+// TestSampleAnswersOfGitLabsPageAreRead serves the Runner API page's own sample answers as they
 // stand there, impossible ones among them (a runner that is active and called
 // paused, a running job with an end), and holds what the real program makes of
 // them. Two of the runners have no details: they are answered 403.
-func TestSampleAnswersOfGitLabsPage(t *testing.T) {
+func TestSampleAnswersOfGitLabsPageAreRead(t *testing.T) {
 	t.Parallel()
 	sample := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "gitlab", "testdata", name))

@@ -153,8 +153,8 @@ func TestFiguresAreWrittenForPeople(t *testing.T) {
 	}
 }
 
-// TestAnswersTook: pages of GraphQL come one after the other, the rest at once.
-func TestAnswersTook(t *testing.T) {
+// TestOnlyGraphQLPagesAreReckonedInTurn: pages of GraphQL come one after the other, the rest at once.
+func TestOnlyGraphQLPagesAreReckonedInTurn(t *testing.T) {
 	t.Parallel()
 	s := samples(`gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/graphql"} 5
 gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/graphql"} 30
@@ -175,7 +175,7 @@ gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route
 	}
 }
 
-func TestReadsAScrape(t *testing.T) {
+func TestScrapeIsReadIntoFigures(t *testing.T) {
 	t.Parallel()
 	s := samples(`# HELP gitlab_runner_fleet_tag_runners b
 gitlab_runner_fleet_tag_runners{gitlab="a tag=\"x\"",tag="gpu"} 1
@@ -221,9 +221,9 @@ go_goroutines 12
 	}
 }
 
-// TestSumsTheCollections: the runtime's lines are taken out of the log, unless
+// TestCollectionsAreSummed: the runtime's lines are taken out of the log, unless
 // another fell into the middle of one.
-func TestSumsTheCollections(t *testing.T) {
+func TestCollectionsAreSummed(t *testing.T) {
 	t.Parallel()
 	var gc collections
 	for line, drop := range map[string]bool{
