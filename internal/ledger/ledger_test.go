@@ -166,7 +166,7 @@ func TestBeginIsOnceAndNothingComesBefore(t *testing.T) {
 	}
 }
 
-func TestSince(t *testing.T) {
+func TestSinceIsWhenARunnerCameIntoView(t *testing.T) {
 	type listing struct {
 		ids   []int64
 		scope string
@@ -209,7 +209,7 @@ func TestSince(t *testing.T) {
 	}
 }
 
-func TestSinceDecides(t *testing.T) {
+func TestJobsBeforeSinceDoNotCount(t *testing.T) {
 	l, _ := begun(t)
 	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(60))
 	l.Listed([]Member{{ID: 9, Type: snapshot.GroupType}, {ID: 10, Type: snapshot.GroupType}}, "instance", at(61))
@@ -217,7 +217,7 @@ func TestSinceDecides(t *testing.T) {
 	wantFinished(t, l, 1) // not its history
 }
 
-func TestFloor(t *testing.T) {
+func TestFloorNeverGoesBack(t *testing.T) {
 	l, d := begun(t)
 	if now := l.Advance(at(10*24*60), at(1)); now != at(1).Add(clockSlack) {
 		t.Errorf("a Date ten days ahead gave %v", now)
@@ -268,7 +268,7 @@ func TestFloorIsOnDiskWithWhatWasForgotten(t *testing.T) {
 	wantFinished(t, l, 1)
 }
 
-func TestForget(t *testing.T) {
+func TestOnlyJobsBelowTheFloorAreForgotten(t *testing.T) {
 	l, d := begun(t)
 	for i := range 50 {
 		read(l, 10, at(float64(i)*60), reading{newest: []gitlab.Job{ran(int64(i+1), "success", float64(i)*60-5, float64(i)*60-1)}})
@@ -302,7 +302,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-func TestWatchAndAsk(t *testing.T) {
+func TestWatchedJobIsAskedForUntilItEnds(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), ran(8, "running", 0.6, 0)}})
 	if running, canceling, oldest, ok := l.Executing(10); running != 2 || canceling != 0 || !oldest.Equal(at(0.5)) || !ok {
@@ -340,7 +340,7 @@ func TestWatchAndAsk(t *testing.T) {
 	}
 }
 
-func TestThreeRefusalsInARow(t *testing.T) {
+func TestJobIsGivenUpAfterThreeRefusalsInARow(t *testing.T) {
 	for code, reason := range map[int]snapshot.UnresolvedReason{404: snapshot.UnresolvedDeleted, 403: snapshot.UnresolvedForbidden} {
 		t.Run(strconv.Itoa(code), func(t *testing.T) {
 			l, d := begun(t)
@@ -428,7 +428,7 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 
 // A runner that comes into view with a scope that was new, or refused, may be
 // an old one: what it did before the scope was read does not count.
-func TestRunnerOfAScopeThatWasOutOfSight(t *testing.T) {
+func TestHistoryBehindANewScopeDoesNotCount(t *testing.T) {
 	for name, c := range map[string]struct {
 		member  Member
 		counted uint64
@@ -450,7 +450,7 @@ func TestRunnerOfAScopeThatWasOutOfSight(t *testing.T) {
 	}
 }
 
-func TestRunnerGone(t *testing.T) {
+func TestJobsOfADeletedRunnerAreAskedFor(t *testing.T) {
 	l, _ := begun(t)
 	homeless := ran(8, "running", 0.5, 0)
 	homeless.ProjectID = 0
@@ -547,7 +547,7 @@ func TestQueueTimeIsObservedOnce(t *testing.T) {
 	}
 }
 
-func TestJobsWithoutStamps(t *testing.T) {
+func TestJobsWithoutStampsAreCounted(t *testing.T) {
 	refused := ran(1, "failed", 0, 0)
 	refused.CreatedAt = at(1)
 	refusedLate := ran(2, "failed", 0, 0)
@@ -570,7 +570,7 @@ func TestJobsWithoutStamps(t *testing.T) {
 	}
 }
 
-func TestDurationBuckets(t *testing.T) {
+func TestDurationsFallIntoTheirBuckets(t *testing.T) {
 	l, _ := begun(t)
 	exact := ran(1, "failed", 1, 2) // 60 s: a bound belongs to its bucket
 	exact.FailureReason = "script_failure"
@@ -586,7 +586,7 @@ func TestDurationBuckets(t *testing.T) {
 	}
 }
 
-func TestSettledWins(t *testing.T) {
+func TestSettledJobStaysSettled(t *testing.T) {
 	l, d := begun(t)
 	done, running := ran(7, "success", 1, 2), ran(7, "running", 1, 0)
 	read(l, 10, at(3), reading{newest: []gitlab.Job{done, done}})
@@ -694,7 +694,7 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 	}
 }
 
-func TestHint(t *testing.T) {
+func TestGrownTotalHintsAtUnseenJobs(t *testing.T) {
 	l, _ := begun(t)
 	a, b := ran(1, "success", 1, 2), ran(2, "success", 1, 2)
 	list := func(total int, jobs ...gitlab.Job) bool {
@@ -824,7 +824,7 @@ func TestAWalkKeepsItsBound(t *testing.T) {
 	}
 }
 
-func TestTooOldIsToldOnce(t *testing.T) {
+func TestTooOldIsReportedOnce(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 5, 1, 0.5)})
 	d.commit(l)
@@ -858,7 +858,7 @@ func TestTooOldIsToldOnce(t *testing.T) {
 	wantFinished(t, l, 1)
 }
 
-func TestDelays(t *testing.T) {
+func TestDelaysAreReportedOnce(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(5), reading{newest: []gitlab.Job{ran(2, "success", 1, 3), ran(1, "success", 1, 5.5)}})
 	if d := l.Delays(); len(d) != 1 || d[0] != 2*time.Minute {
@@ -950,7 +950,7 @@ func tagNames(l *Ledger) (names []string) {
 	return names
 }
 
-func TestTagsEndAndReturn(t *testing.T) {
+func TestTagKeepsItsCountersFor30Days(t *testing.T) {
 	l, d := begun(t)
 	l.Tags([]string{"a", "b", snapshot.TagOther})
 	l.Describe(10, []string{"a", snapshot.TagOther})
@@ -993,7 +993,7 @@ func TestTagsEndAndReturn(t *testing.T) {
 	}
 }
 
-func TestARunnerLeavesAndReturns(t *testing.T) {
+func TestRunnerKeepsItsCountersFor30Days(t *testing.T) {
 	members := []Member{{ID: 10, Type: snapshot.GroupType}}
 	for _, c := range []struct {
 		days float64
@@ -1077,7 +1077,7 @@ func TestAFailedBatchIsDeliveredAgain(t *testing.T) {
 }
 
 // A commit may be reported as failed and yet be on disk.
-func TestAFailedBatchThatIsOnDisk(t *testing.T) {
+func TestFailedBatchThatIsOnDiskLeavesNothingOver(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
 	b := l.Batch()
@@ -1095,7 +1095,7 @@ func TestAFailedBatchThatIsOnDisk(t *testing.T) {
 }
 
 // A record that is to be deleted must not take one with it that came anew.
-func TestDeletedAndBack(t *testing.T) {
+func TestDeletionSparesWhatReturned(t *testing.T) {
 	l, d := begun(t)
 	l.Tags([]string{"a"})
 	l.Tags(nil)
@@ -1156,7 +1156,7 @@ func TestForgetLeavesNothing(t *testing.T) {
 	same(t, l, d.open(t, day))
 }
 
-func TestWalkWanted(t *testing.T) {
+func TestWalkIsWantedUntilOneIsWhole(t *testing.T) {
 	l, d := begun(t)
 	list := func(total int) {
 		p := l.poll(10, at(5))
@@ -1237,7 +1237,7 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 
 // The running list is left out where the newest rows show as many jobs as the
 // list of runners counted, at the time that it counted, and no watched one is missing.
-func TestExplains(t *testing.T) {
+func TestNewestRowsExplainTheNumberOfTheList(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})
 	for _, c := range []struct {
@@ -1274,7 +1274,7 @@ func TestExplains(t *testing.T) {
 
 // A job that is met after the list's total was read is not in it: the next total
 // holds nothing unknown.
-func TestMetAfterTheTotal(t *testing.T) {
+func TestJobMetAfterTheTotalWantsNoWalk(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(7, "success", 0.5, 0.7)}, total: 1})
 	for i, total := range []int{1, 2} {
@@ -1295,7 +1295,7 @@ func TestMetAfterTheTotal(t *testing.T) {
 
 // A few rows are read where a few will do: not at first, not after many, and
 // not where a full page may spare a walk.
-func TestRows(t *testing.T) {
+func TestFewRowsAreReadWhereAFewWillDo(t *testing.T) {
 	l, _ := begun(t)
 	rows := func(minutes float64) int { return l.poll(10, at(minutes)).rows(time.Hour) }
 	if got := rows(1); got != 0 {
