@@ -14,14 +14,14 @@ import (
 	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudget; one in fifty executes, and GitLab allows 6 requests a minute for each 100; 0: 500, or fewer where that is slow")
+var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudgetLosesNoJob; one in fifty executes, and GitLab allows 6 requests a minute for each 100; 0: 500, or fewer where that is slow")
 
 // A fleet whose budget suffices for the list and for the runners that execute,
 // and for little else: these are read as configured, the others late by a
 // bounded time that is shown, and no job is lost. By GraphQL, which shows
 // each runner whether it did anything, the same budget suffices for all.
 // -args -fleet=10000: 10,000 runners, 200 of them execute, 600 requests a minute.
-func TestLargeFleetOnASmallBudget(t *testing.T) {
+func TestLargeFleetOnASmallBudgetLosesNoJob(t *testing.T) {
 	t.Parallel()
 	rig.Long(t, "simulates a day of a fleet")
 	t.Run("REST", func(t *testing.T) {

@@ -52,7 +52,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 }
 
 // A list that never ends because each page is the same fails soon.
-func TestListThatRepeatsItself(t *testing.T) {
+func TestListThatRepeatsItselfFailsSoon(t *testing.T) {
 	pages, err := pagesOf(t, func(int) []int { return []int{7, 8, 9} })
 	if gitlab.ReasonOf(err) != gitlab.ReasonDecode || len(pages) > 0 || !strings.HasPrefix(err.Error(), "get /runners/all: decode: ") {
 		t.Errorf("%d pages, %v", len(pages), err)

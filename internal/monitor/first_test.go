@@ -311,7 +311,7 @@ func TestAnInterruptedFirstPictureLosesNoJobs(t *testing.T) {
 
 // A release without the endpoint of machines costs a few requests and holds no
 // version back; runners that were just deleted are no such release.
-func TestNoEndpointForMachines(t *testing.T) {
+func TestMissingMachinesEndpointHoldsNothingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Version: "15.0.0", Runners: 300, Tags: 8, Token: secret})
 		s := newScraper()
@@ -407,7 +407,7 @@ func tagOf(f *snapshot.Fleet, name string) *snapshot.Tag {
 
 // A long first reading is reported each minute: how many of how many, and
 // about how long still.
-func TestProgressOfALongFirstReading(t *testing.T) {
+func TestProgressOfALongFirstReadingIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 900, Tags: 8, Token: secret, JobsPerHour: 150, History: time.Hour})
 		var out lines
@@ -468,7 +468,7 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 }
 
 // GitLab down: how long it takes is not known.
-func TestProgressStandsStill(t *testing.T) {
+func TestProgressInAnOutageIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 900, Tags: 8, Token: secret})
 		var out lines

@@ -56,7 +56,7 @@ func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "
 
 // A revoked token stops all but the listing, is logged once with what to do,
 // and a rotated one is taken up without a restart.
-func TestTokenRevokedAndRotated(t *testing.T) {
+func TestRotatedTokenIsTakenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{
@@ -138,7 +138,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 
 // While GitLab is down the last numbers stay until staleness, then the gauges
 // are withdrawn and the counters stay; afterwards all comes back.
-func TestGitLabIsDown(t *testing.T) {
+func TestGaugesAreWithdrawnWhileGitLabIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, JobsPerHour: 300, Shape: briskJobs(), Token: secret})
 		var out lines
@@ -204,7 +204,7 @@ func sumOf(m map[string]int) (n int) {
 	return n
 }
 
-func TestStartedWhileGitLabIsDown(t *testing.T) {
+func TestStartWhileGitLabIsDownRecovers(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{"refused": {Drop: true}, "502": {Status: 502}, "silent": {Latency: time.Hour}} {
 		t.Run(name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestStartedWhileGitLabIsDown(t *testing.T) {
 
 // A Date that is wrong once by ten days must not move the first start, nor
 // throw away or invent a job.
-func TestWrongDate(t *testing.T) {
+func TestWrongDateLosesNoJob(t *testing.T) {
 	t.Parallel()
 	for _, skew := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour} {
 		for _, at := range []time.Duration{0, 2 * time.Minute} {

@@ -23,7 +23,7 @@ const ownNotFound = `{"message":"404 Not Found"}`
 // An hour in which something in between, or a GitLab that is broken, answers
 // all there is with a 404, 401 or 403: nobody leaves, nothing is given up, and
 // with the first listing all is back.
-func TestAnHourOfForeignAnswers(t *testing.T) {
+func TestForeignAnswersRemoveNobody(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		fault  gitlabsim.Fault
@@ -151,7 +151,7 @@ func scopesShown(g *snapshot.GitLab) string {
 
 // One group of three that GitLab refuses blinds no other: its runners stay for
 // staleness, then they and what is known of their tags leave the sums.
-func TestOneScopeIsRefused(t *testing.T) {
+func TestRefusedScopeBlindsNoOther(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{
 		"deleted":   {Status: 404, Body: `{"message":"404 Group Not Found"}`, ContentType: "application/json"},
@@ -245,7 +245,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 
 // A scope that fails by itself, without being refused, makes up 0; the others
 // are read all the same, as often as ever.
-func TestOneScopeFails(t *testing.T) {
+func TestFailedScopeBlindsNoOther(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{
 		"503":        {Status: 503},
@@ -299,7 +299,7 @@ func TestOneScopeFails(t *testing.T) {
 
 // At a first start a scope that cannot be read must not hold up the others,
 // nor make a floor look like a tag that nobody has.
-func TestFirstStartWithAScopeThatFails(t *testing.T) {
+func TestFailedScopeHoldsUpNoFirstStart(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		fault gitlabsim.Fault
@@ -333,7 +333,7 @@ func TestFirstStartWithAScopeThatFails(t *testing.T) {
 
 // GitLab's own 404 for a runner that is listed removes nobody; one for a runner
 // that is not listed any more makes it leave with the next listing.
-func TestNotFoundIsADoubt(t *testing.T) {
+func TestNotFoundAloneRemovesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world, ids, o := scopedWorld(t)
@@ -394,7 +394,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 
 // A new runner that is listed, but not on each replica yet, is asked for again
 // with the next listings.
-func TestNewRunnerNotOnEachReplicaYet(t *testing.T) {
+func TestNewRunnerIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 3, Tags: 3, Token: secret})
@@ -502,7 +502,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 
 // A GitLab that asks to wait for longer than staleness: logged once, and up is 0
 // with the gauges.
-func TestLongPauseIsTold(t *testing.T) {
+func TestLongPauseIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, Token: secret})
