@@ -213,7 +213,7 @@ func TestLoadEndsAtTheCallersError(t *testing.T) {
 	})
 }
 
-func TestRecordsThatCannotBeStored(t *testing.T) {
+func TestUnstorableRecordsAreRefused(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		s := openState(t, open(t, path), "corp")
@@ -234,7 +234,7 @@ func TestRecordsThatCannotBeStored(t *testing.T) {
 }
 
 // Any history of batches, reopened now and then, must leave what a map has.
-func TestAgainstAMap(t *testing.T) {
+func TestStoreEqualsAMap(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		for seed := range uint64(4) {
@@ -286,7 +286,7 @@ func apply(model map[string]string, b Batch) {
 	}
 }
 
-func TestWhoseStateItIs(t *testing.T) {
+func TestStateOfAnotherGitLabIsRefused(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		f := open(t, path)
@@ -339,7 +339,7 @@ func TestWhoseStateItIs(t *testing.T) {
 	})
 }
 
-func TestLayouts(t *testing.T) {
+func TestNewerLayoutIsRefused(t *testing.T) {
 	if _, err := Open(t.Context(), Options{}); err == nil {
 		t.Error("a folder without a layout")
 	}
@@ -437,7 +437,7 @@ func TestNewerFormatIsNotDamage(t *testing.T) {
 	}
 }
 
-func TestFileNames(t *testing.T) {
+func TestEachNameHasItsOwnFile(t *testing.T) {
 	names := []string{
 		"corp", "Corp", "CORP", "..", ".", "a/b", `a\b`, "a%2fb", "a%2Fb", "..db", "lock", "x.db", "x.db.damaged-20260101T000000Z", "x.db.new",
 		"ünïcode", "u\u0308", "ü", " ", "a b", "a\x00b", "\n", "~", "con", strings.Repeat("x", 99), strings.Repeat("x", 101), strings.Repeat("x", 200), strings.Repeat("x", 201),
@@ -499,7 +499,7 @@ func TestFolderIsPrivate(t *testing.T) {
 	}
 }
 
-func TestPrune(t *testing.T) {
+func TestPruneRemovesOnlyOldFilesOfOurs(t *testing.T) {
 	path := t.TempDir()
 	now := time.Now()
 	var logged bytes.Buffer
@@ -585,7 +585,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-func TestOneProcessToAFolder(t *testing.T) {
+func TestFolderBelongsToOneProcess(t *testing.T) {
 	path := t.TempDir()
 	first := open(t, path)
 	synctest.Test(t, func(t *testing.T) {
@@ -622,7 +622,7 @@ func TestOneProcessToAFolder(t *testing.T) {
 	})
 }
 
-func TestFolderThatIsAFile(t *testing.T) {
+func TestFolderThatIsAFileIsNamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -634,7 +634,7 @@ func TestFolderThatIsAFile(t *testing.T) {
 
 // Removed, replaced or renamed beneath us: said at once, not found out by the
 // restart that reads nothing.
-func TestFileVanishesInUse(t *testing.T) {
+func TestVanishedFileIsReportedAtOnce(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, fileName("corp"))
 	f := open(t, path)
@@ -673,7 +673,7 @@ func TestFileVanishesInUse(t *testing.T) {
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestManyStatesMayBeUsedAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		f := open(t, path)
