@@ -106,7 +106,7 @@ var (
 	image     = regexp.MustCompile(`^[a-z-]+/[a-z-]+:\$\{[A-Z]+_VERSION:-v?\d+\.\d+\.\d+\}$`)
 )
 
-// listens tells whether a service publishes the port of an address such as
+// listens reports whether a service publishes the port of an address such as
 // prometheus:9090.
 func (p project) listens(address string) bool {
 	name, port, err := net.SplitHostPort(address)
@@ -264,7 +264,7 @@ func TestGrafanaFindsItsSourceAndDashboards(t *testing.T) {
 	var c prometheusConfig
 	load(t, "prometheus.yml", &c)
 	if d.JSONData.TimeInterval != c.Global.ScrapeInterval {
-		t.Errorf("Grafana believes in scrapes each %s, they are each %s: $__rate_interval would be wrong", d.JSONData.TimeInterval, c.Global.ScrapeInterval)
+		t.Errorf("Grafana expects scrapes each %s, they are each %s: $__rate_interval would be wrong", d.JSONData.TimeInterval, c.Global.ScrapeInterval)
 	}
 	var boards struct {
 		APIVersion int `yaml:"apiVersion"`

@@ -268,7 +268,7 @@ func scrape(t *testing.T, set pod, index int, config, token string) string {
 		case e.ValueFrom.FieldRef.FieldPath == "metadata.labels['apps.kubernetes.io/pod-index']":
 			value = strconv.Itoa(index)
 		case e.ValueFrom.FieldRef.FieldPath != "":
-			t.Fatalf("%s: nothing here knows %s", e.Name, e.ValueFrom.FieldRef.FieldPath)
+			t.Fatalf("%s: this test has no value for %s", e.Name, e.ValueFrom.FieldRef.FieldPath)
 		case e.Name == "GITLAB_RUNNER_FLEET_WEB_LISTEN_ADDRESS":
 			value = "127.0.0.1:0"
 		}

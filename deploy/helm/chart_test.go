@@ -87,7 +87,7 @@ func sameKeys(t *testing.T, path string, have, schema map[string]any) {
 	t.Helper()
 	properties, ok := schema["properties"].(map[string]any)
 	if !ok {
-		return // anything that Kubernetes knows may stand there
+		return // anything that Kubernetes accepts may stand there
 	}
 	for key, value := range have {
 		known, ok := properties[key].(map[string]any)
@@ -162,7 +162,7 @@ func expected(t *testing.T, path string, want []byte) {
 		return
 	}
 	if !*update {
-		t.Errorf("%s is not what the repository says: run go test ./deploy/helm -update and look at the difference", path)
+		t.Errorf("%s is not what the repository has: run go test ./deploy/helm -update and look at the difference", path)
 		return
 	}
 	if err := os.WriteFile(path, want, 0o644); err != nil {

@@ -114,7 +114,7 @@ func (s system) has(name string) bool {
 	return err == nil
 }
 
-// start starts the service as its unit says: its user, its variables, its
+// start starts the service as its unit does: its user, its variables, its
 // credential, its command.
 func (s system) start(t *testing.T) *rig.Server {
 	t.Helper()
