@@ -226,7 +226,7 @@ func TestRefusedConfigurationsEndAtOnce(t *testing.T) {
 	}
 }
 
-// TestUnknownFamilyIsRefused: only the collector knows the names.
+// TestUnknownFamilyIsRefused: only the collector has the names.
 func TestUnknownFamilyIsRefused(t *testing.T) {
 	file := configFile(t, "gitlabs:\n"+entry("a", "http://127.0.0.1:1", "")+"metrics: {disable: [runer_info]}\n")
 	code, _, stderr := runOnce(t, "--config.check", "--config.file="+file)
