@@ -184,7 +184,7 @@ func TestSinceIsWhenARunnerCameIntoView(t *testing.T) {
 		{"came into view: below the highest id", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
 		{"hidden by a shifted page of the first listing", []listing{{ids: []int64{10}}, {ids: []int64{9, 10}, at: 1}}, 9, 0},
 		{"another scope: new ids may be old runners", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10, 11}, at: 9, scope: "wider"}}, 11, 5},
-		{"the scope's next listing knows new ones again", []listing{{ids: []int64{10}}, {ids: []int64{10, 11}, at: 9, scope: "wider"}, {ids: []int64{10, 11, 12}, at: 10, scope: "wider"}}, 12, 0},
+		{"the scope's next listing shows new ones again", []listing{{ids: []int64{10}}, {ids: []int64{10, 11}, at: 9, scope: "wider"}, {ids: []int64{10, 11, 12}, at: 10, scope: "wider"}}, 12, 0},
 		{"rejoins in the same scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9}}, 9, 0},
 		{"rejoins by another scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9, scope: "wider"}}, 9, 5},
 		{"a Date of the past between", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10}, at: -5000}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
@@ -361,14 +361,14 @@ func TestJobIsGivenUpAfterThreeRefusalsInARow(t *testing.T) {
 			if l.Watched(10) != 0 || l.totals.unresolved[reason] != 1 {
 				t.Fatal("not given up")
 			}
-			if _, told := l.Totals(); told[reason] != 0 {
-				t.Error("told before it was committed")
+			if _, unresolved := l.Totals(); unresolved[reason] != 0 {
+				t.Error("counted before it was committed")
 			}
 			d.commit(l)
-			if _, told := l.Totals(); told[reason] != 1 {
-				t.Error("not told")
+			if _, unresolved := l.Totals(); unresolved[reason] != 1 {
+				t.Error("not counted")
 			}
-			if _, told := d.open(t, day).Totals(); told[reason] != 1 {
+			if _, unresolved := d.open(t, day).Totals(); unresolved[reason] != 1 {
 				t.Error("forgotten by a restart")
 			}
 		})
@@ -516,9 +516,9 @@ func TestQueueTimeIsObservedOnce(t *testing.T) {
 		{"watched: at its entry", []reading{{executing: []gitlab.Job{running}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 1, 1},
 		{"executing at the first start", []reading{{executing: []gitlab.Job{early(running)}}, {newest: []gitlab.Job{early(done)}}}, 0, 0},
 		{"ended after the first start, begun before", []reading{{newest: []gitlab.Job{early(done)}}}, 0, 0},
-		{"told only at its end", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{done}}}, 0, 1},
-		{"told while it executes", []reading{{executing: []gitlab.Job{mute(running)}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 0, 1},
-		{"never told", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{mute(done)}}}, 0, 0},
+		{"queue time known only at its end", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"queue time known while it executes", []reading{{executing: []gitlab.Job{mute(running)}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"queue time never known", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{mute(done)}}}, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, d := begun(t)
@@ -717,7 +717,7 @@ func TestGrownTotalHintsAtUnseenJobs(t *testing.T) {
 	w := l.walk(10, at(6))
 	w.page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
 	if n, _ := l.Totals(); n != 0 || l.totals.recovered != 1 {
-		t.Errorf("recovered %d, told %d", l.totals.recovered, n)
+		t.Errorf("recovered %d, in the totals %d", l.totals.recovered, n)
 	}
 	if list(12, a, b) {
 		t.Error("explained by the walk, and it hints")
@@ -840,20 +840,20 @@ func TestTooOldIsReportedOnce(t *testing.T) {
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.done(false) // the next reading will show it
 	if l.totals.unresolved[snapshot.UnresolvedTooOld] != 0 {
-		t.Error("told by a reading that was not whole")
+		t.Error("counted by a reading that was not whole")
 	}
 	p = l.poll(10, at(now+1))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
 	p.done(true)
 	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
-		t.Errorf("%d told, want 2", n)
+		t.Errorf("%d counted, want 2", n)
 	}
 	p = l.poll(10, at(now+2))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.done(true)
 	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
-		t.Errorf("%d told, want 2", n)
+		t.Errorf("%d counted, want 2", n)
 	}
 	wantFinished(t, l, 1)
 }
@@ -1243,14 +1243,14 @@ func TestNewestRowsExplainTheNumberOfTheList(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		newest []gitlab.Job
-		told   int // at minute 2
+		listed int // at minute 2
 		want   bool
 	}{
 		{"both are shown", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 2, true},
 		{"a third one executes somewhere", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
 		{"one began since, a third one executes somewhere", []gitlab.Job{ran(9, "running", 2.5, 0), ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
 		{"one is missing, another is new", []gitlab.Job{ran(9, "running", 0.9, 0), ran(7, "running", 0.5, 0)}, 2, false},
-		{"one ended before the list told", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1.9), ran(7, "running", 0.5, 0)}, 2, true},
+		{"one ended before the list counted", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1.9), ran(7, "running", 0.5, 0)}, 2, true},
 		{"one ended since", []gitlab.Job{ran(9, "failed", 0.9, 2.1), ran(7, "running", 0.5, 0)}, 2, true},
 		{"all ended", []gitlab.Job{ran(7, "canceled", 0.5, 1.1)}, 0, true},
 	} {
@@ -1259,7 +1259,7 @@ func TestNewestRowsExplainTheNumberOfTheList(t *testing.T) {
 			t.Errorf("%s: no rows could explain it", c.name)
 		}
 		p.newest(gitlab.JobsPage{Jobs: c.newest})
-		if got := p.explains(c.told); got != c.want {
+		if got := p.explains(c.listed); got != c.want {
 			t.Errorf("%s: %t, %d watched", c.name, got, l.Watched(10))
 		}
 		p.done(true)

@@ -919,7 +919,7 @@ func (s *sim) run() {
 }
 
 // retag changes the tags of some runner, after all it finished so far is on
-// disk: so the truth knows under which tags a job was counted.
+// disk: so the truth shows under which tags a job was counted.
 func (s *sim) retag() {
 	if s.rng.IntN(10) != 0 {
 		return
