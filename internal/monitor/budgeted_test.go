@@ -126,7 +126,7 @@ func smallBudget(t *testing.T, graphql bool) {
 	slices.Sort(ages)
 	most := ages[len(ages)-1]
 	t.Logf("jobs of a runner that executes were last read: p50 %.0f s, p99 %.0f s, at most %.0f s ago (%d looks)", ages[len(ages)/2], ages[len(ages)*99/100], most, len(ages))
-	t.Logf("the longest lag told: list %v, details %v, jobs %v, reconcile %v", lags[0], lags[1], lags[2], lags[3])
+	t.Logf("the longest lag shown: list %v, details %v, jobs %v, reconcile %v", lags[0], lags[1], lags[2], lags[3])
 	t.Logf("list requests a minute: %v to %v", slices.Min(lists), slices.Max(lists))
 	t.Logf("answers by status: %v, of the 429 in the first minute: %d", world.RequestsByStatus(), refused)
 	if n := world.RequestsByStatus()[429]; n > refused {
@@ -155,7 +155,7 @@ func smallBudget(t *testing.T, graphql bool) {
 		t.Errorf("%d runners starve; lags %v", unread, lags)
 	}
 	if !graphql && lags[snapshot.StageDetails] < time.Hour {
-		t.Errorf("the lag of details is told as %v: either it is not told, or the budget is not small", lags[snapshot.StageDetails])
+		t.Errorf("the lag of details is shown as %v: either it is not shown, or the budget is not small", lags[snapshot.StageDetails])
 	}
 
 	// Each job is counted in the end.
@@ -199,7 +199,7 @@ func TestBeginningToExecuteIsNotALag(t *testing.T) {
 			r.m.fleet.mu.Lock()
 			for stage, st := range r.m.publisher.self(time.Now()).Stages {
 				if st.Lag > 5*time.Second {
-					t.Errorf("%v after the jobs began, stage %v is told to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
+					t.Errorf("%v after the jobs began, stage %v is shown to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
 				}
 			}
 			r.m.fleet.mu.Unlock()

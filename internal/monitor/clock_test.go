@@ -135,7 +135,7 @@ func TestClockWithoutDatesIsTheLocalOne(t *testing.T) {
 		t.Errorf("start %v, want that of the first answer, %v", got, local)
 	}
 	if !c.gitlab(local).IsZero() {
-		t.Error("a time that nobody told")
+		t.Error("a time before any answer")
 	}
 }
 

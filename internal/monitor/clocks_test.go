@@ -187,7 +187,7 @@ func TestFirstStartBehindAWrongDateCountsNoHistory(t *testing.T) {
 					t.Errorf("%d jobs counted, %d to %d finished since the first start, %d before it", total, least, most, history)
 				}
 				if !graphql && len(out.with("behind the times in its rows")) == 0 {
-					t.Error("the log does not say that the Date was wrong")
+					t.Error("the log does not report that the Date was wrong")
 				}
 			})
 		})

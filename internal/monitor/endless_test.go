@@ -127,7 +127,7 @@ func TestEveryListingEnds(t *testing.T) {
 	fresh := func(page, row int) int { return 1000 + 100*page + row }
 	for name, c := range map[string]struct {
 		list   endlessList
-		says   string
+		text   string
 		reason string
 		most   int64 // requests a listing
 	}{
@@ -180,9 +180,9 @@ func TestEveryListingEnds(t *testing.T) {
 				if c.list.pause == 0 && (g.Fleet == nil || len(g.Fleet.Rows) != 50) || r.known() != 50 {
 					t.Errorf("runners joined or left: %d", r.known())
 				}
-				told := out.with("level=error")
-				if len(told) != 1 || !strings.Contains(told[0], c.says) || !strings.Contains(told[0], "reason="+c.reason) {
-					t.Errorf("told: %s", strings.Join(told, ""))
+				logged := out.with("level=error")
+				if len(logged) != 1 || !strings.Contains(logged[0], c.text) || !strings.Contains(logged[0], "reason="+c.reason) {
+					t.Errorf("logged: %s", strings.Join(logged, ""))
 				}
 				failed := int64(s.counted("failure runners " + c.reason))
 				if n := asked.Load(); failed == 0 || n > (failed+1)*c.most {

@@ -73,8 +73,8 @@ func TestQueueOfAnOlderReleaseIsAbsent(t *testing.T) {
 		if q := s.scrape().Queue; q != nil {
 			t.Errorf("%+v", q)
 		}
-		if told := logs.with("cannot list the jobs that wait"); len(told) != 1 {
-			t.Errorf("logged: %s", strings.Join(told, ""))
+		if logged := logs.with("cannot list the jobs that wait"); len(logged) != 1 {
+			t.Errorf("logged: %s", strings.Join(logged, ""))
 		}
 		r.end(t)
 	})

@@ -265,9 +265,9 @@ func TestPlainUsersTokenIsReported(t *testing.T) {
 		if g := sa.scrape(); g.Up || g.Fleet != nil {
 			t.Error("a plain user's token listed all runners")
 		}
-		told := out.with("reason=forbidden")
-		if len(told) != 1 || !strings.Contains(told[0], "administrator") || !strings.Contains(told[0], "remedy=") {
-			t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+		logged := out.with("reason=forbidden")
+		if len(logged) != 1 || !strings.Contains(logged[0], "administrator") || !strings.Contains(logged[0], "remedy=") {
+			t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 		}
 		g := so.scrape()
 		if !g.Up || len(ids(g.Fleet)) == 0 || len(ids(g.Fleet)) >= 60 {
@@ -314,8 +314,8 @@ func TestForbiddenReadingsHoldNoSumsBack(t *testing.T) {
 				if !g.Up || g.Fleet == nil || !g.Fleet.Detailed {
 					t.Fatalf("up %t, fleet %t, sums by tag %t", g.Up, g.Fleet != nil, g.Fleet != nil && g.Fleet.Detailed)
 				}
-				if told := out.with("reason=forbidden"); len(told) != 1 || !strings.Contains(told[0], "remedy=") {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("reason=forbidden"); len(logged) != 1 || !strings.Contains(logged[0], "remedy=") {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				stage := snapshot.StageDetails
 				if route == "/runners/:id/jobs" {

@@ -79,8 +79,8 @@ func anHourOf(t *testing.T, fault gitlabsim.Fault, reason string) {
 	if n := r.known(); n != len(before.Fleet.Rows) {
 		t.Errorf("%d runners are known, %d were", n, len(before.Fleet.Rows))
 	}
-	if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "reason="+reason) {
-		t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+	if logged := out.with("cannot be listed"); len(logged) != 1 || !strings.Contains(logged[0], "reason="+reason) {
+		t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 	}
 	if locked(r, func(m *Monitor) bool { return m.fleet.blocked }) {
 		t.Error("taken for a refused token")
@@ -190,8 +190,8 @@ func TestRefusedScopeBlindsNoOther(t *testing.T) {
 				look("12 minutes later", "infra=1 web=1 unknown all mobile", 2)
 				time.Sleep(2 * time.Hour)
 				look("much later", "infra=1 web=0 unknown all mobile", 2)
-				if told := out.with("level=error", "scope=groups", "path=mobile"); len(told) != 1 || len(out.with("path=infra", "cannot")) > 0 {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("level=error", "scope=groups", "path=mobile"); len(logged) != 1 || len(out.with("path=infra", "cannot")) > 0 {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				if j, ok := world.Job(job); !ok || j.Status != "success" && j.Status != "failed" || sumOf(finished(s.scrape())) != 1 {
 					t.Errorf("its job %+v was not counted: %v", j, finished(s.scrape()))
@@ -211,7 +211,7 @@ func TestRefusedScopeBlindsNoOther(t *testing.T) {
 					t.Errorf("back: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
 				}
 				if again := out.with("runners are listed again", "path=mobile"); len(again) != 1 {
-					t.Errorf("its return was told %d times", len(again))
+					t.Errorf("its return was logged %d times", len(again))
 				}
 				// Refused once more and taken out of the configuration: it leaves.
 				fault.Match = ofMobile
@@ -277,14 +277,14 @@ func TestFailedScopeBlindsNoOther(t *testing.T) {
 					t.Errorf("%d listings in 4 minutes: the others wait for it", n)
 				}
 				if lag := g.Self.Stages[snapshot.StageRunners].Lag; lag < 6*time.Minute {
-					t.Errorf("the lag is told as %v", lag)
+					t.Errorf("the lag is shown as %v", lag)
 				}
 				time.Sleep(4 * time.Hour)
 				if g = s.scrape(); g.Up || tagsShown(g) != "infra=0 web=1 unknown all mobile" {
 					t.Errorf("4 hours later: up %t, tags %s", g.Up, tagsShown(g))
 				}
-				if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "path=mobile") {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("cannot be listed"); len(logged) != 1 || !strings.Contains(logged[0], "path=mobile") {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				remove()
 				time.Sleep(12 * time.Minute)
@@ -414,8 +414,8 @@ func TestNewRunnerIsAskedForAgain(t *testing.T) {
 		if g := s.scrape(); !strings.Contains(tagsShown(g), "new=1") {
 			t.Errorf("tags %s", tagsShown(g))
 		}
-		if told := out.with("level=error"); len(told) > 0 {
-			t.Errorf("told: %s", told[0])
+		if logged := out.with("level=error"); len(logged) > 0 {
+			t.Errorf("logged: %s", logged[0])
 		}
 		r.end(t)
 	})
@@ -493,8 +493,8 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 		if n := asks.Load(); n < 4 || n > 6 {
 			t.Errorf("in three hours its path was asked for %d times", n-2)
 		}
-		if told := out.with("level=error"); len(told) > 0 {
-			t.Errorf("told: %s", told[0])
+		if logged := out.with("level=error"); len(logged) > 0 {
+			t.Errorf("logged: %s", logged[0])
 		}
 		r.end(t)
 	})
@@ -513,8 +513,8 @@ func TestLongPauseIsReported(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "20", Until: time.Now().Add(time.Minute)})
 		time.Sleep(5 * time.Minute)
-		if told := out.with("asks to wait"); len(told) > 0 {
-			t.Errorf("a short pause was told: %s", told[0])
+		if logged := out.with("asks to wait"); len(logged) > 0 {
+			t.Errorf("a short pause was logged: %s", logged[0])
 		}
 		began := time.Now()
 		remove := world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "3600"})
@@ -524,9 +524,9 @@ func TestLongPauseIsReported(t *testing.T) {
 				t.Fatalf("after %v the gauges are withdrawn, and up is 1", time.Since(began))
 			}
 		}
-		told := out.with("asks to wait", "remedy=", "gauges_withdrawn_at=")
-		if len(told) != 1 || len(out.with("asks to wait")) != 1 || !strings.Contains(told[0], "wait=59m") && !strings.Contains(told[0], "wait=1h0m0s") {
-			t.Errorf("told %d times: %s", len(out.with("asks to wait")), strings.Join(told, ""))
+		logged := out.with("asks to wait", "remedy=", "gauges_withdrawn_at=")
+		if len(logged) != 1 || len(out.with("asks to wait")) != 1 || !strings.Contains(logged[0], "wait=59m") && !strings.Contains(logged[0], "wait=1h0m0s") {
+			t.Errorf("logged %d times: %s", len(out.with("asks to wait")), strings.Join(logged, ""))
 		}
 		if g := s.scrape(); g.Up || g.Fleet != nil {
 			t.Errorf("an hour later: up %t, fleet %t", g.Up, g.Fleet != nil)
@@ -563,7 +563,7 @@ func TestFirstPictureHasAllScopes(t *testing.T) {
 			t.Errorf("up %t, tags %s", g.Up, tagsShown(g))
 		}
 		if whole := out.with("the first picture is whole"); len(whole) != 1 || !strings.Contains(whole[0], "runners=3") {
-			t.Errorf("told: %s", strings.Join(whole, ""))
+			t.Errorf("logged: %s", strings.Join(whole, ""))
 		}
 		r.end(t)
 	})
