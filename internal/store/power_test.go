@@ -200,7 +200,7 @@ func (u unreadable) ReadAt(p []byte, at int64) (int, error) {
 }
 
 // A file does not grow with its history, and a rewrite keeps every record, also
-// those whose keys no release knows.
+// those whose keys no release has.
 func TestRewriteKeepsEveryRecord(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path)

@@ -402,7 +402,7 @@ func TestOlderLayoutIsPutAside(t *testing.T) {
 	if strings.Count(line, "\n") != 1 || !strings.Contains(line, "level=warn") || !strings.Contains(line, kept[0]) || !strings.Contains(line, "layout 1") {
 		t.Errorf("logged: %s", line)
 	}
-	// The next start finds nothing to say.
+	// The next start has nothing to report.
 	logged.Reset()
 	wantRecords(t, openState(t, f, "corp"), map[string]string{"b": "2"})
 	if logged.Len() > 0 {
@@ -419,7 +419,7 @@ func TestOlderLayoutIsPutAside(t *testing.T) {
 	}
 }
 
-// A newer release may keep more in the file than this one knows. That is not
+// A newer release may keep more in the file than this one reads. That is not
 // damage: put aside, a downgrade tried by mistake would cost all counters.
 func TestNewerFormatIsNotDamage(t *testing.T) {
 	path := t.TempDir()
@@ -563,7 +563,7 @@ func TestPruneRemovesOnlyOldFilesOfOurs(t *testing.T) {
 	closeState(t, openState(t, f, "dropped"))
 	expect(2*day, fileName("kept"), fileName("dropped"), fileName("open"), fileName("broken"))
 	if !strings.Contains(logged.String(), fileName("Dropped/2")) {
-		t.Errorf("nothing said of the removal: %s", &logged)
+		t.Errorf("the removal is not logged: %s", &logged)
 	}
 	expect(29*day, fileName("kept"), fileName("open"), fileName("broken"))
 	wantRecords(t, inUse, map[string]string{})
@@ -632,7 +632,7 @@ func TestFolderThatIsAFileIsNamed(t *testing.T) {
 	}
 }
 
-// Removed, replaced or renamed beneath us: said at once, not found out by the
+// Removed, replaced or renamed beneath us: reported at once, and not only by the
 // restart that reads nothing.
 func TestVanishedFileIsReportedAtOnce(t *testing.T) {
 	path := t.TempDir()
