@@ -31,7 +31,7 @@ func queueSim(t *testing.T, version string) (s *sim, instance, ofGroup, project 
 }
 
 // TestQueuePagesComeInOneQuery: pages of several runners come in one query, in their order,
-// down to the end, and cost what Cost says.
+// down to the end, and cost what Cost returns.
 func TestQueuePagesComeInOneQuery(t *testing.T) {
 	s, instance, ofGroup, _ := queueSim(t, "18.1.0-ee")
 	pages := []gitlab.QueuePage{
@@ -50,7 +50,7 @@ func TestQueuePagesComeInOneQuery(t *testing.T) {
 	}
 	q := s.ql.Queries()[0]
 	if q.Score != cost || len(q.Document) > characters+100 || len(q.Document) < characters-100 {
-		t.Errorf("scores %d, Cost says %d; %d characters, Cost says %d", q.Score, cost, len(q.Document), characters)
+		t.Errorf("scores %d, Cost returns %d; %d characters, Cost returns %d", q.Score, cost, len(q.Document), characters)
 	}
 	if got := a.Pages[0]; got.Count != 130 || len(got.Jobs) != 24 || got.Jobs[0].TagsKnown {
 		t.Errorf("survey: %d jobs of %d, %+v", len(got.Jobs), got.Count, got.Jobs[0])
@@ -98,7 +98,7 @@ func TestQueryThatFitsIsAccepted(t *testing.T) {
 	}
 }
 
-// TestQueueWithoutTheRightIsEmpty: who may not read gets an empty list, and the permission says so.
+// TestQueueWithoutTheRightIsEmpty: who may not read gets an empty list, and the permission shows it.
 func TestQueueWithoutTheRightIsEmpty(t *testing.T) {
 	s, instance, ofGroup, _ := queueSim(t, "")
 	for who, want := range map[string]struct {
