@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// headerMode is when a throttle speaks of itself.
+// headerMode is when a throttle sends its headers.
 type headerMode int
 
 const (
