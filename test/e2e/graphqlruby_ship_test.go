@@ -438,7 +438,7 @@ func configureGraphQL(t *testing.T, url, scope string) string {
 	return path
 }
 
-// wanted are the runners by tag, status and paused, as the world knows them.
+// wanted are the runners by tag, status and paused, as the world has them.
 func wanted(w *gitlabsim.World, tree bool) map[string]float64 {
 	out := map[string]float64{}
 	for _, r := range w.Fleet().Runners {

@@ -8,7 +8,7 @@ import (
 
 // TestMonthsOfIncidentsStayWithinBounds runs a part of a month of the whole fleet and some of nine
 // runners through internal/health, with restarts from its records. The seeds
-// are not those that judge; the bounds are wider than docs/health.md says,
+// are not those that judge; the bounds are wider than those of docs/health.md,
 // since a few incidents are few.
 func TestMonthsOfIncidentsStayWithinBounds(t *testing.T) {
 	const days = 5 // incidents begin on the fourth
