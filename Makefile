@@ -18,7 +18,7 @@ BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
 BUILD_DATE ?= $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(REVISION) -X $(PKG).Branch=$(BRANCH) -X $(PKG).BuildDate=$(BUILD_DATE)
 
-.PHONY: help build tools test test-ship fmt vet lint fuzz rules vuln unit sim sim-health bench bench-compare bench-scale bench-queries demo docs pictures clean
+.PHONY: help build tools test test-ship modules fmt vet lint fuzz rules vuln unit sim sim-health bench bench-compare bench-scale bench-queries demo docs pictures clean
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -32,7 +32,11 @@ demo: build ## run against a simulated GitLab
 tools: ## install what the tests need into .tools
 	@test/tools.sh
 
-test: tools fmt vet lint rules vuln unit ## everything that needs neither root nor a network
+test: tools modules fmt vet lint rules vuln unit ## everything that needs neither root nor a network
+
+modules:
+	@echo "== go mod verify"
+	@go mod verify
 
 fmt:
 	@echo "== format"
@@ -75,8 +79,9 @@ sim: ## the simulations at full size, the ledger's with a million jobs
 	go test ./internal/monitor ./internal/inventory -timeout 60m
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
 
-sim-health: ## ten simulated months through the health rules, by GraphQL and by REST (ten minutes)
+sim-health: ## ten simulated months through the health rules, by GraphQL and by REST, and a week through the monitor (15 minutes)
 	go run ./test/healthsim
+	go test ./internal/monitor -run TestHealthWeek -timeout 30m -v -args -health.days=7
 
 bench: ## every benchmark
 	go test -run '^$$' -bench . -benchmem ./...

@@ -136,10 +136,10 @@ var (
 	recorded   = regexp.MustCompile(`gitlab[a-z_]*:gitlab_runner_fleet_[a-z_]+:[a-z0-9_]+`)
 	// identity are the labels of which the text must name at least one, since
 	// several alerts of one name stand in one notification.
-	identity = regexp.MustCompile(`\$labels\.(tag|runner_type|gitlab|instance|version)\b`)
+	identity = regexp.MustCompile(`\$labels\.(tags?|runner_type|gitlab|instance|version)\b`)
 )
 
-func TestRules(t *testing.T) {
+func TestNamesOfRulesAreOurs(t *testing.T) {
 	seen := map[string]bool{}
 	for _, g := range groups(t).Groups {
 		if d := seconds(t, g.Interval); d < time.Minute || d > 5*time.Minute {
@@ -169,7 +169,7 @@ func TestRules(t *testing.T) {
 var expanded = regexp.MustCompile(`\{\{.*?\}\}`)
 
 func TestAlertsSayWhatIsNeeded(t *testing.T) {
-	uids := []string{"grf-overview", "grf-tags", "grf-runner", "grf-jobs", "grf-exporter"}
+	uids := []string{"grf-overview", "grf-tags", "grf-runner", "grf-jobs", "grf-queue", "grf-exporter"}
 	for name, r := range alerts(t) {
 		severity := r.Labels["severity"]
 		switch severity {
@@ -324,8 +324,8 @@ func TestShippedFiles(t *testing.T) {
 	}
 }
 
-// TestFormats: the three formats mean the same, and each is what its reader takes.
-func TestFormats(t *testing.T) {
+// TestFormatsMeanTheSame: the three formats mean the same, and each is what its reader takes.
+func TestFormatsMeanTheSame(t *testing.T) {
 	var manifest struct {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string
@@ -387,10 +387,10 @@ type caseFile struct {
 	}
 }
 
-// TestCases: each alert has a case that shows it silent until its time and then
+// TestEachAlertIsTriedBothWays: each alert has a case that shows it silent until its time and then
 // firing, and one that it must bear in silence; each recording rule one that
 // shows its value.
-func TestCases(t *testing.T) {
+func TestEachAlertIsTriedBothWays(t *testing.T) {
 	files, err := filepath.Glob("tests/*.yml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no tests: %v", err)
@@ -494,8 +494,8 @@ func run(t *testing.T, name string, args ...string) {
 const sloTests = "tests/slo/slo.yml"
 
 // promtool lets one release check and try the rules, with the defaults and with
-// everything switched on.
-func promtool(t *testing.T, path string) {
+// everything switched on. Narrowed, each case has only the rules that it needs.
+func promtool(t *testing.T, path string, narrowed bool) {
 	t.Helper()
 	run(t, path, "check", "rules", "--lint=all", "--lint-fatal", rulesFile)
 	files, err := filepath.Glob("tests/*.yml")
@@ -519,14 +519,18 @@ func promtool(t *testing.T, path string) {
 	for _, f := range append(files, filepath.Join(dir, "slo.yml")) {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			t.Parallel()
-			run(t, path, "test", "rules", f)
+			cases := []string{f}
+			if narrowed {
+				cases = narrow(t, f)
+			}
+			run(t, path, append([]string{"test", "rules"}, cases...)...)
 		})
 	}
 }
 
-func TestPromtool(t *testing.T) {
+func TestPromtoolAgrees(t *testing.T) {
 	rig.Long(t, "evaluates days of rules")
-	promtool(t, tool(t, tools+"/promtool", "make tools"))
+	promtool(t, tool(t, tools+"/promtool", "make tools"), false)
 }
 
 func TestRoutingIsAccepted(t *testing.T) {

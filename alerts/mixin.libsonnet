@@ -18,6 +18,7 @@ local of(keep) = {
     'tags.json': import '../dashboards/tags.json',
     'runner.json': import '../dashboards/runner.json',
     'jobs.json': import '../dashboards/jobs.json',
+    'queue.json': import '../dashboards/queue.json',
     'exporter.json': import '../dashboards/exporter.json',
   },
 }

@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // an alert as the API of Alertmanager takes and gives it.
@@ -153,12 +153,53 @@ func TestOnePageForOneCause(t *testing.T) {
 				al("GitLabRunnerTypeHalfDown", "gitlab", "corp", "runner_type", "instance_type"),
 				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu"),
 				al("GitLabRunnerTagHalfDown", "gitlab", "corp", "tag", "arm"),
+				al("GitLabRunnerTagWedged", "gitlab", "corp", "tag", "x64"),
+				al("GitLabRunnerQueueNoneAvailable", "gitlab", "corp", "tags", "gpu,linux"),
 				al("GitLabRunnerDown", "gitlab", "corp", "runner_id", "7", "runner_type", "instance_type"),
 				al("GitLabRunnerOrphanedJobs", "gitlab", "corp", "runner_id", "8", "runner_type", "instance_type"),
 				al("GitLabRunnerDown", "gitlab", "lab", "runner_id", "7", "runner_type", "instance_type"),
 				al("GitLabRunnerFleetTokenExpiring", "gitlab", "corp"),
 			},
 			heard: []string{"GitLabRunnerDown lab 7", "GitLabRunnerFleetSilent corp", "GitLabRunnerFleetTokenExpiring corp"}, page: 1,
+		},
+		{
+			cause: "a pool takes nothing: its queue follows; a misspelt tag and a tag of another GitLab do not",
+			alerts: []map[string]string{
+				al("GitLabRunnerTagWedged", "gitlab", "corp", "tag", "pool-07", "runner_type", "instance_type"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "pool-07", "runner_type", "instance_type"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "pool-07", "runner_type", "instance_type"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "lab", "tag", "pool-07", "runner_type", "instance_type"),
+				al("GitLabRunnerQueueNoRunner", "gitlab", "corp", "tags", "dokcer"),
+			},
+			heard: []string{"GitLabRunnerQueueNoRunner corp", "GitLabRunnerTagQueueOld lab pool-07", "GitLabRunnerTagWedged corp pool-07"},
+		},
+		{
+			cause: "a jam: the lack of capacity explains that jobs wait long",
+			alerts: []map[string]string{
+				al("GitLabRunnerTagSaturated", "gitlab", "corp", "tag", "pool-06"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "pool-06"),
+				al("GitLabRunnerTagQueueSlow", "gitlab", "corp", "tag", "team-03"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "team-03"),
+			},
+			heard: []string{"GitLabRunnerTagQueueSlow corp team-03", "GitLabRunnerTagSaturated corp pool-06"},
+		},
+		{
+			cause: "a lost tag explains its waiting jobs",
+			alerts: []map[string]string{
+				al("GitLabRunnerTagLost", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerTagWedged", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+				al("GitLabRunnerTagQueueOld", "gitlab", "corp", "tag", "gpu", "runner_type", "instance_type"),
+			},
+			heard: []string{"GitLabRunnerTagLost corp gpu"}, page: 1,
+		},
+		{
+			cause: "GitLab cannot be read, so its queue is unknown too",
+			alerts: []map[string]string{
+				al("GitLabRunnerFleetGitLabUnreadable", "gitlab", "corp"),
+				al("GitLabRunnerFleetQueueUnread", "gitlab", "corp"),
+				al("GitLabRunnerQueueNoneAvailable", "gitlab", "corp", "tags", "gpu"),
+			},
+			heard: []string{"GitLabRunnerFleetGitLabUnreadable corp"}, page: 1,
 		},
 		{
 			cause: "half of a type is down, and with it a tag; a tag of another type too",
@@ -329,44 +370,7 @@ func call(t *testing.T, url string, body []byte, out any) {
 // alertmanager starts the real one with the example and returns its address.
 func alertmanager(t *testing.T) string {
 	t.Helper()
-	path := tool(t, tools+"/alertmanager", "make tools")
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), path, "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--web.listen-address="+addr, "--cluster.listen-address=")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(strings.TrimSpace(log.String()))
-		}
-	})
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/-/ready", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := (&http.Client{}).Do(req)
-		if err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return "http://" + addr
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("Alertmanager is not ready")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	s := rig.Serve(t, tool(t, tools+"/alertmanager", "make tools"), "--config.file="+routingFile, "--storage.path="+t.TempDir(), "--cluster.listen-address=")
+	s.Ready(t, "/-/ready")
+	return "http://" + s.Address
 }

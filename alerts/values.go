@@ -20,14 +20,18 @@ import (
 var bounds = []float64{1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200}
 
 var (
-	labelName     = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-	severityName  = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
-	address       = regexp.MustCompile(`^[^\s'"{}\\` + "`" + `]+[^\s'"{}\\/` + "`" + `]$`)
-	queueTagBlank = map[string]any{"seconds": 300.0, "objective": 0.95}
+	labelName    = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+	severityName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+	address      = regexp.MustCompile(`^[^\s'"{}\\` + "`" + `]+[^\s'"{}\\/` + "`" + `]$`)
+	// tagBlanks are what a single tag may have, by where it stands.
+	tagBlanks = map[string]map[string]any{
+		"queueSLO.tags":    {"seconds": 300.0, "objective": 0.95},
+		"queueOldest.tags": {"seconds": 3600.0},
+	}
 )
 
 // reserved are labels of the rules themselves, which a site cannot use for its own.
-var reserved = []string{"alertname", "gitlab", "instance", "job", "shard", "severity", "tag", "runner_id", "runner_type", "problem", "stage", "reason", "le"}
+var reserved = []string{"alertname", "gitlab", "instance", "job", "shard", "severity", "tag", "tags", "runner_id", "runner_type", "problem", "stage", "reason", "le"}
 
 // merged are the defaults with the given values in their place.
 func merged(name string, values []byte) (map[string]any, error) {
@@ -136,12 +140,12 @@ func (m *merger) object(n *yaml.Node, into map[string]any, path string) {
 			m.fail(key, at, "unknown key; there are %s", strings.Join(sorted(into), ", "))
 			return
 		}
-		switch at {
-		case "additionalRuleLabels":
+		if at == "additionalRuleLabels" {
 			into[key.Value] = m.labels(value, at)
 			return
-		case "queueSLO.tags":
-			into[key.Value] = m.queueTags(value, at)
+		}
+		if blank := tagBlanks[at]; blank != nil {
+			into[key.Value] = m.queueTags(value, at, blank)
 			return
 		}
 		switch have := have.(type) {
@@ -276,23 +280,23 @@ func (m *merger) labels(n *yaml.Node, path string) map[string]any {
 	return out
 }
 
-func (m *merger) queueTags(n *yaml.Node, path string) map[string]any {
+func (m *merger) queueTags(n *yaml.Node, path string, blanks map[string]any) map[string]any {
 	out := map[string]any{}
 	m.pairs(n, path, func(key, value *yaml.Node, at string) {
 		before := len(m.errs)
 		one := map[string]any{}
 		m.pairs(value, at, func(k, x *yaml.Node, at string) {
-			blank, ok := queueTagBlank[k.Value]
+			blank, ok := blanks[k.Value]
 			if !ok {
-				m.fail(k, at, "unknown key; there are %s", strings.Join(sorted(queueTagBlank), ", "))
+				m.fail(k, at, "unknown key; there are %s", strings.Join(sorted(blanks), ", "))
 				return
 			}
 			if v, ok := m.scalar(x, blank, k.Value, at); ok {
 				one[k.Value] = v
 			}
 		})
-		if len(m.errs) == before && len(one) < len(queueTagBlank) {
-			m.fail(value, at, "needs both of %s", strings.Join(sorted(queueTagBlank), ", "))
+		if len(m.errs) == before && len(one) < len(blanks) {
+			m.fail(value, at, "needs all of %s", strings.Join(sorted(blanks), ", "))
 		}
 		out[key.Value] = one
 	})

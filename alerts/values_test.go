@@ -26,6 +26,7 @@ grafanaURL: https://grafana.example.org
 aggregateAbove: 25
 tags: {pageRunners: 3, lookbackDays: 5}
 queueSLO: {enabled: true, seconds: 600, objective: 0.96}
+queueOldest: {seconds: 1800, tags: {gpu: {seconds: 900}, 'c++ "x"': {seconds: 60}}}
 alerts:
   GitLabRunnerFleetLost: {enabled: false}
   GitLabRunnerOffline: {severity: page, minutes: 90}
@@ -44,6 +45,7 @@ alerts:
 		"runbook_url: 'https://wiki.example.org/runbooks/GitLabRunnerOffline.md'",
 		"dashboard_url: 'https://grafana.example.org/d/grf-tags?",
 		"> 25",
+		`:own{tag="c++ \"x\""} > 60 or`, `:own{tag="gpu"} > 900 or`, `:own{tag!="c++ \"x\"",tag!="gpu",} > 1800`,
 		":sum[5d:10m])", ":most >= 3",
 		`le=~"600([.]0)?"`, "14.4 * (1 - 0.96)",
 		"severity: page", "60 * 90",
@@ -108,8 +110,13 @@ func TestWrongValues(t *testing.T) {
 		{"queueSLO: {enabled: true, seconds: 400}", "queueSLO.seconds: 400 is no bound"},
 		{"queueSLO: {enabled: true, objective: 95}", "queueSLO.objective: 95 is no share"},
 		{"queueSLO: {enabled: true, objective: 0.9}", "queueSLO.objective: with fastBurn"},
-		{"queueSLO: {enabled: true, tags: {gpu: {seconds: 300}}}", "queueSLO.tags.gpu: needs both of objective, seconds"},
+		{"queueSLO: {enabled: true, tags: {gpu: {seconds: 300}}}", "queueSLO.tags.gpu: needs all of objective, seconds"},
 		{"queueSLO: {enabled: true, tags: {gpu: {seconds: 300, objective: 0.95, jobs: 1}}}", "queueSLO.tags.gpu.jobs: unknown key"},
+		{"queueOldest: {seconds: 1h}", "queueOldest.seconds: want a number"},
+		{"queueOldest: {tags: {gpu: 600}}", "queueOldest.tags.gpu: want an object"},
+		{"queueOldest: {tags: {gpu: {}}}", "queueOldest.tags.gpu: needs all of seconds"},
+		{"queueOldest: {tags: {gpu: {seconds: 600, for: 5m}}}", "queueOldest.tags.gpu.for: unknown key; there are seconds"},
+		{"extraLabels: [tags]", "extraLabels[0]: \"tags\" cannot be a label"},
 		{"job: a\njob: b", "job"},
 		{"- job", "the file: want an object"},
 		{"job: a\n---\njob: b", "more than one YAML document"},

@@ -491,6 +491,25 @@ func TestShellBlocksParseAndNameFiles(t *testing.T) {
 	}
 }
 
+// TestCommandsAreMarked: a block of commands that is not marked sh would be run by
+// no test and counted by none.
+func TestCommandsAreMarked(t *testing.T) {
+	fence := regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```$")
+	command := regexp.MustCompile(`(?m)^ *(?:\$ )?(?:sudo |env |\./)?(?:go|make|git|curl|docker|podman|helm|kubectl|apt-get|dnf|rpm|systemctl|promtool|amtool|test/\S+\.sh|deploy/\S+\.sh|gitlab_runner_fleet_exporter) `)
+	found := 0
+	for _, path := range documents(t) {
+		for _, m := range fence.FindAllStringSubmatch(read(t, path), -1) {
+			found++
+			if m[1] != "sh" && command.MatchString(m[2]) {
+				t.Errorf("%s: mark this block sh:\n%s", path, m[2])
+			}
+		}
+	}
+	if found < 100 {
+		t.Errorf("%d blocks found: the search is broken", found)
+	}
+}
+
 var (
 	inlineLink = regexp.MustCompile(`\]\(([^()\s]+)\)`)
 	htmlLink   = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
@@ -526,6 +545,38 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 	if checked < 20 {
 		t.Errorf("%d links found: the search is broken", checked)
+	}
+}
+
+// TestReadmesReachEachDocument: a page that neither README leads to, directly or
+// by another page, is found by nobody.
+func TestReadmesReachEachDocument(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil || len(pages) < 20 {
+		t.Fatalf("pages %v, %v", pages, err)
+	}
+	for _, start := range []string{readme, readmeZh} {
+		reached := map[string]bool{}
+		var follow func(path string)
+		follow = func(path string) {
+			path = strings.TrimPrefix(filepath.Clean(path), filepath.Join("..", "docs")+"/")
+			if reached[path] {
+				return
+			}
+			reached[path] = true
+			for _, m := range inlineLink.FindAllStringSubmatch(fence.ReplaceAllString(read(t, path), ""), -1) {
+				file, _, _ := strings.Cut(m[1], "#")
+				if target := filepath.Join(filepath.Dir(path), file); strings.HasSuffix(file, ".md") && !strings.Contains(file, "://") && target != readme {
+					follow(target)
+				}
+			}
+		}
+		follow(start)
+		for _, page := range pages {
+			if !reached[page] {
+				t.Errorf("%s does not lead to docs/%s", start, page)
+			}
+		}
 	}
 }
 

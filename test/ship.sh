@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
   echo "make test-ship needs root: it installs packages and builds an image"
   exit 1
 }
-packages=(python3-gitlab ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates etcd-server rpm systemd man-db make chromium fonts-dejavu-core)
+packages=(python3-gitlab python3-jsonschema ruby ruby-graphql prometheus prometheus-alertmanager buildah podman runc busybox-static ca-certificates etcd-server rpm systemd man-db make chromium fonts-dejavu-core)
 # Debian's npm is hundreds of packages: only where no other is there.
 command -v npm >/dev/null || packages+=(npm)
 echo "== packages"
@@ -15,11 +15,12 @@ dpkg -s "${packages[@]}" >/dev/null 2>&1 || {
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null
 }
-test/tools.sh helm nfpm kube-apiserver kubectl actionlint goreleaser
+test/tools.sh helm nfpm kube-apiserver kubectl actionlint goreleaser cyclonedx-gomod gitlab-ci-local renovate
 go build -o .tools/summary ./test/summary
 echo "== go test -tags ship"
 mapfile -t rest < <(go list ./... | grep -v test/breakages)
 go test -json -tags ship -run Ship -count=1 -timeout 30m "${rest[@]}" | .tools/summary
+(cd test/promcheck && go test -json -tags ship -run Ship -count=1 -timeout 30m ./...) | .tools/summary
 # By itself: it is about when a notification arrives, and what builds images
 # beside it would be in the way.
 echo "== breakages up to the notification that arrives (16 minutes)"

@@ -22,8 +22,15 @@ v1.10.0 github.com/CycloneDX/cyclonedx-gomod - cyclonedx-gomod
 v2.16.0 github.com/goreleaser/goreleaser/v2 - goreleaser
 LIST
 )
+# npm packages: version, package. gitlab-ci-local reads .gitlab-ci.yml by GitLab's
+# own schema; of renovate only its schema is used.
+npm=$(cat <<'LIST'
+4.61.1 gitlab-ci-local
+44.121.2 renovate
+LIST
+)
 # Installed only where they are named: what make test has no use for.
-named=" benchstat helm nfpm actionlint cyclonedx-gomod goreleaser kube-apiserver kubectl "
+named=" benchstat helm nfpm actionlint cyclonedx-gomod goreleaser kube-apiserver kubectl gitlab-ci-local renovate "
 
 wanted() { # name, arguments
   local name=$1
@@ -65,3 +72,21 @@ for name in kube-apiserver kubectl; do
     (cd test/kubernetes && CGO_ENABLED=0 go build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' -o "$tools/$name" "k8s.io/kubernetes/cmd/$name")
   fi
 done
+
+while read -r version name; do
+  if ! wanted "$name" "$@" || [ "$(cat "$tools/npm-$name/version" 2>/dev/null)" = "$version" ]; then
+    continue
+  fi
+  echo "== tools: $name $version, into .tools"
+  rm -rf "$tools/npm-$name"
+  mkdir -p "$tools/npm-$name"
+  case $name in
+    renovate)
+      (cd "$tools/npm-$name" && npm pack --silent "renovate@$version" >/dev/null && tar xzf renovate-*.tgz package/renovate-schema.json && rm renovate-*.tgz)
+      ;;
+    *)
+      npm install --silent --ignore-scripts --no-save --prefix "$tools/npm-$name" "$name@$version" </dev/null
+      ;;
+  esac
+  echo "$version" >"$tools/npm-$name/version"
+done <<<"$npm"

@@ -27,7 +27,7 @@ const { values: opt, positionals } = parseArgs({
     chromium: { type: 'string', default: '/usr/bin/chromium' },
   },
 });
-const names = positionals.length ? positionals : ['overview.json', 'tags.json', 'runner.json', 'jobs.json', 'exporter.json'];
+const names = positionals.length ? positionals : ['overview.json', 'tags.json', 'runner.json', 'jobs.json', 'queue.json', 'exporter.json'];
 
 // Vite serves the page from its sources; what it makes of node_modules is kept there.
 const vite = await createServer({

@@ -35,4 +35,4 @@ runner=$(curl -sf http://127.0.0.1:19090/api/v1/query --data-urlencode \
      or sum by (runner_id) (gitlab_runner_fleet_runner_jobs_executing))' |
   sed -nE 's/.*"runner_id":"([0-9]+)".*/\1/p')
 node draw.mjs --prometheus http://127.0.0.1:19090 --seconds $((minutes * 60)) --values "{\"runner\":\"$runner\"}" --out "$root/docs/images"
-pngquant --force --ext .png --speed 1 64 "$root"/docs/images/{overview,tags,runner,jobs,exporter}.png
+pngquant --force --ext .png --speed 1 64 "$root"/docs/images/{overview,tags,runner,jobs,queue,exporter}.png

@@ -3,7 +3,6 @@
 package helm
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -14,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -104,11 +102,14 @@ func TestShipChartRefusesWhatWouldNotStart(t *testing.T) {
 		"rules.aggregateAbove=many":     "/rules/aggregateAbove",
 		"gitlab.url=gitlab.example.com": "/gitlab/url",
 		"gitlab.url=,config.gitlabs[0].name=a,config.gitlabs[0].authorization.credentials=glpat-x": "no place for a token",
-		"ca.configMap=a,ca.secret=b": "both set",
+		"ca.configMap=a,ca.secret=b":                                               "both set",
+		"podMonitor.interval=often":                                                "/podMonitor/interval",
+		"serviceMonitor.enabled=true,podMonitor.enabled=true":                      "both enabled",
+		"podMonitor.enabled=true,prometheusRule.enabled=true,nameOverride=runners": "label job of the pods, which is runners",
 	} {
-		out, err := exec.CommandContext(t.Context(), tool(t, "helm"), "template", release, chart, "--kube-version", kubernetes, "--values", valuesOf("one"), "--set", set).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), want) {
-			t.Errorf("%s: %v, want an error with %q:\n%.500s", set, err, want, out)
+		out := rig.Refused(t, exec.CommandContext(t.Context(), tool(t, "helm"), "template", release, chart, "--kube-version", kubernetes, "--values", valuesOf("one"), "--set", set))
+		if !strings.Contains(out, want) {
+			t.Errorf("%s: want an error with %q:\n%.500s", set, want, out)
 		}
 	}
 }
@@ -228,8 +229,8 @@ func TestShipChartPodsStartAndShareTheRunners(t *testing.T) {
 			for index := range o.Spec.Replicas {
 				pods++
 				page := scrape(t, o, index, config, token)
-				sum += total(page, "gitlab_runner_fleet_runners")
-				if up := total(page, "gitlab_runner_fleet_up"); up < 1 {
+				sum += rig.Total(page, "gitlab_runner_fleet_runners")
+				if up := rig.Total(page, "gitlab_runner_fleet_up"); up < 1 {
 					t.Errorf("%s, %s: up is %v", name, o.Metadata.Name, up)
 				}
 			}
@@ -280,7 +281,7 @@ func scrape(t *testing.T, set pod, index int, config, token string) string {
 	s.Ready(t, "/-/ready")
 	deadline := time.Now().Add(time.Minute)
 	for {
-		page := get(t, "http://"+s.Address+"/metrics")
+		page := s.Metrics(t)
 		if strings.Count(page, "gitlab_runner_fleet_up{") == strings.Count(config, "url:")+strings.Count(strings.Join(env, "\n"), "GITLAB_URL=") &&
 			!regexp.MustCompile(`(?m)^gitlab_runner_fleet_up\{.*\} 0$`).MatchString(page) {
 			if code := s.Stop(); code != 0 {
@@ -293,35 +294,6 @@ func scrape(t *testing.T, set pod, index int, config, token string) string {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-func get(t *testing.T, url string) string {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(body)
-}
-
-// total adds up the series of a family.
-func total(page, family string) (sum float64) {
-	for line := range strings.Lines(page) {
-		if rest, ok := strings.CutPrefix(line, family+"{"); ok {
-			v, _ := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndex(rest, " "):]), 64)
-			sum += v
-		}
-	}
-	return sum
 }
 
 func write(t *testing.T, path, text string) {
@@ -343,23 +315,30 @@ func TestShipKubernetesAcceptsEveryObject(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &module); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"servicemonitors", "prometheusrules"} {
+	for _, name := range []string{"servicemonitors", "podmonitors", "prometheusrules"} {
 		c.apply(t, string(read(t, filepath.Join(module.Dir, "example/prometheus-operator-crd/monitoring.coreos.com_"+name+".yaml"))))
 	}
 	c.apply(t, externalSecrets)
-	for _, kind := range []string{"servicemonitors.v1.monitoring.coreos.com", "prometheusrules.v1.monitoring.coreos.com", "externalsecrets.v1.external-secrets.io"} {
+	for _, kind := range []string{"servicemonitors.v1.monitoring.coreos.com", "podmonitors.v1.monitoring.coreos.com", "prometheusrules.v1.monitoring.coreos.com", "externalsecrets.v1.external-secrets.io"} {
 		c.kubectl(t, "", "wait", "--for=condition=Established", "crd/"+strings.Replace(kind, ".v1.", ".", 1), "--timeout=60s")
 	}
 
 	for _, name := range cases() {
 		ns := "ship-" + name
 		c.kubectl(t, "", "create", "namespace", ns)
+		// What a case does not ask for by itself, so that each kind is applied in each.
+		all := "dashboards.enabled=true,prometheusRule.enabled=true,networkPolicy.enabled=true"
+		monitor := "podmonitors"
+		if name != "three-shards" {
+			all, monitor = all+",serviceMonitor.enabled=true", "servicemonitors"
+		}
 		// The warnings of strict validation are errors.
-		manifests := helm(t, "template", release, chart, "--namespace", ns, "--kube-version", kubernetes, "--values", valuesOf(name),
-			"--set", "dashboards.enabled=true,prometheusRule.enabled=true,serviceMonitor.enabled=true,networkPolicy.enabled=true")
+		manifests := helm(t, "template", release, chart, "--namespace", ns, "--kube-version", kubernetes, "--values", valuesOf(name), "--set", all)
 		c.kubectl(t, manifests, "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
-		c.helm(t, "install", release, chart, "--namespace", ns, "--values", valuesOf(name),
-			"--set", "dashboards.enabled=true,prometheusRule.enabled=true,serviceMonitor.enabled=true,networkPolicy.enabled=true")
+		c.helm(t, "install", release, chart, "--namespace", ns, "--values", valuesOf(name), "--set", all)
+		if found := strings.Fields(c.kubectl(t, "", "get", "servicemonitors,podmonitors", "--namespace", ns, "--output", "name")); len(found) != 1 || !strings.HasPrefix(found[0], strings.TrimSuffix(monitor, "s")+".") {
+			t.Errorf("%s: monitors %v, want one of %s", name, found, monitor)
+		}
 		sets := strings.Fields(c.kubectl(t, "", "get", "statefulsets", "--namespace", ns, "--output", "name"))
 		if want := map[string]int{"two-replicas": 2}[name]; len(sets) != max(1, want) {
 			t.Errorf("%s: StatefulSets %v", name, sets)
@@ -374,9 +353,36 @@ func TestShipKubernetesAcceptsEveryObject(t *testing.T) {
 		}
 		c.helm(t, verb, release, chart, "--namespace", "upgrade", "--values", valuesOf(name), "--set", "persistence.size=1Gi,persistence.storageClass=")
 	}
-	c.kubectl(t, "", "create", "namespace", namespace)
-	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--validate=strict", "-f", "../kubernetes/exporter.yaml")
-	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "-k", "../kubernetes")
+	c.documented(t)
+	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "../kubernetes/exporter.yaml")
+	c.kubectl(t, "", "apply", "--server-side", "--namespace", namespace, "--dry-run=server", "--validate=strict", "--force-conflicts", "-k", "../kubernetes")
+}
+
+// documented runs the commands of docs/kubernetes.md as they stand there, by a
+// reader who has a token. Both ways create the namespace: the first gets another.
+func (c cluster) documented(t *testing.T) {
+	t.Helper()
+	dir := rig.Checkout(t)
+	write(t, filepath.Join(dir, "gitlab-token"), "glpat-documents\n")
+	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(read(t, "../../docs/kubernetes.md")), -1)
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks of commands in docs/kubernetes.md", len(blocks))
+	}
+	for i, block := range blocks {
+		text := block[1]
+		if i == 0 {
+			text = strings.ReplaceAll(text, namespace, "chart")
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", text)
+		cmd.Dir = dir
+		cmd.Env = []string{"HOME=" + t.TempDir(), "KUBECONFIG=" + c.kubeconfig, "PATH=" + filepath.Join(dir, ".tools") + ":" + os.Getenv("PATH")}
+		rig.Output(t, cmd)
+	}
+	for ns, want := range map[string]int{"chart": 1, namespace: 1} {
+		if sets := strings.Fields(c.kubectl(t, "", "get", "statefulsets", "--namespace", ns, "--output", "name")); len(sets) != want {
+			t.Errorf("after the commands of docs/kubernetes.md: StatefulSets %v in %s", sets, ns)
+		}
+	}
 }
 
 // externalSecrets stands for the External Secrets Operator's definition, of which
@@ -423,12 +429,7 @@ func (c cluster) kubectl(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), tool(t, "kubectl"), append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
 	cmd.Stdin = strings.NewReader(stdin)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("kubectl %s: %v\n%s%s", strings.Join(args, " "), err, out.String(), errs.String())
-	}
-	return out.String()
+	return rig.Output(t, cmd)
 }
 
 func (c cluster) apply(t *testing.T, manifest string) {
@@ -450,9 +451,12 @@ func startCluster(t *testing.T) cluster {
 	// Neither takes port 0 for all of its listeners.
 	ports := freePorts(t, 3)
 	client, peer := "http://127.0.0.1:"+ports[0], "http://127.0.0.1:"+ports[1]
-	start(t, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", client, "--advertise-client-urls", client,
+	background := func(name string, args ...string) *rig.Process {
+		return rig.Background(t, exec.Command(name, args...)) //nolint:noctx // the rig kills it
+	}
+	background("etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
-	server := start(t, tool(t, "kube-apiserver"), "--etcd-servers", client, "--secure-port", ports[2], "--bind-address", "127.0.0.1", "--cert-dir", dir,
+	server := background(tool(t, "kube-apiserver"), "--etcd-servers", client, "--secure-port", ports[2], "--bind-address", "127.0.0.1", "--cert-dir", dir,
 		"--service-cluster-ip-range", "10.0.0.0/24", "--token-auth-file", filepath.Join(dir, "tokens.csv"), "--authorization-mode", "RBAC",
 		"--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", filepath.Join(dir, "sa.key"),
 		"--service-account-signing-key-file", filepath.Join(dir, "sa.key"), "--disable-admission-plugins", "ServiceAccount")
@@ -472,21 +476,6 @@ current-context: ship
 		}
 	}
 	return c
-}
-
-func start(t *testing.T, name string, args ...string) *rig.Process {
-	t.Helper()
-	p, err := rig.Start(exec.Command(name, args...), &rig.Log{}) //nolint:noctx // ended below
-	if err != nil {
-		t.Fatalf("%v: make test-ship installs it", err)
-	}
-	t.Cleanup(func() {
-		p.Kill()
-		if log := p.Log(); t.Failed() {
-			t.Logf("%s:\n%s", name, log[max(0, len(log)-3000):])
-		}
-	})
-	return p
 }
 
 func freePorts(t *testing.T, n int) []string {

@@ -1,11 +1,8 @@
 //go:build ship
 
-// Package packages tries the Debian and the RPM package: installed, started,
-// upgraded, removed and purged in a copy of this Debian.
 package packages
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -38,9 +35,7 @@ func built(t *testing.T) (older, newer string) {
 	for i, version := range []string{"1.0.0", "1.1.0"} {
 		cmd := exec.CommandContext(t.Context(), "./build.sh")
 		cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+dirs[i])
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("build.sh: %v\n%s", err, out)
-		}
+		rig.Output(t, cmd)
 	}
 	return dirs[0], dirs[1]
 }
@@ -62,7 +57,7 @@ func newSystem(t *testing.T) system {
 	dir := t.TempDir()
 	mount := func(target string, args ...string) {
 		rig.Run(t, "mount", append(args, target)...)
-		t.Cleanup(func() { _ = exec.Command("umount", "--lazy", target).Run() }) //nolint:noctx // after the test's context
+		rig.Undo(t, "umount", "--lazy", target)
 	}
 	// An overlay's upper folder may lie on no overlay, as a container's root does.
 	disk, root := filepath.Join(dir, "disk"), filepath.Join(dir, "root")
@@ -158,43 +153,22 @@ func counted(t *testing.T, s *rig.Server, up, atLeast float64) string {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
-		page := get(t, "http://"+s.Address+"/metrics")
-		if total(page, "gitlab_runner_fleet_up") == up && total(page, "gitlab_runner_fleet_jobs_finished_total") >= atLeast {
+		page := s.Metrics(t)
+		if rig.Total(page, "gitlab_runner_fleet_up") == up && rig.Total(page, "gitlab_runner_fleet_jobs_finished_total") >= atLeast {
 			return page
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("up is %v, jobs finished %v, want %v", total(page, "gitlab_runner_fleet_up"), total(page, "gitlab_runner_fleet_jobs_finished_total"), atLeast)
+			t.Fatalf("up is %v, jobs finished %v, want %v", rig.Total(page, "gitlab_runner_fleet_up"), rig.Total(page, "gitlab_runner_fleet_jobs_finished_total"), atLeast)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func get(t *testing.T, url string) string {
+func serveWorld(t *testing.T, world *gitlabsim.World) string {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(body)
-}
-
-func total(page, family string) (sum float64) {
-	for line := range strings.Lines(page) {
-		if strings.HasPrefix(line, family+"{") {
-			v, _ := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, " "):]), 64)
-			sum += v
-		}
-	}
-	return sum
+	server := httptest.NewServer(world.Handler())
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // TestShipPackagesKeepStateAndEditsOverAnUpgrade goes through the life of each package. What the service counted
@@ -280,7 +254,7 @@ func TestShipPackagesKeepStateAndEditsOverAnUpgrade(t *testing.T) {
 			if !strings.Contains(page, `version="1.0.0"`) {
 				t.Error("the page does not show the version")
 			}
-			before := total(page, "gitlab_runner_fleet_jobs_finished_total")
+			before := rig.Total(page, "gitlab_runner_fleet_jobs_finished_total")
 			if code := exporter.Stop(); code != 0 {
 				t.Errorf("exit status %d", code)
 			}

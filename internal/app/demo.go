@@ -98,12 +98,14 @@ func (d *demo) load() (*config.Validated, error) {
 		Name:             demoName,
 		URL:              d.url,
 		HTTPClientConfig: client,
+		Queue:            config.QueueAll, // a misspelt tag is in no runner's list
 		Expected:         map[string]int{"gpu": 2, "prod-deploy": 1, tagLost: 1, tagFloor: 2},
 		Poll: config.PollConfig{
 			RunnersInterval:       every(5 * time.Second),
 			DetailsInterval:       every(time.Minute),
 			JobsInterval:          every(5 * time.Second),
 			ReconcileInterval:     every(time.Minute),
+			QueueInterval:         every(10 * time.Second),
 			Lookback:              every(time.Hour),
 			Staleness:             every(time.Minute),
 			MaxRequestsPerSecond:  &unlimited,
@@ -159,6 +161,7 @@ All series are there within ten seconds.
 
   metrics           %[2]s%[3]s
   health page       %[2]s/
+  why a job waits   %[2]s/fleet/why   (paste the address of a job)
   simulated GitLab  %[4]s/api/v4
   its token         %[5]s   (good for the simulation only)
 

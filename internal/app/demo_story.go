@@ -26,8 +26,12 @@ const (
 	tagBlackHole   = "android"
 	tagMidJob      = "docker-large"
 	tagQueue       = "integration"
+	tagMisspelt    = "integratoin" // no runner has it
 	tagMaintenance = "arm-build"
 )
+
+// whyMisspelt is where the page explains why nobody takes the misspelt job.
+const whyMisspelt = "/fleet/why?gitlab=" + demoName + "&tags=" + tagMisspelt
 
 // story is one incident of the demonstration: the script plays it at its time,
 // and POST /demo/drill at any time.
@@ -65,6 +69,7 @@ type script struct {
 	paused   []int64
 	orphan   int64   // the job whose runner died
 	burst    []int64 // the jobs that jam the queue
+	misspelt int64   // the job that no runner can take
 }
 
 func stories() []*story {
@@ -99,6 +104,15 @@ func stories() []*story {
 			see:   `gitlab_runner_fleet_queue_tag_jobs{tag="` + tagQueue + `"}`,
 			where: "waiting jobs; board Tags, queue time", alert: "GitLabRunnerTagQueueSlow, after 20 min",
 			begin: (*script).beginQueue, end: (*script).endQueue,
+		},
+		{
+			name: "misspelt", at: 3*time.Minute + 30*time.Second, what: "a job with the tag " + tagMisspelt + ", which no runner has: it waits for ever",
+			see:   `gitlab_runner_fleet_queue_unmatched_tagset_jobs{tags="` + tagMisspelt + `",reason="no_runner"}`,
+			where: "jobs that wait, no_runner; " + whyMisspelt + " names the tag that is meant", alert: "none; the page shows it after some 2 min",
+			begin: func(s *script, now time.Time) {
+				s.misspelt = s.world.CreateJob(gitlabsim.JobSpec{Project: s.projects[0], Created: now, Name: "integration", Stage: "test", Tags: []string{tagMisspelt}})
+			},
+			end: func(s *script, _ time.Time) { s.world.CancelJob(s.misspelt) },
 		},
 		{
 			name: "maintenance", at: 4 * time.Minute, what: "the three runners of tag " + tagMaintenance + ", which has no floor, are paused for maintenance",

@@ -29,6 +29,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/secret"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 	"gitlab-runner-fleet-exporter/internal/store"
+	"gitlab-runner-fleet-exporter/internal/why"
 )
 
 // supervisor owns the running monitors and moves them from one configuration
@@ -433,11 +434,22 @@ func (s *supervisor) evidence(name string, id int64) (snapshot.HealthEvidence, b
 	return w.monitor.Evidence(id)
 }
 
+// why explains which runners take a job.
+func (s *supervisor) why(ctx context.Context, name string, q why.Question) (*why.Answer, error) {
+	s.mu.Lock()
+	w := s.running[name]
+	s.mu.Unlock()
+	if w == nil {
+		return nil, &why.Failure{Text: "GitLab " + name + " is not monitored any more."}
+	}
+	return w.monitor.Why(ctx, q)
+}
+
 // newPage makes the health page of what s monitors.
 func newPage(s *supervisor) *page.Page {
 	o := s.opts
 	return page.New(page.Options{
-		Pictures: s.pictures, Evidence: s.evidence,
+		Pictures: s.pictures, Evidence: s.evidence, Why: s.why,
 		Shard: o.shardIndex, Shards: o.shardCount,
 		ExternalURL: o.externalURL, Prefix: o.linkPrefix(),
 		Grafana: o.linkGrafana, Runbooks: o.linkRunbooks,

@@ -32,6 +32,8 @@ const (
 	pathFleet   = "/fleet"
 	pathRunner  = "/fleet/runner"
 	pathAPI     = "/api/v1/fleet"
+	pathWhy     = "/fleet/why"
+	pathWhyAPI  = "/api/v1/why"
 )
 
 const (
@@ -69,6 +71,8 @@ func newRoutes(p pages) http.Handler {
 	}
 	mux.Handle(pathRunner, reading(http.HandlerFunc(p.fleet.ServeRunner)))
 	mux.Handle(pathAPI, reading(http.HandlerFunc(p.fleet.ServeAPI)))
+	mux.Handle(pathWhy, reading(http.HandlerFunc(p.fleet.ServeWhy)))
+	mux.Handle(pathWhyAPI, reading(http.HandlerFunc(p.fleet.ServeWhyAPI)))
 	mux.Handle(pathHealthy, reading(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, program+" is healthy.\n")
 	})))

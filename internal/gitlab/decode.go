@@ -91,7 +91,7 @@ func (d *reader) details() RunnerDetails {
 		case "contacted_at":
 			out.ContactedAt = d.time()
 		case "maximum_timeout":
-			out.MaximumTimeout = time.Duration(max(d.seconds(), 0)) * time.Second
+			out.MaximumTimeout = d.maximumTimeout()
 		case "projects":
 			project = d.first("path_with_namespace")
 		case "groups":
@@ -150,6 +150,11 @@ func groupPath(webURL string) string {
 	return strings.Trim(u.Path, "/")
 }
 
+// maximumTimeout is a runner's, in whole seconds; null: none.
+func (d *reader) maximumTimeout() time.Duration {
+	return time.Duration(max(d.seconds(), 0)) * time.Second
+}
+
 func (d *reader) manager() (m Manager) {
 	for name := range d.members() {
 		switch string(name) {
@@ -177,29 +182,67 @@ func (d *reader) manager() (m Manager) {
 func (d *reader) job() Job {
 	j := Job{Duration: -1, Queued: -1}
 	for name := range d.members() {
+		j.member(d, name)
+	}
+	return j
+}
+
+// member reads one that rows and details have in common.
+func (j *Job) member(d *reader, name []byte) {
+	switch string(name) {
+	case "id":
+		j.ID = d.integer()
+	case "status":
+		j.Status = d.name()
+	case "created_at":
+		j.CreatedAt = d.time()
+	case "started_at":
+		j.StartedAt = d.time()
+	case "finished_at":
+		j.FinishedAt = d.time()
+	case "duration":
+		j.Duration = d.seconds()
+	case "queued_duration":
+		j.Queued = d.seconds()
+	case "failure_reason":
+		j.FailureReason = d.name()
+	case "web_url":
+		// GitLab writes the status first. Of the others nobody needs it.
+		if j.Status == "running" || j.Status == "canceling" {
+			j.URL = d.text(maxPath)
+		}
+	case "project":
+		for name := range d.members() {
+			if string(name) == "id" {
+				j.ProjectID = d.integer()
+			}
+		}
+	}
+}
+
+// jobDetails reads the answer of GET /projects/:id/jobs/:job_id.
+func (d *reader) jobDetails() JobDetails {
+	j := JobDetails{Job: Job{Duration: -1, Queued: -1}}
+	for name := range d.members() {
 		switch string(name) {
-		case "id":
-			j.ID = d.integer()
-		case "status":
-			j.Status = d.name()
-		case "created_at":
-			j.CreatedAt = d.time()
-		case "started_at":
-			j.StartedAt = d.time()
-		case "finished_at":
-			j.FinishedAt = d.time()
-		case "duration":
-			j.Duration = d.seconds()
-		case "queued_duration":
-			j.Queued = d.seconds()
-		case "failure_reason":
-			j.FailureReason = d.name()
-		case "project":
+		case "web_url":
+			j.WebURL = d.text(maxPath)
+		case "tag_list":
+			if !d.null() {
+				j.TagsKnown = true
+				j.Tags, j.TagsOmitted = d.tags()
+			}
+		case "runner":
 			for name := range d.members() {
-				if string(name) == "id" {
-					j.ProjectID = d.integer()
+				switch string(name) {
+				case "id":
+					j.RunnerID = d.integer()
+				case "description":
+					j.Runner = d.text(maxDescription)
 				}
 			}
+		default:
+			j.member(d, name)
 		}
 	}
 	return j

@@ -5,7 +5,7 @@ import "net/url"
 // RunnerFilter restricts a runner list (docs/gitlab-api.md 1.6). GitLab compares
 // with its database, whose last contact lags up to 55 minutes.
 type RunnerFilter struct {
-	Tag       string // exactly this tag; it cannot hold a comma
+	Tag       string // exactly this tag, or each of several joined by commas; none can hold one
 	Available bool   // online and not paused
 }
 

@@ -22,17 +22,19 @@ type FieldSet uint32
 // The fields that a release, or a token, may not have. What GraphQL does not
 // return must be read by REST, or stays unknown.
 const (
-	FieldPaused    FieldSet = 1 << iota // paused, 14.8; before it active is asked instead
-	FieldExecution                      // jobExecutionStatus, 15.7
-	FieldExecuting                      // jobCount(statuses), 16.2
-	FieldTags                           // tagList
-	FieldUntagged                       // runUntagged
-	FieldAccess                         // accessLevel
-	FieldContact                        // contactedAt
-	FieldOwner                          // ownerProject, 15.1
-	FieldGroups                         // groups
-	FieldManagers                       // managers, about 15.10 to 16.0
-	FieldMachine                        // version, platformName, architectureName of the runner itself: to 17.x; asked only where managers are not to be had
+	FieldPaused           FieldSet = 1 << iota // paused, 14.8; before it active is asked instead
+	FieldExecution                             // jobExecutionStatus, 15.7
+	FieldExecuting                             // jobCount(statuses), 16.2
+	FieldTags                                  // tagList
+	FieldUntagged                              // runUntagged
+	FieldAccess                                // accessLevel
+	FieldContact                               // contactedAt
+	FieldOwner                                 // ownerProject, 15.1
+	FieldGroups                                // groups
+	FieldManagers                              // managers, about 15.10 to 16.0
+	FieldMachineExecution                      // jobExecutionStatus of each of managers, 16.3
+	FieldTimeout                               // maximumTimeout
+	FieldMachine                               // version, platformName, architectureName of the runner itself: to 17.x; asked only where managers are not to be had
 
 	fieldComplexity   // queryComplexity
 	fieldCanceling    // CANCELING among the statuses, 17.0
@@ -45,7 +47,7 @@ const (
 // What to ask for: a listing every minute needs less than the details.
 const (
 	FieldsListing = FieldPaused | FieldExecution | FieldExecuting
-	FieldsAll     = FieldsListing | FieldTags | FieldUntagged | FieldAccess | FieldContact | FieldOwner | FieldGroups | FieldManagers
+	FieldsAll     = FieldsListing | FieldTags | FieldUntagged | FieldAccess | FieldContact | FieldOwner | FieldGroups | FieldManagers | FieldMachineExecution | FieldTimeout
 	// FieldsDetails must all be there for a page to stand for GET /runners/:id;
 	// without FieldManagers GET /runners/:id/managers is still to be read.
 	FieldsDetails = FieldTags | FieldUntagged | FieldAccess | FieldContact
@@ -284,6 +286,9 @@ func (q GraphQLQuery) ask() ask {
 		a.fields |= fieldAllAvailable
 	}
 	a.fields &^= d.lacks
+	if a.fields&FieldManagers == 0 {
+		a.fields &^= FieldMachineExecution
+	}
 	return a
 }
 

@@ -76,6 +76,16 @@ func (r *FleetRunner) settle(project, group string) {
 	}
 }
 
+// execution is a jobExecutionStatus in REST's words: up to 17.1 GraphQL has
+// RUNNING where it has ACTIVE now.
+func (d *reader) execution() string {
+	word := strings.ToLower(d.name())
+	if word == "running" {
+		return ExecutionActive
+	}
+	return word
+}
+
 // jobCount is what GitLab counted, at most MaxJobCount + 1; -1 for anything else.
 func (d *reader) jobCount() int {
 	n, ok := d.number()
@@ -128,6 +138,8 @@ func (d *reader) fleetManager() (m Manager) {
 			m.Arch = d.name()
 		case "status":
 			m.Status = strings.ToLower(d.name())
+		case "jobExecutionStatus":
+			m.Execution = d.execution()
 		case "contactedAt":
 			m.ContactedAt = d.time()
 		}

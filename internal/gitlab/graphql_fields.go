@@ -34,7 +34,7 @@ var runnerFields = []runnerField{
 	{form: statusForm, member: "status", read: func(d *reader, r *fleetRow) { r.Status = strings.ToLower(d.name()) }},
 	{
 		field: FieldExecution, name: "jobExecutionStatus", text: "jobExecutionStatus", keys: []string{"jobExecutionStatus"},
-		member: "jobExecutionStatus", read: func(d *reader, r *fleetRow) { r.Execution = strings.ToLower(d.name()) },
+		member: "jobExecutionStatus", read: func(d *reader, r *fleetRow) { r.Execution = d.execution() },
 	},
 	{
 		field: FieldTags, name: "tagList", text: "tagList", keys: []string{"tagList"},
@@ -53,6 +53,10 @@ var runnerFields = []runnerField{
 		member: "contactedAt", read: func(d *reader, r *fleetRow) { r.ContactedAt = d.time() },
 	},
 	{
+		field: FieldTimeout, name: "maximumTimeout", text: "maximumTimeout", keys: []string{"maximumTimeout"},
+		member: "maximumTimeout", read: func(d *reader, r *fleetRow) { r.MaximumTimeout = d.maximumTimeout() },
+	},
+	{
 		field: FieldOwner, name: "ownerProject", text: "ownerProject { fullPath }", keys: []string{"ownerProject", "Project", "ProjectInterface"},
 		member: "ownerProject", read: func(d *reader, r *fleetRow) { r.project = d.textOf("fullPath") },
 	},
@@ -67,7 +71,7 @@ var runnerFields = []runnerField{
 		},
 	},
 	{
-		field: FieldManagers, name: "managers", text: "managers(first: " + strconv.Itoa(managersAtOnce) + ") { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } }",
+		field: FieldManagers, name: "managers", form: managersForm,
 		keys:   []string{"managers", "CiRunnerManager", "CiRunnerManagerConnection"},
 		member: "managers", read: func(d *reader, r *fleetRow) { d.fleetManagers(&r.FleetRunner) },
 	},
@@ -93,7 +97,9 @@ var runnerFields = []runnerField{
 		member: "executing", read: func(d *reader, r *fleetRow) { r.Executing = d.jobCount() },
 	},
 
-	// Parts of the query that are no field of a runner.
+	// Parts of the query that are no field of a runner. A release that lacks a
+	// field of a machine still has its machines.
+	{field: FieldMachineExecution, name: "managers.jobExecutionStatus", keys: []string{"managers.nodes.jobExecutionStatus", "CiRunnerManager.jobExecutionStatus"}},
 	{field: fieldComplexity, name: "queryComplexity", keys: []string{"queryComplexity", "QueryComplexity"}},
 	{field: fieldCanceling, name: "CANCELING"},
 	{field: fieldAllAvailable, name: "ALL_AVAILABLE"},
@@ -106,6 +112,14 @@ func statusForm(f FieldSet) string {
 		return "status(legacyMode: null)"
 	}
 	return "status"
+}
+
+func managersForm(f FieldSet) string {
+	execution := ""
+	if f&FieldMachineExecution != 0 {
+		execution = " jobExecutionStatus"
+	}
+	return "managers(first: " + strconv.Itoa(managersAtOnce) + ") { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt" + execution + " } }"
 }
 
 func activeForm(f FieldSet) string {
@@ -157,12 +171,14 @@ func (f FieldSet) String() string {
 
 // of is the optional field that a path, or the names in a message, lead to or
 // through; 0: none. A machine's version belongs to managers, which stands
-// before it.
+// before it, unless the rest of the path is a key of its own.
 func of(names ...string) FieldSet {
-	for _, name := range names {
-		for _, o := range runnerFields {
-			if slices.Contains(o.keys, name) {
-				return o.field
+	for i, name := range names {
+		for _, key := range []string{strings.Join(names[i:], "."), name} {
+			for _, o := range runnerFields {
+				if slices.Contains(o.keys, key) {
+					return o.field
+				}
 			}
 		}
 	}
@@ -215,7 +231,7 @@ func (e graphqlError) objection() (code string, names []string) {
 		if m := o.text.FindStringSubmatch(e.Message); m != nil {
 			outer, inner := m[o.text.SubexpIndex("outer")], m[o.text.SubexpIndex("inner")]
 			if o.code == undefinedField {
-				return o.code, []string{outer, outer + "." + inner, inner}
+				return o.code, []string{outer + "." + inner, outer, inner}
 			}
 			return o.code, []string{outer, inner}
 		}

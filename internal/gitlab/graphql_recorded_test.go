@@ -61,7 +61,7 @@ func TestRecordedReleasesAreReadWhole(t *testing.T) {
 		{"15.0.0", missing | gitlab.FieldExecution | gitlab.FieldOwner, 3, 3},
 		{"15.9.0", missing, 3, 3},
 		{"15.11.0", missing, 3, 3},
-		{"16.1.0", gitlab.FieldExecuting, 2, 2},
+		{"16.1.0", gitlab.FieldExecuting | gitlab.FieldMachineExecution, 2, 2},
 		{"16.11.0", 0, 2, 2}, // CANCELING is not a status yet
 		{"17.0.0", 0, 1, 1},
 		{"18.6.0", 0, 1, 1},
@@ -165,6 +165,21 @@ func asTruth(t *testing.T, got gitlab.FleetRunner, want gitlabsim.RunnerTruth, f
 		t.Errorf("runner %d executes %d, want %d", got.ID, got.Executing, executing)
 	case fields&gitlab.FieldExecution != 0 && (got.Execution == "active") != (executing > 0):
 		t.Errorf("runner %d is %s with %d jobs", got.ID, got.Execution, executing)
+	}
+	if timeout := want.Timeout; fields&gitlab.FieldTimeout != 0 && got.MaximumTimeout != timeout {
+		t.Errorf("runner %d: maximum timeout %v, want %v", got.ID, got.MaximumTimeout, timeout)
+	}
+	executes := 0
+	for _, m := range got.Managers {
+		if m.Execution != "" && m.Execution != gitlab.ExecutionActive && m.Execution != gitlab.ExecutionIdle || (m.Execution == "") != (fields&gitlab.FieldMachineExecution == 0) {
+			t.Errorf("runner %d: machine %+v", got.ID, m)
+		}
+		if m.Execution == gitlab.ExecutionActive {
+			executes++
+		}
+	}
+	if fields&gitlab.FieldMachineExecution != 0 && (executes > 0) != (len(want.Executing) > 0) {
+		t.Errorf("runner %d executes %d jobs on %d machines", got.ID, len(want.Executing), executes)
 	}
 	if fields&gitlab.FieldManagers != 0 && len(got.Managers) != len(want.Managers) || fields&gitlab.FieldManagers == 0 && got.Managers != nil {
 		t.Errorf("runner %d: machines %v", got.ID, got.Managers)

@@ -120,6 +120,7 @@ func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 		requests            int  // that three pages take, learning included
 	}{
 		{"15.11.0", false, false, 5}, // what it lacks, and that status must be asked with legacyMode
+		{"17.0.0-ee", true, true, 3}, // RUNNING, not ACTIVE
 		{"17.8.0-ee", true, true, 3},
 		{"19.1.0-ee", true, true, 3},
 	} {
@@ -129,6 +130,7 @@ func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 				Shape: gitlabsim.JobShape{CanceledShare: 0.3, CancelingLength: 10 * time.Minute},
 			})
 			executing := map[int64]int{}
+			details, machines := map[int64]gitlab.RunnerDetails{}, map[int64][]gitlab.Manager{}
 			rest := newInventory()
 			list := byREST(t.Context(), t, s.client, gitlab.Scope{})
 			rest.List(inventory.Listing{Rows: list, Whole: true, Start: noon})
@@ -142,6 +144,7 @@ func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 					t.Fatal(err)
 				}
 				rest.Details(r.ID, d, m, noon)
+				details[r.ID], machines[r.ID] = d, m
 				for _, status := range []string{"running", "canceling"} {
 					p, err := s.client.RunnerJobs(t.Context(), gitlab.JobsQuery{RunnerID: r.ID, Status: status})
 					if err != nil {
@@ -164,6 +167,7 @@ func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 			total := 0
 			for _, r := range runners {
 				ql.Details(r.ID, r.RunnerDetails, r.Managers, noon)
+				sameMachines(t, r, details[r.ID], machines[r.ID])
 				if r.Managers == nil == c.managers {
 					t.Errorf("runner %d: machines %v", r.ID, r.Managers)
 				}
@@ -210,6 +214,28 @@ func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 	}
 }
 
+// sameMachines compares what health needs of a runner: how long its jobs may
+// take, and which of its machines execute.
+func sameMachines(t *testing.T, got gitlab.FleetRunner, d gitlab.RunnerDetails, machines []gitlab.Manager) {
+	t.Helper()
+	if got.MaximumTimeout != d.MaximumTimeout {
+		t.Errorf("runner %d: maximum timeout %v, by REST %v", got.ID, got.MaximumTimeout, d.MaximumTimeout)
+	}
+	if got.Managers == nil {
+		return // a release that does not show them
+	}
+	executing := false
+	for i, m := range got.Managers {
+		executing = executing || m.Execution == gitlab.ExecutionActive
+		if by := machines[i].Execution; m.Execution == "" || by != "" && m.Execution != by { // in REST since 18.0
+			t.Errorf("runner %d: machine %d is %q, by REST %q", got.ID, m.ID, m.Execution, by)
+		}
+	}
+	if executing != (got.Execution == gitlab.ExecutionActive) {
+		t.Errorf("runner %d is %s, its machines are %+v", got.ID, got.Execution, got.Managers)
+	}
+}
+
 func firstDifference(a, b string) string {
 	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
 	for i := range min(len(x), len(y)) {
@@ -230,8 +256,9 @@ func TestDialectIsLearnedInOneMoreRequest(t *testing.T) {
 	}{
 		{"15.0.0", gitlab.FieldExecution | gitlab.FieldOwner | gitlab.FieldManagers | gitlab.FieldExecuting, 3},
 		{"15.7.0", gitlab.FieldManagers | gitlab.FieldExecuting, 3},
-		{"16.0.0", gitlab.FieldExecuting, 2},
-		{"16.2.0", 0, 2}, // CANCELING is not a status yet
+		{"16.0.0", gitlab.FieldExecuting | gitlab.FieldMachineExecution, 2},
+		{"16.2.0", gitlab.FieldMachineExecution, 2}, // CANCELING is not a status yet
+		{"16.3.0", 0, 2},
 		{"17.0.0", 0, 1},
 		{"18.0.0", 0, 1},
 	} {
@@ -246,7 +273,11 @@ func TestDialectIsLearnedInOneMoreRequest(t *testing.T) {
 				return n
 			}
 			p, err := s.client.RunnersGraphQL(t.Context(), q)
-			if err != nil || len(p.Runners) != 100 || p.Fields&gitlab.FieldsAll != gitlab.FieldsAll&^c.lacks {
+			want := gitlab.FieldsAll &^ c.lacks
+			if want&gitlab.FieldManagers == 0 {
+				want &^= gitlab.FieldMachineExecution
+			}
+			if err != nil || len(p.Runners) != 100 || p.Fields&gitlab.FieldsAll != want {
 				t.Fatalf("%d runners, fields %b, %v", len(p.Runners), p.Fields, err)
 			}
 			if lacks := d.Lacks() & gitlab.FieldsAll; lacks != c.lacks {
@@ -302,7 +333,7 @@ func TestTooComplexPageIsMadeSmaller(t *testing.T) {
 		managers bool
 		pages    int
 	}{
-		{300, true, 3}, {80, true, 5}, {60, true, 10}, {50, true, 21}, {35, false, 10},
+		{300, true, 3}, {80, true, 5}, {60, true, 10}, {55, true, 21}, {35, false, 10},
 	} {
 		s := newSim(t, gitlabsim.Options{Runners: 250, Seed: 1})
 		s.ql.SetLimit(c.limit)
@@ -554,7 +585,6 @@ func TestManyMachinesAreNotReportedInPart(t *testing.T) {
 			}
 			for i, m := range rest {
 				m.ContactedAt = m.ContactedAt.Truncate(time.Second)
-				m.Execution = "" // not read by GraphQL
 				if r.Managers[i] != m {
 					t.Errorf("got %+v, want %+v", r.Managers[i], m)
 				}

@@ -43,7 +43,7 @@ func TestDocumentIsExact(t *testing.T) {
 		want sent
 	}{
 		{GraphQLQuery{}, sent{
-			`query fleet($first: Int!, $after: String) { queryComplexity { score limit } runners(first: $first, after: $after) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus tagList runUntagged accessLevel contactedAt ownerProject { fullPath } groups(first: 1) { nodes { fullPath } } managers(first: 100) { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt } } paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } }`,
+			`query fleet($first: Int!, $after: String) { queryComplexity { score limit } runners(first: $first, after: $after) { pageInfo { hasNextPage endCursor } nodes { id description runnerType status jobExecutionStatus tagList runUntagged accessLevel contactedAt maximumTimeout ownerProject { fullPath } groups(first: 1) { nodes { fullPath } } managers(first: 100) { pageInfo { hasNextPage } nodes { id systemId version platformName architectureName status contactedAt jobExecutionStatus } } paused executing: jobCount(statuses: [RUNNING, CANCELING]) } } }`,
 			map[string]any{"first": 100.0},
 		}},
 		{GraphQLQuery{Fields: FieldsListing, First: 40, After: `a"b`, Type: "project_type", Scope: Scope{snapshot.ScopeGroups, `a/b") {`}}, sent{
@@ -456,11 +456,11 @@ func TestGraphQLRowsAreRead(t *testing.T) {
 				RunnerDetails: RunnerDetails{
 					Runner: Runner{ID: 9007199254740993, Description: "gpu-1", Type: "project_type", Status: "offline", Execution: "active", Paused: yes(), Online: no()},
 					Tags:   []string{"gpu", "linux"}, RunUntagged: true, Protected: true, Owner: "a/b/c",
-					Version: "18.4.0", Platform: "linux", Arch: "amd64", ContactedAt: at("2026-03-01T11:59:58Z"),
+					Version: "18.4.0", Platform: "linux", Arch: "amd64", ContactedAt: at("2026-03-01T11:59:58Z"), MaximumTimeout: time.Hour,
 				},
 				Managers: []Manager{
-					{ID: 4, SystemID: "s_1", Version: "17.11.0", Platform: "darwin", Arch: "arm64", Status: "stale"},
-					{ID: 5, SystemID: "r_2", Version: "18.4.0", Platform: "linux", Arch: "amd64", Status: "online", ContactedAt: at("2026-03-01T11:59:58Z")},
+					{ID: 4, SystemID: "s_1", Version: "17.11.0", Platform: "darwin", Arch: "arm64", Status: "stale", Execution: "idle"},
+					{ID: 5, SystemID: "r_2", Version: "18.4.0", Platform: "linux", Arch: "amd64", Status: "online", Execution: "active", ContactedAt: at("2026-03-01T11:59:58Z")},
 				},
 				Executing: 1001,
 			},
@@ -592,6 +592,11 @@ func TestObjectionLeavesOutItsFields(t *testing.T) {
 		{false, []graphqlError{coded("words of another line", invalidArgument, "executing", "statuses")}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
 		{false, []graphqlError{coded("words of another line", invalidArgument, "jobCount", "statuses")}, refusal{reason: ReasonBadRequest, lacks: fieldCanceling}},
 		{false, []graphqlError{coded("words of another line", undefinedField, "managers", "nodes", "platformName")}, refusal{reason: ReasonBadRequest, lacks: FieldManagers}},
+		// 16.0 to 16.2 have machines, and not what they execute.
+		{false, []graphqlError{coded("words of another line", undefinedField, "managers", "nodes", "jobExecutionStatus")}, refusal{reason: ReasonBadRequest, lacks: FieldMachineExecution}},
+		{false, []graphqlError{{Message: "Field 'jobExecutionStatus' doesn't exist on type 'CiRunnerManager'"}}, refusal{reason: ReasonBadRequest, lacks: FieldMachineExecution}},
+		{false, []graphqlError{{Message: "Field 'jobExecutionStatus' doesn't exist on type 'CiRunner'"}}, refusal{reason: ReasonBadRequest, lacks: FieldExecution}},
+		{true, []graphqlError{{Message: "boom", Path: []any{"runners", "nodes", 7.0, "managers", "nodes", 0.0, "jobExecutionStatus"}}}, refusal{reason: ReasonServerError, lacks: FieldMachineExecution}},
 		{false, []graphqlError{coded("words of another line", undefinedField, "managers")}, refusal{reason: ReasonBadRequest, lacks: FieldManagers, noMachines: true}},
 		{false, []graphqlError{coded("words of another line", argumentNotAccepted, "status", "legacyMode")}, refusal{reason: ReasonBadRequest, lacks: fieldLegacyMode}},
 		{false, []graphqlError{coded("words of another line", undefinedField, "status")}, refusal{reason: ReasonBadRequest, field: "status"}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -141,6 +142,9 @@ func (c *Client) RunnerJobs(ctx context.Context, q JobsQuery) (JobsPage, error) 
 	if err != nil {
 		return JobsPage{}, err
 	}
+	for i := range out.Jobs {
+		out.Jobs[i].URL = c.names(out.Jobs[i].URL)
+	}
 	var problem string
 	if q.Keyset && !answeredByNumber(h) {
 		out.Keyset = true
@@ -172,6 +176,31 @@ func (c *Client) Job(ctx context.Context, project, job int64) (Job, error) {
 	if out.ProjectID <= 0 {
 		out.ProjectID = project // the detailed entity of some releases leaves the id out
 	}
+	return out, nil
+}
+
+// ProjectJob reads one job of a project that is named by its full path. A job
+// that is gone, or that the token may not see, is ReasonNotFound.
+func (c *Client) ProjectJob(ctx context.Context, project string, job int64) (JobDetails, error) {
+	if strings.Trim(project, "./") == "" || job <= 0 {
+		return JobDetails{}, &Error{Reason: ReasonBadRequest, Route: RouteJob, Message: "no project or no job is named"}
+	}
+	r := request{route: RouteJob, path: "/projects/" + url.PathEscape(project) + "/jobs/" + strconv.FormatInt(job, 10)}
+	var out JobDetails
+	h, err := c.get(ctx, r, func(body io.Reader) (err error) {
+		if out, err = decodeObject(body, (*reader).jobDetails); err == nil {
+			err = needsID(out.ID)
+		}
+		return err
+	})
+	if err != nil {
+		return JobDetails{}, err
+	}
+	out.At, _ = http.ParseTime(h.Get("Date"))
+	for i, tag := range out.Tags {
+		out.Tags[i] = c.names(tag)
+	}
+	out.Runner, out.WebURL = c.names(out.Runner), c.names(out.WebURL)
 	return out, nil
 }
 

@@ -41,7 +41,7 @@ type RunnerDetails struct {
 	Platform    string
 	Arch        string
 	ContactedAt time.Time // zero: never
-	// MaximumTimeout of its jobs; 0: none, or not read (GraphQL).
+	// MaximumTimeout of its jobs; 0: none.
 	MaximumTimeout time.Duration
 	Owner          string // path_with_namespace of the first project, or web_url's path of the first group
 }
@@ -54,7 +54,7 @@ type Manager struct {
 	Platform    string
 	Arch        string
 	Status      string
-	Execution   string // job_execution_status, as Runner's; "" by GraphQL
+	Execution   string // job_execution_status, as Runner's; "" on releases without it too
 	ContactedAt time.Time
 }
 
@@ -70,6 +70,21 @@ type Job struct {
 	Queued        float64 // queued_duration, seconds; negative: null or missing
 	FailureReason string
 	ProjectID     int64
+	URL           string // its page in GitLab, of one that executes
+}
+
+// JobDetails is a job with what GET /projects/:id/jobs/:job_id adds to the row
+// of a list (docs/gitlab-api.md 11). Whether its ref is protected is not in it.
+type JobDetails struct {
+	Job
+
+	WebURL      string
+	Tags        []string
+	TagsOmitted int  // tags beyond the bounds of RunnerDetails.Tags
+	TagsKnown   bool // false: the answer does not have them
+	RunnerID    int64
+	Runner      string    // its description
+	At          time.Time // of the answer, by GitLab's clock; zero: not known
 }
 
 // RunnersPage is one page of a runner list, read by number (docs/gitlab-api.md 2).

@@ -478,6 +478,19 @@ func (w *World) SetOnline(id int64, online bool) bool {
 	return w.change(id, func(r *runner) { w.setOnline(r, online) })
 }
 
+// SetManagerOnline does so with one machine; false: the runner has no such machine.
+func (w *World) SetManagerOnline(runnerID, managerID int64, online bool) (ok bool) {
+	w.change(runnerID, func(r *runner) {
+		for _, m := range r.managers {
+			if m.id == managerID {
+				w.setAlive(r, m, online)
+				ok = true
+			}
+		}
+	})
+	return ok
+}
+
 func (w *World) setOnline(r *runner, online bool) {
 	if online && len(r.managers) == 0 {
 		w.addManager(r, ManagerSpec{})

@@ -45,7 +45,8 @@ type RunnerTruth struct {
 	Paused      bool
 	RunUntagged bool
 	Protected   bool
-	Alive       bool // a machine of it really contacts GitLab
+	Timeout     time.Duration // of its jobs; 0: none
+	Alive       bool          // a machine of it really contacts GitLab
 	Tags        []string
 	Group       int64
 	Projects    []int64
@@ -93,6 +94,16 @@ func (w *World) Truth() *Truth {
 		t.Finished = append(t.Finished, w.jobTruth(i))
 	}
 	return t
+}
+
+// FinishedAfter is the end of Truth's Finished, without the first n.
+func (w *World) FinishedAfter(n int) (out []JobTruth) {
+	w.lock()
+	defer w.mu.Unlock()
+	for _, i := range w.finished[n:] {
+		out = append(out, w.jobTruth(i))
+	}
+	return out
 }
 
 // Fleet is Truth without Finished, which is what grows.
@@ -173,7 +184,7 @@ func (w *World) runnerTruth(r *runner) RunnerTruth {
 	contact := w.runnerContact(r, at)
 	t := RunnerTruth{
 		ID: r.id, Type: runnerTypes[r.typ], Description: r.desc, Status: w.statusAt(r.created, contact, at), Paused: r.paused(),
-		Online: contact != 0 && at-contact < w.f.onlineFor, RunUntagged: r.untagged, Protected: r.protected, Alive: r.up(),
+		Online: contact != 0 && at-contact < w.f.onlineFor, RunUntagged: r.untagged, Protected: r.protected, Timeout: time.Duration(r.timeout) * time.Second, Alive: r.up(),
 		Tags: r.tagList(), Created: w.time(r.created), Contacted: w.time(contact), Deleted: w.time(r.deleted),
 	}
 	t.RESTStatus = t.Status

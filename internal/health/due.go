@@ -15,7 +15,7 @@ const (
 	askPeersEach           = 2 * minute
 	askPeersRatio          = 10 // hits for each miss
 	askDueFrom             = 45 * minute
-	askDueAt               = 66 * minute // most are read by their interval before, and found heard
+	askDueAt               = 66 * minute // most are read by their interval before, and found seen
 	askDueEach, askDueTill = minute, 75 * minute
 )
 

@@ -1,11 +1,6 @@
 package health
 
-import (
-	"encoding/binary"
-	"hash/fnv"
-	"math"
-	"slices"
-)
+import "math"
 
 // Moments of a group: the section "Silent among peers" of docs/health.md.
 const (
@@ -19,11 +14,11 @@ const (
 )
 
 // group is the runners that take the same jobs: GitLab ticks all of them for
-// each job that is queued, so those that are idle are heard together.
+// each job that is queued, so those that are idle are seen together.
 type group struct {
 	key     uint64
 	members []*runner
-	idle    int                  // members that are idle and were heard lately
+	idle    int                  // members that are idle and were seen lately
 	starts  int                  // jobs that members started since the last judgement
 	ring    *[ringMinutes]uint16 // contacts by minute; nil while it has one member
 	head    int64                // the newest minute of the ring
@@ -31,31 +26,41 @@ type group struct {
 
 // Traits are what makes runners peers.
 func (t *Traits) key() uint64 {
-	tags := slices.Clone(t.Tags)
-	slices.Sort(tags)
-	h := fnv.New64a()
-	write := func(s string) {
-		_, _ = h.Write(binary.AppendUvarint(nil, uint64(len(s))))
-		_, _ = h.Write([]byte(s))
-	}
-	flags := []byte{byte(t.Type), 0, 0}
+	flags := uint64(t.Type) << 2
 	if t.RunUntagged {
-		flags[1] = 1
+		flags |= 1
 	}
 	if t.Protected {
-		flags[2] = 1
+		flags |= 2
 	}
-	write(string(flags))
-	write(t.Owner)
-	for _, tag := range tags {
-		write(tag)
+	key := scatter(flags) ^ scatter(hash(t.Owner)+1)
+	for _, tag := range t.Tags { // in any order; it is called for each row of a listing and must not allocate
+		key += scatter(hash(tag) + 2)
 	}
-	return h.Sum64()
+	return scatter(key)
 }
 
-// heard notes n contacts at a time; one that is not after now, and not older
+// hash is FNV-1a of a text.
+func hash(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// scatter spreads a hash over all bits, so that sums of several differ.
+func scatter(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+// seen notes n contacts at a time; one that is not after now, and not older
 // than the ring.
-func (g *group) heard(at, now int64, n int) {
+func (g *group) seen(at, now int64, n int) {
 	m := at / minute
 	if g == nil || len(g.members) < 2 || at > now || m <= g.head-ringMinutes {
 		return
@@ -106,8 +111,8 @@ func (g *group) moments(from, to int64, dense bool) int {
 	return n
 }
 
-// heardWith tells whether others of the group were heard at a sign's minute.
-func (g *group) heardWith(at int64, dense bool) bool {
+// seenWith reports whether others of the group were seen at a sign's minute.
+func (g *group) seenWith(at int64, dense bool) bool {
 	if g == nil || g.ring == nil {
 		return false
 	}

@@ -5,10 +5,10 @@ import "math"
 // The limit of a runner's silence, and what its habit makes of it: the section
 // "Silent" of docs/health.md.
 const (
-	baseLimit     = 70 * minute  // a well idle runner is heard 60 min and one poll after its last sign
+	baseLimit     = 70 * minute  // a well idle runner is seen 60 min and one poll after its last sign
 	baseHabit     = 62 * minute  // the same, without room for a slow poll
 	sharedLimit   = 90 * minute  // entries of one config.toml are polled in turn
-	newLimit      = 125 * minute // before its habit is known: as patient as GitLab, which says offline after 2 h
+	newLimit      = 125 * minute // before its habit is known: as patient as GitLab, which shows offline after 2 h
 	habitKnown    = 3 * day
 	shortKnown    = 7 * day // for a limit below the base, a whole week
 	shortGap      = 8 * minute
@@ -28,7 +28,7 @@ const (
 
 	rateCount    = 15   // moments before the hit rate is used
 	rateLeast    = 0.8  // below it: a runner that fits fewer jobs than its peers
-	rateMost     = 0.98 // nobody is always heard
+	rateMost     = 0.98 // nobody is always seen
 	rateHalf     = 200  // moments after which the older ones count half
 	missedWindow = 120 * minute
 )
@@ -91,7 +91,7 @@ func (r *runner) limit(now, sign, lostAt int64) (limit, habit int64) {
 		limit = max(limit, wrongLimit)
 	}
 	if lostAt > sign && lostAt < sign+limit {
-		limit += lostCacheRoom // what was heard before the loss is not known
+		limit += lostCacheRoom // what was seen before the loss is not known
 	}
 	return limit, habit
 }
@@ -125,7 +125,7 @@ func (r *runner) chance() float64 {
 	return math.Pow(1-rate, float64(r.missed))
 }
 
-// learnRate counts moments at which it was heard, or was not.
+// learnRate counts moments at which it was seen, or was not.
 func (r *runner) learnRate(hits, misses int) {
 	r.hits += float32(hits)
 	r.misses += float32(misses)

@@ -2,7 +2,6 @@ package health
 
 import (
 	"cmp"
-	"hash/fnv"
 	"math"
 	"slices"
 	"time"
@@ -16,7 +15,7 @@ type Fleet struct {
 	runners map[int64]*runner
 	order   []*runner // by id; nil: to be sorted anew
 	groups  map[uint64]*group
-	// users are the runners that were last heard from a machine, by its system_id.
+	// users are the runners that last contacted GitLab from a machine, by its system_id.
 	users    map[uint64][]*runner
 	projects map[int64]*project
 
@@ -61,7 +60,7 @@ type runner struct {
 	lastStart, lastOwn       int64
 	pausedAt, downAt         int64
 	busySince                int64 // the listing that first showed it executing
-	confirm                  int64 // the reading that first said down
+	confirm                  int64 // the first reading by which it is down
 	wrong                    [2]int64
 	momentsFrom              int64 // after a restart: moments before it stand in missedBefore
 	hitCheck, dueMark, askAt int64
@@ -145,7 +144,7 @@ type Reading struct {
 	Machines []Machine
 }
 
-// SetDense says how contacts are read: of all runners with each listing
+// SetDense sets how contacts are read: of all runners with each listing
 // (GraphQL), or of each runner by itself and more seldom (REST).
 func (f *Fleet) SetDense(dense bool) { f.dense = dense }
 
@@ -200,7 +199,7 @@ func (f *Fleet) ListingFailed(at time.Time) {
 	f.dirtyMeta = true
 }
 
-// Describe notes what the details say of which jobs a runner takes.
+// Describe notes which jobs a runner takes, by its details.
 func (f *Fleet) Describe(id int64, t Traits) {
 	r := f.runners[id]
 	if r == nil {
@@ -239,7 +238,7 @@ func (f *Fleet) Read(id int64, rd Reading) {
 	sign := max(contact, r.lastStart, r.lastOwn, f.readMachines(r, rd.Machines, now))
 	first := r.readAt == 0
 	if contact > r.contact && !r.executing && !r.wasExecuting && !first && contact > max(r.lastStart, r.lastOwn)+minute {
-		r.group.heard(contact, now, 1)
+		r.group.seen(contact, now, 1)
 	}
 	if contact > 0 && contact < r.contact-backBy {
 		f.contactBack(now)
@@ -258,7 +257,7 @@ func (f *Fleet) Read(id int64, rd Reading) {
 	f.use(r, now)
 	f.ask(r, now)
 	// An older reading on disk only makes a silence shorter, so that an idle
-	// runner is written when it is heard, not when it is read.
+	// runner is written when it is seen, not when it is read.
 	if first || r.verdict == Overdue {
 		r.soon()
 	}
@@ -277,23 +276,23 @@ func (f *Fleet) signed(r *runner, sign, now int64, first bool) {
 			r.hitCheck = sign
 		}
 		if gap >= dueGapLeast && gap < dueGapMost {
-			f.dues = append(f.dues, due{at: now, heard: true, r: r})
+			f.dues = append(f.dues, due{at: now, seen: true, r: r})
 		}
 	}
 	r.sign, r.missed, r.missedBefore, r.momentsFrom = sign, 0, 0, 0
 	r.soon()
 }
 
-// isDue tells whether a sign of an idle runner should have come by now.
+// isDue reports whether a sign of an idle runner should have come by now.
 func (r *runner) isDue(now int64) bool {
 	silence := now - r.sign
 	return !r.executing && !r.paused && r.dueMark != r.sign && silence > dueSign && silence < dueStale
 }
 
-// miss counts the moments of its group at which it was not heard.
+// miss counts the moments of its group at which it was not seen.
 func (f *Fleet) miss(r *runner, now int64) {
 	if r.hitCheck > 0 && now >= r.hitCheck+momentBefore*minute {
-		if r.group.heardWith(r.hitCheck, f.dense) {
+		if r.group.seenWith(r.hitCheck, f.dense) {
 			r.learnRate(1, 0)
 		}
 		r.hitCheck = 0
@@ -352,12 +351,10 @@ func systemKey(id string) uint64 {
 	if id == "" || id == "<legacy>" {
 		return 0
 	}
-	h := fnv.New64a()
-	_, _ = h.Write([]byte(id))
-	return h.Sum64()
+	return hash(id)
 }
 
-// use notes from which machine a runner is heard, and whether it executes there.
+// use notes from which machine a runner contacts GitLab, and whether it executes there.
 func (f *Fleet) use(r *runner, now int64) {
 	if r.system == 0 {
 		return
@@ -381,7 +378,7 @@ func (f *Fleet) use(r *runner, now int64) {
 	}
 }
 
-// machineBusy tells whether a runner's machine worked for another one just now.
+// machineBusy reports whether a runner's machine worked for another one just now.
 func (r *runner) machineBusy() bool {
 	return r.neighborAt > 0 && r.readAt-r.neighborAt < machineActive
 }
@@ -431,7 +428,7 @@ func (f *Fleet) started(r *runner, j *gitlab.Job, now int64) {
 		r.soon()
 	}
 	if j.Queued >= 0 && r.group != nil { // it ticked each member of the group when it was queued
-		r.group.heard(start-int64(j.Queued), now, r.group.need(f.dense)+1)
+		r.group.seen(start-int64(j.Queued), now, r.group.need(f.dense)+1)
 	}
 	if start > r.restored {
 		r.take.starts++
@@ -453,7 +450,7 @@ func (f *Fleet) ended(r *runner, j *gitlab.Job, now int64) {
 	f.outcome(r, j, start, end)
 }
 
-// ownReport tells whether the runner itself reported a job's end: what GitLab
+// ownReport reports whether the runner itself reported a job's end: what GitLab
 // decided (no_updates_running and its like), or a person, is no sign of it.
 func ownReport(j *gitlab.Job) bool {
 	switch j.Status {
@@ -503,7 +500,7 @@ func (r *runner) announce() {
 	}
 }
 
-// shared tells whether another runner names the same machine.
+// shared reports whether another runner names the same machine.
 func (r *runner) shared(now int64) bool { return r.sharedAt > 0 && now-r.sharedAt < day }
 
 func unix(t time.Time) int64 {

@@ -3,10 +3,10 @@ package health
 // When no new down verdict is passed: the section "When judgement is
 // suspended" of docs/health.md.
 const (
-	heldAfter     = 66 * minute // gitlab-runner sleeps 60 min after three failed polls, and is heard a poll later
+	heldAfter     = 66 * minute // gitlab-runner sleeps 60 min after three failed polls, and is seen a poll later
 	orphanedAfter = 10 * minute // after trouble, before a job without a sign counts as orphaned
 
-	// The fleet is silent: of the idle runners whose sign was due lately, most were not heard.
+	// The fleet is silent: of the idle runners whose sign was due lately, most were not seen.
 	dueSign     = 62 * minute // after the last one
 	dueStale    = 100 * minute
 	dueGapLeast = 55 * minute // a gap between these is a sign that came when it was due
@@ -23,16 +23,16 @@ const (
 )
 
 type due struct {
-	at    int64
-	mark  int64 // the sign after which none came
-	heard bool
-	r     *runner
+	at   int64
+	mark int64 // the sign after which none came
+	seen bool
+	r    *runner
 }
 
 func (f *Fleet) afterOutage(now int64) bool { return f.trouble > 0 && now < f.trouble+heldAfter }
 
 // contactBack notes a contact that is older than the one before. Three of them
-// are a lost cache: what GitLab heard since is not known to it any more.
+// are a lost cache: the contacts since then are not known to GitLab any more.
 func (f *Fleet) contactBack(at int64) {
 	f.backs = append(f.backs, at)
 	for f.backs[0] < at-backTime {
@@ -48,22 +48,22 @@ func (f *Fleet) contactBack(at int64) {
 // guard finds out whether the whole fleet is silent.
 func (f *Fleet) guard(now int64) {
 	kept := f.dues[:0]
-	silent, heard := 0, 0
+	silent, seen := 0, 0
 	for _, d := range f.dues {
-		still := !d.heard && d.r.sign == d.mark && !d.r.gone
+		still := !d.seen && d.r.sign == d.mark && !d.r.gone
 		if now-d.at > dueWindow && (!still || !f.silent || now-d.at >= dueKeep) {
 			continue
 		}
 		kept = append(kept, d)
-		if d.heard {
-			heard++
+		if d.seen {
+			seen++
 		} else if still {
 			silent++
 		}
 	}
 	clear(f.dues[len(kept):])
 	f.dues = kept
-	is := silent >= dueLeast && silent > heard || now < f.silentUntil
+	is := silent >= dueLeast && silent > seen || now < f.silentUntil
 	if is && !f.silent {
 		f.silentFrom = now
 		f.dirtyMeta = true

@@ -40,15 +40,15 @@ func TestNobodyIsDownRightAfterAnOutage(t *testing.T) {
 		t.Errorf("%s %s after it", h, r)
 	}
 	if h, _ := s.health(2); h != Alive {
-		t.Errorf("a runner that is heard: %s", h)
+		t.Errorf("a runner that is seen: %s", h)
 	}
 }
 
-// TestNobodyIsDownWhileTheFleetIsSilent: when most runners whose sign is due are not heard, nobody is down, for two hours at most.
+// TestNobodyIsDownWhileTheFleetIsSilent: when most runners whose sign is due are not seen, nobody is down, for two hours at most.
 func TestNobodyIsDownWhileTheFleetIsSilent(t *testing.T) {
 	s := newStage(t, 6)
 	s.minutes(4 * 24 * 60)
-	// They are heard each minute, so their limit is the base only with longer gaps in the week.
+	// They are seen each minute, so their limit is the base only with longer gaps in the week.
 	for _, r := range s.f.runners {
 		for range 2 {
 			r.gaps.add(62*minute, r.readAt)
@@ -75,7 +75,7 @@ func TestNobodyIsDownWhileTheFleetIsSilent(t *testing.T) {
 	}
 }
 
-// TestOneSilentIsNotTheFleet: the others are heard.
+// TestOneSilentIsNotTheFleet: the others are seen.
 func TestOneSilentIsNotTheFleet(t *testing.T) {
 	s := newStage(t, 6)
 	s.minutes(4 * 24 * 60)
@@ -91,7 +91,7 @@ func TestOneSilentIsNotTheFleet(t *testing.T) {
 	}
 }
 
-// TestLostCacheIsNoSilence: contacts that go back are no silence, and what was heard before is not held against anyone.
+// TestLostCacheIsNoSilence: contacts that go back are no silence, and the signs of before count against nobody.
 func TestLostCacheIsNoSilence(t *testing.T) {
 	s := newStage(t, 6)
 	s.minutes(5)
@@ -136,7 +136,7 @@ func TestDeadMachineLeavesItsJobBehind(t *testing.T) {
 			t.Errorf("the runner is %s", p.Ill[0].Health)
 		}
 	}
-	// The same while GitLab is in trouble says nothing.
+	// The same while GitLab is in trouble is no evidence.
 	f.ListingFailed(start.Add(13 * time.Minute))
 	if _, p := f.Judge(start.Add(13 * time.Minute)); len(p.Ill) != 0 {
 		t.Errorf("in trouble: %+v", p.Ill)

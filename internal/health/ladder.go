@@ -11,15 +11,15 @@ const (
 // The constants of the ladder. What chose each stands beside it: a section of
 // docs/health.md, or what the simulation (test/healthsim) showed.
 const (
-	unreadFails = 3           // "When nothing can be said": one reading in 200 fails by chance
+	unreadFails = 3           // one reading in 200 fails by chance
 	unreadAfter = 25 * minute // the slowest details_interval of the defaults, missed with a retry
-	jobProves   = 15 * minute // "When nothing can be said": a job sign as late as details are read
+	jobProves   = 15 * minute // a job sign as late as details are read
 
-	freshSilence  = 5 * minute  // "Signs": a runner of its group is heard within a poll; nothing to judge before
-	jobSilence    = 6 * minute  // "Job silent": running jobs report each 60 s, or each 240 s with FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL
+	freshSilence  = 5 * minute  // "Signs": a runner of its group is seen within a poll; nothing to judge before
+	jobSilence    = 6 * minute  // running jobs report each 60 s, or each 240 s with FF_USE_DYNAMIC_TRACE_FORCE_SEND_INTERVAL
 	peersSilence  = 10 * minute // "Silent among peers": a process that restarts is back sooner
-	busyPatience  = 3 * hour    // "Machine busy": how long another runner's job may starve an entry of one config.toml
-	machineActive = 10 * minute // "Machine busy": its machine executed for another runner so recently
+	busyPatience  = 3 * hour    // how long another runner's job may starve an entry of one config.toml
+	machineActive = 10 * minute // its machine executed for another runner so recently
 	abandonedAt   = 7 * day     // GitLab deletes the machine rows of a runner after as long
 
 	jobMoments   = 2    // moments missed while executing and silent, and
@@ -28,7 +28,7 @@ const (
 	downChance   = 1e-4 // the false ones of 550 runners and a month stay under one
 	overMoments  = 2
 	overChance   = 1e-2
-	confirmAfter = minute // "Every down is said twice"
+	confirmAfter = minute // "Verdicts"
 )
 
 // evidence is what the ladder looks at: one runner at one moment. Times are
@@ -39,7 +39,7 @@ type evidence struct {
 	silence, habit, limit    int64 // since its last sign; what is usual; what is too much
 	sinceJob                 int64 // since its last job sign, by the clock
 	executing, wasDown       bool  // not paused and a job is executing; down before, without a sign since
-	missed                   int   // moments of its group at which it was not heard
+	missed                   int   // moments of its group at which it was not seen
 	chance                   float64
 	machineBusy              bool
 	afterOutage, fleetSilent bool // no new down verdicts
@@ -53,8 +53,8 @@ func (e *evidence) missedMoments(n int, chance float64) bool {
 
 func (e *evidence) tooLong() bool { return e.silence > e.limit }
 
-// rung is one line of the ladder. A rung that says Down for the first time
-// needs a second reading that says the same; until then it says Overdue.
+// rung is one line of the ladder. A rung that gives Down for the first time
+// needs a second reading with the same result; until then it gives Overdue.
 type rung struct {
 	health Health
 	reason Reason
@@ -66,7 +66,7 @@ const asBefore = NumReasons
 
 // ladder is how a runner is judged: the first rung that fits.
 var ladder = [...]rung{
-	// Nothing can be said, but what a job shows.
+	// Nothing is known but what a job shows.
 	{Alive, NoReason, func(e *evidence) bool { return (e.unread || !e.known) && e.sinceJob < jobProves }},
 	{Unknown, Unread, func(e *evidence) bool { return e.unread }},
 	{Unknown, NotSeen, func(e *evidence) bool { return !e.known || e.never }},
@@ -74,7 +74,7 @@ var ladder = [...]rung{
 	{Alive, NoReason, func(e *evidence) bool { return e.silence < freshSilence }},
 	{Down, Abandoned, func(e *evidence) bool { return e.silence > abandonedAt }},
 	{Down, asBefore, func(e *evidence) bool { return e.wasDown }},
-	// A job is executing, and nothing is heard of it.
+	// A job is executing, and there is no sign of it.
 	{Down, JobSilent, func(e *evidence) bool {
 		return e.executing && !e.held() && e.silence >= peersSilence && e.missedMoments(jobMoments, jobChance)
 	}},
@@ -86,7 +86,7 @@ var ladder = [...]rung{
 	{Overdue, AfterOutage, func(e *evidence) bool { return e.tooLong() && e.afterOutage }},
 	{Overdue, FleetSilent, func(e *evidence) bool { return e.tooLong() && e.fleetSilent }},
 	{Down, Silent, func(e *evidence) bool { return e.tooLong() }},
-	// Its peers were heard, again and again.
+	// Its peers were seen, again and again.
 	{Down, SilentAmongPeers, func(e *evidence) bool {
 		return e.silence >= peersSilence && !e.machineBusy && !e.held() && e.missedMoments(downMoments, downChance)
 	}},
@@ -111,7 +111,7 @@ func (f *Fleet) evidence(r *runner, now int64) evidence {
 		silence:  r.readAt - sign,
 		sinceJob: math.MaxInt64,
 		unread:   r.fails >= unreadFails && f.listing && (r.readAt == 0 || now-r.readAt > unreadAfter),
-		// A paused runner may stop after its last job: that job's silence says nothing.
+		// A paused runner may stop after its last job: the silence of that job is no evidence.
 		// Nor does a reading from before the job.
 		executing:   r.executing && !r.paused && r.readAt >= r.busySince,
 		wasDown:     r.downAt > 0 && sign <= r.downAt,

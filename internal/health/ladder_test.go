@@ -11,7 +11,7 @@ func TestLadderGivesTheVerdictOfEachRow(t *testing.T) {
 		health Health
 		reason Reason
 	}{
-		{"idle and heard lately", func(*evidence) {}, Alive, NoReason},
+		{"idle and seen lately", func(*evidence) {}, Alive, NoReason},
 		{"never read", func(e *evidence) { e.known = false }, Unknown, NotSeen},
 		{"never contacted", func(e *evidence) { e.never = true }, Unknown, NotSeen},
 		{"never read, but a job started", func(e *evidence) { e.known, e.sinceJob = false, jobProves-1 }, Alive, NoReason},
@@ -24,8 +24,8 @@ func TestLadderGivesTheVerdictOfEachRow(t *testing.T) {
 		{"down stays while held", func(e *evidence) { e.wasDown, e.afterOutage = true, true }, Down, asBefore},
 		{"executing, 6 min", func(e *evidence) { e.executing, e.silence = true, jobSilence }, Overdue, JobSilent},
 		{"executing, just under", func(e *evidence) { e.executing, e.silence = true, jobSilence-1 }, Alive, NoReason},
-		{"executing, peers heard", func(e *evidence) { e.executing, e.silence, e.missed, e.chance = true, peersSilence, 2, 1e-3 }, Down, JobSilent},
-		{"executing, peers heard, held", func(e *evidence) {
+		{"executing, peers seen", func(e *evidence) { e.executing, e.silence, e.missed, e.chance = true, peersSilence, 2, 1e-3 }, Down, JobSilent},
+		{"executing, peers seen, held", func(e *evidence) {
 			e.executing, e.silence, e.missed, e.chance, e.fleetSilent = true, peersSilence, 2, 1e-3, true
 		}, Overdue, JobSilent},
 		{"executing beyond the limit", func(e *evidence) { e.executing, e.silence = true, baseLimit+1 }, Down, JobSilent},
@@ -35,12 +35,12 @@ func TestLadderGivesTheVerdictOfEachRow(t *testing.T) {
 		{"beyond the limit with the fleet", func(e *evidence) { e.silence, e.fleetSilent = baseLimit+1, true }, Overdue, FleetSilent},
 		{"machine busy", func(e *evidence) { e.silence, e.machineBusy = baseLimit+1, true }, Alive, NoReason},
 		{"machine busy for long", func(e *evidence) { e.silence, e.machineBusy = busyPatience, true }, Overdue, MachineBusy},
-		{"peers heard thrice", func(e *evidence) { e.missed, e.chance = 3, 1e-4 }, Down, SilentAmongPeers},
-		{"peers heard thrice, held", func(e *evidence) { e.missed, e.chance, e.afterOutage = 3, 1e-4, true }, Overdue, SilentAmongPeers},
-		{"peers heard thrice, a restart", func(e *evidence) { e.missed, e.chance, e.silence = 3, 1e-4, peersSilence-1 }, Overdue, SilentAmongPeers},
-		{"peers heard twice", func(e *evidence) { e.missed, e.chance = 2, 1e-2 }, Overdue, SilentAmongPeers},
-		{"peers heard twice, hit rate unknown", func(e *evidence) { e.missed = 2 }, Alive, NoReason},
-		{"peers heard, machine busy", func(e *evidence) { e.missed, e.chance, e.machineBusy = 9, 1e-9, true }, Alive, NoReason},
+		{"peers seen thrice", func(e *evidence) { e.missed, e.chance = 3, 1e-4 }, Down, SilentAmongPeers},
+		{"peers seen thrice, held", func(e *evidence) { e.missed, e.chance, e.afterOutage = 3, 1e-4, true }, Overdue, SilentAmongPeers},
+		{"peers seen thrice, a restart", func(e *evidence) { e.missed, e.chance, e.silence = 3, 1e-4, peersSilence-1 }, Overdue, SilentAmongPeers},
+		{"peers seen twice", func(e *evidence) { e.missed, e.chance = 2, 1e-2 }, Overdue, SilentAmongPeers},
+		{"peers seen twice, hit rate unknown", func(e *evidence) { e.missed = 2 }, Alive, NoReason},
+		{"peers seen, machine busy", func(e *evidence) { e.missed, e.chance, e.machineBusy = 9, 1e-9, true }, Alive, NoReason},
 		{"beyond its habit", func(e *evidence) { e.silence = baseHabit + 1 }, Overdue, Silent},
 	} {
 		e := well
@@ -95,8 +95,8 @@ func TestLimitFollowsTheHabitOfARunner(t *testing.T) {
 		{"two are", 8 * day, []int64{95 * minute, 90 * minute}, nil, 90*minute + gapRoom},
 		{"beyond 100 min on one day", 8 * day, []int64{3 * hour, 3 * hour, 20 * minute}, nil, baseLimit},
 		{"an absence", 8 * day, []int64{5 * hour, 5 * hour, 20 * minute}, nil, baseLimit},
-		{"each poll is heard", 8 * day, []int64{4 * minute, 6 * minute}, nil, 3 * 6 * minute},
-		{"each poll is heard, not for a week yet", 6 * day, []int64{4 * minute, 6 * minute}, nil, baseLimit},
+		{"each poll is seen", 8 * day, []int64{4 * minute, 6 * minute}, nil, 3 * 6 * minute},
+		{"each poll is seen, not for a week yet", 6 * day, []int64{4 * minute, 6 * minute}, nil, baseLimit},
 		{"shares its machine", 8 * day, []int64{20 * minute}, func(r *runner) { r.sharedAt = now - hour }, sharedLimit},
 		{"twice wrong", 8 * day, nil, func(r *runner) { r.wrong = [2]int64{now - day, now - 2*day} }, wrongLimit},
 		{"once wrong", 8 * day, nil, func(r *runner) { r.wrong = [2]int64{now - day, 0} }, baseLimit},

@@ -160,6 +160,15 @@ func (f *Fleet) LastSeen(id int64) time.Time {
 	return time.Time{}
 }
 
+// Verdict is the last one on a runner, and its last sign; zero: none is known.
+// A runner that was not judged yet is Unknown.
+func (f *Fleet) Verdict(id int64) (Health, Reason, time.Time) {
+	if r := f.runners[id]; r != nil {
+		return r.verdict, r.reason, r.lastSeen()
+	}
+	return Unknown, NotSeen, time.Time{}
+}
+
 // Evidence returns what is known of a runner; ok is false where it is not known.
 func (f *Fleet) Evidence(id int64) (ev Evidence, ok bool) {
 	r := f.runners[id]

@@ -65,11 +65,11 @@ func (w *walker) minute() ([]Change, *Picture) {
 		return w.f.Judge(w.now)
 	}
 	w.f.ListingDone(w.now)
-	heard := w.p(0.2)
+	seen := w.p(0.2)
 	lost := w.p(0.002)
 	for id := int64(1); id <= w.nextID; id++ {
 		if l := w.lives[id]; l != nil {
-			w.live(l, heard, lost)
+			w.live(l, seen, lost)
 		}
 	}
 	if w.p(0.01) {
@@ -78,7 +78,7 @@ func (w *walker) minute() ([]Change, *Picture) {
 	return w.f.Judge(w.now)
 }
 
-func (w *walker) live(l *life, heard, lost bool) {
+func (w *walker) live(l *life, seen, lost bool) {
 	if w.p(0.0005) {
 		w.f.Remove(l.id)
 		delete(w.lives, l.id)
@@ -97,7 +97,7 @@ func (w *walker) live(l *life, heard, lost bool) {
 	}
 	var ended []gitlab.Job
 	if !l.dead {
-		if heard && w.p(0.95) || w.p(0.01) || len(l.jobs) > 0 {
+		if seen && w.p(0.95) || w.p(0.01) || len(l.jobs) > 0 {
 			l.contact = w.now.Add(-time.Duration(w.rnd.IntN(50)) * time.Second)
 		}
 		ended = w.work(l)

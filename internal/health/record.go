@@ -20,6 +20,7 @@ const (
 	keyMeta       = "hm"
 	prefixRunner  = record.RunnerHealth
 	recordVersion = 1
+	recordUsual   = 192  // bytes, so that most are written without growing
 	recordMost    = 1024 // bytes; the longest that this version writes are under 400
 
 	// A sign that changes nothing else waits for so long: with Records each minute
@@ -44,7 +45,7 @@ func (f *Fleet) Records(now time.Time) []Record {
 	f.sort()
 	for _, r := range f.order {
 		if r.dirty == dirtyNow || r.dirty == dirtySoon && at-r.savedAt >= signSaved {
-			c := codec{buf: []byte{recordVersion}}
+			c := codec{buf: append(make([]byte, 0, recordUsual), recordVersion)}
 			c.runner(r)
 			out = append(out, Record{Key: runnerKey(r.id), Value: c.buf})
 			r.dirty, r.savedAt = clean, at
@@ -239,7 +240,7 @@ func (c *codec) runner(r *runner) {
 	c.uint16(&r.missed)
 	for _, v := range []*int64{
 		&r.since, &r.first, &r.readAt, &r.contact, &r.sign, &r.lastStart, &r.lastOwn, &r.pausedAt, &r.downAt,
-		&r.wrong[0], &r.wrong[1], &r.sharedAt, &r.neighborAt, &r.clearedAt, &r.gaps.day, &r.take.day, &r.take.heardAt,
+		&r.wrong[0], &r.wrong[1], &r.sharedAt, &r.neighborAt, &r.clearedAt, &r.gaps.day, &r.take.day, &r.take.seenAt,
 	} {
 		c.time(v)
 	}

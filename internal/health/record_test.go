@@ -21,7 +21,7 @@ func full() *runner {
 		r.gaps.most[i], r.gaps.second[i], r.gaps.long[i] = uint16(3600+i), uint16(1800+i), uint16(7200+i)
 		r.take.most[i] = float32(i) + 0.5
 	}
-	r.gaps.day, r.take.day, r.take.heardAt = 20000, 20001, 14
+	r.gaps.day, r.take.day, r.take.seenAt = 20000, 20001, 14
 	r.take.share, r.take.owed, r.take.pending = 120.5, 14.25, 0.5
 	r.suspectSince[BlackHole], r.suspectSince[OverTimeout] = 1700000000, 1700000001
 	r.suspected = &[NumSuspicions]Grounds{BlackHole: {Jobs: 9, Projects: 3, Seconds: 8, Elsewhere: 14, Failed: 1, Expected: 0.5}, OverTimeout: {Seconds: 7200}}

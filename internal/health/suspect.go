@@ -35,8 +35,8 @@ const (
 	takesPeers      = 3
 	takesOwed       = 15
 	takesTimes      = 1.5 // its most in the week
-	takesHeard      = 65 * minute
-	takesGap        = 20 * minute // what was queued in a longer silence, it need not have heard of
+	takesSeen       = 65 * minute
+	takesGap        = 20 * minute // what was queued in a longer silence need not have been offered to it
 	takesRecent     = 20 * minute // starts that are found later, after a stop of the exporter, were not offered now
 	shareMean       = 3 * day     // half-life 2 days
 	timeoutRoom     = 10 * minute
@@ -79,7 +79,7 @@ type projectOutcome struct {
 type take struct {
 	share         float64 // its starts, decaying
 	owed, pending float64 // starts it should have had since its last one; those since its last sign
-	heardAt       int64   // the sign after which pending counts
+	seenAt        int64   // the sign after which pending counts
 	most          [habitDays]float32
 	day           int64
 	starts        int // since the last judgement
@@ -180,7 +180,7 @@ func (r *runner) streakGrounds(now int64) (g Grounds, guilty bool) {
 	return g, g.Jobs >= streakLeast && g.Projects >= projectsLeast && chance <= streakChance && float64(short) >= shortShare*float64(g.Jobs)
 }
 
-// allFail tells whether most jobs that the rest of the group started lately
+// allFail reports whether most jobs that the rest of the group started lately
 // failed too: then the runner is not to blame.
 func (g *group) allFail(r *runner, now int64) bool {
 	if g == nil {
@@ -313,20 +313,20 @@ func (f *Fleet) share(g *group, now int64) {
 		if t.starts > 0 {
 			t.share += float64(t.starts)
 			t.rest(now)
-			t.heardAt, t.starts = r.sign, 0
+			t.seenAt, t.starts = r.sign, 0
 			f.unsuspect(r, TakesNoJobs)
 			r.soon()
 			continue
 		}
-		if r.executing || r.paused || now-r.sign > takesHeard {
+		if r.executing || r.paused || now-r.sign > takesSeen {
 			continue
 		}
-		if r.sign != t.heardAt {
-			if r.sign-t.heardAt <= takesGap && !f.afterOutage(now) {
+		if r.sign != t.seenAt {
+			if r.sign-t.seenAt <= takesGap && !f.afterOutage(now) {
 				t.owed += t.pending
 				r.soon()
 			}
-			t.pending, t.heardAt = 0, r.sign
+			t.pending, t.seenAt = 0, r.sign
 		}
 		if starts > 0 && total > 0 {
 			t.pending += float64(starts) * t.share / total

@@ -9,8 +9,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 )
 
-// stage drives some runners of one group, all of them heard each minute unless
-// a test says otherwise.
+// stage drives some runners of one group, all of them seen each minute unless
+// a test changes that.
 type stage struct {
 	t      *testing.T
 	f      *Fleet
@@ -176,7 +176,7 @@ func TestRunnerThatTakesNoJobsIsSuspected(t *testing.T) {
 	if n := take(1, 5, 4*24*60); n > 0 {
 		t.Fatalf("suspected at work, minute %d", n)
 	}
-	n := take(2, 5, 24*60) // runner 1 is heard, and gets nothing
+	n := take(2, 5, 24*60) // runner 1 is seen, and gets nothing
 	if n < 3*5*takesOwed*9/10 || n > 8*60 {
 		t.Errorf("suspected after %d minutes", n)
 	}

@@ -6,7 +6,7 @@ import "gitlab-runner-fleet-exporter/internal/snapshot"
 type (
 	// Health is the verdict on a runner.
 	Health = snapshot.Health
-	// Reason says why a runner is not alive.
+	// Reason is why a runner is not alive.
 	Reason = snapshot.HealthReason
 	// Suspicion is what a runner that is alive is suspected of.
 	Suspicion = snapshot.Suspicion

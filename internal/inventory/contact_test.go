@@ -38,7 +38,7 @@ func TestContactProvesJobsUntouched(t *testing.T) {
 		{"the contact is newer", up(1), []reading{{63, 62}}, -1},
 		{"so near that the jobs may have come from a replica", up(1), []reading{{61, 58.5}}, -1},
 		{"the details are older than the jobs", up(1), []reading{{59, 30}}, -1},
-		{"nothing was told", up(1), []reading{{61, -1}}, -1},
+		{"nothing was listed", up(1), []reading{{61, -1}}, -1},
 		{"a runner that never contacted GitLab", never, []reading{{61, -1}}, 61},
 		{"the list shows it executing", active, []reading{{61, 30}}, -1},
 		{"still the same contact", up(1), []reading{{61, 30}, {90, 30}}, 90},
@@ -94,7 +94,7 @@ func TestSettledAtIsTheLastReadingThatAContactAsksFor(t *testing.T) {
 func TestNewerNumberOfTheListIsShown(t *testing.T) {
 	for _, c := range []struct {
 		name                         string
-		told                         int
+		listed                       int
 		jobs                         Jobs
 		running, canceling, of, seen int // of the runner, and what ListedJobs returns
 		oldest                       bool
@@ -103,14 +103,14 @@ func TestNewerNumberOfTheListIsShown(t *testing.T) {
 		{"the list is newer", 3, Jobs{Running: 1, Canceling: 1, Oldest: t0, ReadAt: t0.Add(-time.Second)}, 2, 1, 3, 3, true},
 		{"all ended since", 0, Jobs{Running: 1, Canceling: 1, Oldest: t0, ReadAt: t0.Add(-time.Second)}, 0, 0, 0, 0, false},
 		{"the jobs are newer", 3, Jobs{Running: 1, Oldest: t0, ReadAt: t0.Add(time.Second)}, 1, 0, 1, 3, true},
-		{"the list does not tell", -1, Jobs{Running: 1, Oldest: t0, ReadAt: t0.Add(-time.Second)}, 1, 0, 1, -1, true},
+		{"the list has no number", -1, Jobs{Running: 1, Oldest: t0, ReadAt: t0.Add(-time.Second)}, 1, 0, 1, -1, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inv := New(options())
 			inv.Listed(ups(1), true, t0)
 			inv.Details(1, tagged(up(1), "a"), nil, t0)
-			if c.told >= 0 {
-				inv.SetListedJobs(1, c.told)
+			if c.listed >= 0 {
+				inv.SetListedJobs(1, c.listed)
 			}
 			f := inv.Fleet(func(int64) Jobs { return c.jobs }, true)
 			if got := f.JobsExecuting[snapshot.InstanceType]; got != [2]int{c.running, c.canceling} {
@@ -123,14 +123,14 @@ func TestNewerNumberOfTheListIsShown(t *testing.T) {
 				t.Errorf("of the runner %d, oldest %v", row.JobsExecuting, row.OldestJobStart)
 			}
 			if got, _ := inv.ListedJobs(1, t0.Add(-time.Minute)); got != c.seen {
-				t.Errorf("told %d", got)
+				t.Errorf("listed %d", got)
 			}
 			if got, _ := inv.ListedJobs(1, t0); got != -1 {
-				t.Errorf("told %d by a list that is too old", got)
+				t.Errorf("listed %d by a list that is too old", got)
 			}
 			inv.Listed(ups(1), true, t0.Add(time.Minute)) // by REST
 			if got, _ := inv.ListedJobs(1, t0); got != -1 {
-				t.Errorf("told %d by a list that tells nothing", got)
+				t.Errorf("listed %d by a list without a number", got)
 			}
 		})
 	}

@@ -13,7 +13,7 @@ type events struct {
 	Joined  [snapshot.NumRunnerTypes]uint64 `json:"j"`
 	Left    [snapshot.NumRunnerTypes]uint64 `json:"l"`
 	Created time.Time                       `json:"t,omitzero"` // start of the first listing
-	// Exposed says that a scrape read the zeros: increase() sees only what comes
+	// Exposed notes that a scrape read the zeros: increase() sees only what comes
 	// after a first sample.
 	Exposed bool `json:"e,omitempty"`
 }
@@ -47,7 +47,7 @@ func (inv *Inventory) count(first bool, start time.Time, c *Change, left []snaps
 	}
 }
 
-// Committed says that the records that Records last returned are on disk: only
+// Committed notes that the records that Records last returned are on disk: only
 // then may a scrape see what they hold.
 func (inv *Inventory) Committed() { inv.shownEvents = inv.savedEvents }
 

@@ -19,8 +19,10 @@ type Jobs struct {
 	Failed             bool      // they could not be read in three tries
 
 	LastSeen time.Time // of the runner, by any evidence; zero: not known
-	Unusable bool      // by health it would not do a job
-	listed   bool      // the numbers are the list's
+	Health   snapshot.Health
+	Reason   snapshot.HealthReason
+	Unusable bool // by health it would not do a job
+	listed   bool // the numbers are the list's
 }
 
 // Awaits reports whether a part of the picture waits for a reading of a runner.
@@ -216,6 +218,7 @@ func (r *runner) pausedIndex() int {
 func (s *sums) add(r *runner, j Jobs, busy bool) {
 	f := s.fleet
 	f.Runners[r.kind][r.status][r.pausedIndex()]++
+	f.Health[r.kind][j.Health][j.Reason][r.pausedIndex()]++
 	f.JobsExecuting[r.kind][0] += j.Running
 	f.JobsExecuting[r.kind][1] += j.Canceling
 	if busy {

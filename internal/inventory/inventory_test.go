@@ -96,7 +96,7 @@ func TestStatusAndPausedAreReadApart(t *testing.T) {
 		{"paused hides offline", gitlab.Runner{Status: "paused", Active: no, Paused: yes, Online: no}, snapshot.Offline, true},
 		{"paused, never contacted", gitlab.Runner{Status: "paused", Active: no, Paused: yes}, snapshot.NeverContacted, true},
 		{"paused and stale", gitlab.Runner{Status: "stale", Active: no, Paused: yes, Online: no}, snapshot.Stale, true},
-		{"paused and never contacted, told so", gitlab.Runner{Status: "never_contacted", Paused: yes}, snapshot.NeverContacted, true},
+		{"paused and never contacted, so listed", gitlab.Runner{Status: "never_contacted", Paused: yes}, snapshot.NeverContacted, true},
 		{"stale beats online", gitlab.Runner{Status: "stale", Paused: no, Online: yes}, snapshot.Stale, false},
 		{"never contacted beats online", gitlab.Runner{Status: "never_contacted", Paused: no, Online: yes}, snapshot.NeverContacted, false},
 		// GitLab's own sample: impossible, yet it must not break anything.
@@ -288,7 +288,7 @@ func TestActiveIsWhatTheNewestReadingShows(t *testing.T) {
 	d.Execution = "idle"
 	inv.Details(2, d, nil, t0)
 	if inv.Active(2) || !inv.Idle(2) {
-		t.Error("newer details were not believed")
+		t.Error("newer details were not taken")
 	}
 	// Rows of another runner (a confused proxy's cache) must not be taken for its own.
 	d = tagged(down(9), "x")

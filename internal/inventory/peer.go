@@ -31,6 +31,12 @@ func (inv *Inventory) IsAvailable(id int64) bool {
 	return r != nil && !r.hidden && r.available()
 }
 
+// Shown reports whether a runner stands in the sums.
+func (inv *Inventory) Shown(id int64) bool {
+	r := inv.runners[id]
+	return r != nil && !r.hidden
+}
+
 // TagLabel is the label value under which a tag of a runner stands; "": it is
 // excluded.
 func (inv *Inventory) TagLabel(tag string) string {
@@ -56,4 +62,12 @@ func (inv *Inventory) Description(id int64) string {
 func (inv *Inventory) Paused(id int64) bool {
 	r := inv.runners[id]
 	return r != nil && r.paused
+}
+
+// Most is how many jobs a runner was seen to execute at once within a week; 0: none.
+func (inv *Inventory) Most(id int64) int {
+	if r := inv.runners[id]; r != nil {
+		return r.peaks.most(inv.listedAt)
+	}
+	return 0
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// mostMajor is the highest major release that is believed. A runner sends its
+// mostMajor is the highest major release that is taken for one. A runner sends its
 // version itself, and releases are counted one by one from it to the newest.
 const mostMajor = 999
 

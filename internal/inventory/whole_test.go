@@ -66,7 +66,7 @@ func TestVersionsDoNotWaitForHiddenMachines(t *testing.T) {
 		t.Error("one runner without machines speaks for all")
 	}
 	if inv.SetMachines(true) || !inv.SetMachines(false) || inv.SetMachines(false) {
-		t.Error("a change is not told as one")
+		t.Error("a change is not reported as one")
 	}
 	if f := inv.Fleet(noJobs, false); !f.MachinesWhole || f.ManagersRead {
 		t.Errorf("whole %t, read %t", f.MachinesWhole, f.ManagersRead)
@@ -77,7 +77,7 @@ func TestVersionsDoNotWaitForHiddenMachines(t *testing.T) {
 func TestJobSumsWaitForBusyRunners(t *testing.T) {
 	type list struct {
 		execution, status string
-		told              int // by the list; -1: it did not count
+		listed            int // by the list; -1: it did not count
 	}
 	read, failed := Jobs{ReadAt: t0}, Jobs{Failed: true}
 	for name, c := range map[string]struct {
@@ -85,26 +85,26 @@ func TestJobSumsWaitForBusyRunners(t *testing.T) {
 		jobs  Jobs
 		whole bool
 	}{
-		"not read":                              {list{"", "online", -1}, Jobs{}, false},
-		"read":                                  {list{"", "online", -1}, read, true},
-		"failed three times":                    {list{"", "online", -1}, failed, true},
-		"offline, it may still execute":         {list{"", "offline", -1}, Jobs{}, false},
-		"its contact may not be told yet":       {list{"", "never_contacted", -1}, Jobs{}, false},
-		"out of contact for a week":             {list{"", "stale", -1}, Jobs{}, true},
-		"stale, but the list says that it does": {list{"active", "stale", -1}, Jobs{}, false},
-		"idle by the list":                      {list{"idle", "online", -1}, Jobs{}, true},
-		"active by the list":                    {list{"active", "online", -1}, Jobs{}, false},
-		"active and read":                       {list{"active", "online", -1}, read, true},
-		"the list tells how many":               {list{"active", "online", 3}, Jobs{}, true},
-		"the list tells none":                   {list{"", "online", 0}, Jobs{}, true},
+		"not read":                               {list{"", "online", -1}, Jobs{}, false},
+		"read":                                   {list{"", "online", -1}, read, true},
+		"failed three times":                     {list{"", "online", -1}, failed, true},
+		"offline, it may still execute":          {list{"", "offline", -1}, Jobs{}, false},
+		"its contact may not be shown yet":       {list{"", "never_contacted", -1}, Jobs{}, false},
+		"out of contact for a week":              {list{"", "stale", -1}, Jobs{}, true},
+		"stale, but the list shows that it does": {list{"active", "stale", -1}, Jobs{}, false},
+		"idle by the list":                       {list{"idle", "online", -1}, Jobs{}, true},
+		"active by the list":                     {list{"active", "online", -1}, Jobs{}, false},
+		"active and read":                        {list{"active", "online", -1}, read, true},
+		"the list shows how many":                {list{"active", "online", 3}, Jobs{}, true},
+		"the list shows none":                    {list{"", "online", 0}, Jobs{}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inv := New(options())
 			r := up(1)
 			r.Execution, r.Status = c.execution, c.status
 			inv.Listed([]gitlab.Runner{r}, true, t0)
-			if c.told >= 0 {
-				inv.SetListedJobs(1, c.told)
+			if c.listed >= 0 {
+				inv.SetListedJobs(1, c.listed)
 			}
 			of := func(int64) Jobs { return c.jobs }
 			f := inv.Fleet(of, false)

@@ -25,7 +25,7 @@ func (l *Ledger) ExecutingJobs(id int64) []gitlab.Job {
 		if !w.executing {
 			continue
 		}
-		j := gitlab.Job{ID: w.id, ProjectID: w.project, Status: "running", StartedAt: fromMS(w.started), Duration: -1, Queued: w.waited}
+		j := gitlab.Job{ID: w.id, ProjectID: w.project, Status: "running", StartedAt: fromMS(w.started), Duration: -1, Queued: w.waited, URL: w.url}
 		if w.canceling {
 			j.Status = "canceling"
 		}

@@ -139,6 +139,7 @@ type watched struct {
 	canceling           bool
 	executing           bool // as of the runner's last reading
 	read                uint64
+	url                 string // of its page in GitLab; not in the state
 	refused             int    // answers 404 or 403 in a row
 	listing             uint64 // Ledger.listings when the last of them was counted
 }
@@ -529,6 +530,9 @@ func (l *Ledger) foldExecuting(r *runner, j *gitlab.Job) (v verdict, met bool) {
 		}
 		r.watch[j.ID] = w
 		l.watchDirty[j.ID] = struct{}{}
+	}
+	if j.URL != "" {
+		w.url = j.URL
 	}
 	l.see(r, w, j)
 	if !w.queued && j.Queued >= 0 && !j.StartedAt.IsZero() {

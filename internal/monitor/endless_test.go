@@ -16,6 +16,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 // pager answers each page with the rows that ids gives, and always names a
@@ -44,7 +45,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 		return client.For(budget.New(budget.Options{Concurrency: 1}).Gate(budget.Listing))
 	}}
 	b := l.newBound(gitlab.RouteAllRunners, 1)
-	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, b)
+	pages, err := l.listPages(t.Context(), gitlab.Scope{Kind: snapshot.ScopeInstance}, nil, b)
 	if b.end(); l.held.Load() != 0 {
 		t.Errorf("%d bytes are held after the listing", l.held.Load())
 	}
@@ -102,12 +103,14 @@ func (e endlessList) RoundTrip(r *http.Request) (*http.Response, error) {
 		page, _ = strconv.Atoi(in.Variables.After)
 		page++
 	}
+	// Long rows reach the bound of memory on fewer pages, where those are slow.
+	description := strings.Repeat("d", rig.Sized(0, 1000))
 	var b strings.Builder
 	for row := range 100 {
 		if e.graphql {
-			fmt.Fprintf(&b, `,{"id":"gid://gitlab/Ci::Runner/%d","runnerType":"INSTANCE_TYPE","status":"ONLINE","paused":false,"jobExecutionStatus":"IDLE","executing":0,"tagList":["a"],"runUntagged":true,"accessLevel":"NOT_PROTECTED","contactedAt":null,"ownerProject":null,"groups":{"nodes":[]},"managers":{"pageInfo":{"hasNextPage":false},"nodes":[]}}`, e.id(page, row))
+			fmt.Fprintf(&b, `,{"id":"gid://gitlab/Ci::Runner/%d","description":%q,"runnerType":"INSTANCE_TYPE","status":"ONLINE","paused":false,"jobExecutionStatus":"IDLE","executing":0,"tagList":["a"],"runUntagged":true,"accessLevel":"NOT_PROTECTED","contactedAt":null,"ownerProject":null,"groups":{"nodes":[]},"managers":{"pageInfo":{"hasNextPage":false},"nodes":[]}}`, e.id(page, row), description)
 		} else {
-			fmt.Fprintf(&b, `,{"id":%d,"runner_type":"instance_type","status":"online","online":true,"paused":false}`, e.id(page, row))
+			fmt.Fprintf(&b, `,{"id":%d,"description":%q,"runner_type":"instance_type","status":"online","online":true,"paused":false}`, e.id(page, row), description)
 		}
 	}
 	body := "[" + b.String()[1:] + "]"

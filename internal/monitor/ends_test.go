@@ -79,7 +79,7 @@ func TestEveryReadingEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				world := gitlabsim.New(gitlabsim.Options{Seed: 3, Version: "17.11.0", Runners: 20, Healthy: true, Tags: 8, JobsPerHour: 300, Token: secret})
+				world := gitlabsim.New(gitlabsim.Options{Seed: 3, Version: "17.11.0", Runners: 20, Healthy: true, Tags: 8, JobsPerHour: 60, Token: secret})
 				broken := world.AddRunner(gitlabsim.RunnerSpec{NoJobs: true})
 				var out lines
 				var asked atomic.Int64

@@ -33,6 +33,9 @@ type fleet struct {
 	failures *failures
 	machines machinesEndpoint
 	noJobs   map[int64]struct{} // runners whose list of jobs answered 404
+	others   map[string]others  // by scope; empty unless this is the first of several shards
+
+	scopeKeys []string
 
 	tried   bool // GitLab was asked once, or this is served from saved state
 	started bool // the first start is on disk: jobs may be read
@@ -278,7 +281,7 @@ func (f *fleet) jobs(id int64) inventory.Jobs {
 		j.ReadAt = f.led.ReadAt(id)
 	}
 	j.Failed = f.jobsFailed(id)
-	j.LastSeen = f.health.fleet.LastSeen(id)
+	j.Health, j.Reason, j.LastSeen = f.health.fleet.Verdict(id)
 	_, j.Unusable = f.health.unusable[id]
 	return j
 }

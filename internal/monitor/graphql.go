@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -93,6 +94,7 @@ func (l *lister) graphqlOne(ctx context.Context, scope gitlab.Scope, byType bool
 	for _, p := range parts[1:] {
 		all.rows = append(all.rows, p.rows...)
 		all.details = append(all.details, p.details...)
+		maps.Copy(all.others, p.others)
 		all.whole, all.detailed = all.whole && p.whole, all.detailed && p.detailed
 	}
 	return all, nil
@@ -100,7 +102,7 @@ func (l *lister) graphqlOne(ctx context.Context, scope gitlab.Scope, byType bool
 
 func (l *lister) graphqlPages(ctx context.Context, scope gitlab.Scope, kind string, parts int) (listing, error) {
 	client := l.client()
-	list := listing{whole: true, graphql: true, detailed: true}
+	list := listing{whole: true, graphql: true, detailed: true, others: others{}}
 	partial := false
 	b := l.newBound(gitlab.RouteGraphQL, parts)
 	defer b.end()
@@ -117,7 +119,7 @@ func (l *lister) graphqlPages(ctx context.Context, scope gitlab.Scope, kind stri
 		list.detailed = list.detailed && p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails && (p.Fields&gitlab.FieldManagers != 0 || q.Dialect.NoMachines())
 		q.After, more = p.Next, p.Next != ""
 		list.whole = list.whole && p.Skipped == 0
-		if err := l.takeGraphQL(&p, b, more); err != nil {
+		if err := l.takeGraphQL(&p, list.others, b, more); err != nil {
 			return listing{}, err
 		}
 		pages = append(pages, p.Runners)
@@ -139,8 +141,9 @@ func (l *lister) graphqlPages(ctx context.Context, scope gitlab.Scope, kind stri
 }
 
 // takeGraphQL bounds a page and leaves the rows of this shard in it.
-func (l *lister) takeGraphQL(p *gitlab.GraphQLPage, b *bound, more bool) (err error) {
-	p.Runners, err = take(l.opts, p.Runners, func(r *gitlab.FleetRunner) int64 { return r.ID }, detailsSize, b, p.Skipped, more)
+func (l *lister) takeGraphQL(p *gitlab.GraphQLPage, o others, b *bound, more bool) (err error) {
+	kept := o.note(l.opts, p.Runners, p.Fields&gitlab.FieldsDetails == gitlab.FieldsDetails)
+	p.Runners, err = take(l.opts, p.Runners, func(r *gitlab.FleetRunner) int64 { return r.ID }, detailsSize, kept, b, p.Skipped, more)
 	return err
 }
 

@@ -37,6 +37,7 @@ type scraper struct {
 	delays     []time.Duration
 	saveErrs   int
 	look       func(*snapshot.GitLab) // at each picture as it is published
+	t          *testing.T             // of the monitor that publishes
 }
 
 func newScraper() *scraper { return &scraper{shown: map[string]float64{}, counts: map[string]int{}} }
@@ -45,9 +46,33 @@ func (s *scraper) Publish(g *snapshot.GitLab) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last = g
+	if listed, judged := judgedOf(g); listed != judged {
+		s.t.Errorf("%d runners, %d of them judged (by type and paused)", listed, judged)
+	}
 	if s.look != nil {
 		s.look(g)
 	}
+}
+
+// judgedOf are the runners of a picture by type and whether they are paused, as
+// runners and as health_runners sum them up.
+func judgedOf(g *snapshot.GitLab) (listed, judged [snapshot.NumRunnerTypes][2]int) {
+	if g.Health == nil {
+		return listed, judged
+	}
+	for kind := range listed {
+		for paused := range 2 {
+			for _, n := range g.Fleet.Runners[kind] {
+				listed[kind][paused] += n[paused]
+			}
+			for _, verdict := range g.Health.Runners[kind] {
+				for _, n := range verdict {
+					judged[kind][paused] += n[paused]
+				}
+			}
+		}
+	}
+	return listed, judged
 }
 
 func (s *scraper) Served(string) uint64 {
@@ -253,6 +278,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.t = t
 	disk := &crashing{State: state}
 	m, err = New(Options{
 		Name: "sim", URL: "http://gitlab.test", Scopes: o.scopes, API: o.api, Intervals: o.poll, Concurrency: o.concurrency, Inventory: o.inv, Queue: o.queue,

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -27,11 +28,16 @@ type judge struct {
 	fleet    *health.Fleet
 	log      log.Logger
 	picture  *snapshot.HealthPicture // nil: nobody was judged yet
+	last     *snapshot.HealthPicture // as it was last shown
+	lastOf   *snapshot.HealthPicture // the picture of last
 	unusable map[int64]struct{}      // of the picture
 	judged   time.Time
+	machines []health.Machine // of the reading at hand: there is one for each row of a listing
 }
 
-func newJudge(l log.Logger) *judge { return &judge{fleet: health.New(), log: l} }
+func newJudge(l log.Logger) *judge {
+	return &judge{fleet: health.New(), log: l, machines: []health.Machine{}}
+}
 
 // load takes a record of the state. One that cannot be read costs its runner
 // what was known of its health, and nothing else.
@@ -66,10 +72,11 @@ func (j *judge) listed(f *fleet, id int64, at time.Time) {
 func (j *judge) read(id int64, d *gitlab.RunnerDetails, managers []gitlab.Manager, at time.Time) {
 	r := health.Reading{At: at, ContactedAt: d.ContactedAt}
 	if managers != nil {
-		r.Machines = make([]health.Machine, len(managers))
-		for i, m := range managers {
-			r.Machines[i] = health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive}
+		r.Machines = j.machines[:0]
+		for _, m := range managers {
+			r.Machines = append(r.Machines, health.Machine{ID: m.ID, SystemID: m.SystemID, ContactedAt: m.ContactedAt, Executing: m.Execution == gitlab.ExecutionActive})
 		}
+		j.machines = r.Machines
 	}
 	j.fleet.Read(id, r)
 }
@@ -86,8 +93,12 @@ func (f *fleet) judge(now time.Time) {
 	changes, picture := j.fleet.Judge(at)
 	j.picture, j.unusable = picture, map[int64]struct{}{}
 	for i := range picture.Ill {
-		if r := &picture.Ill[i]; !r.Usable() {
+		r := &picture.Ill[i]
+		if !r.Usable() {
 			j.unusable[r.ID] = struct{}{}
+		}
+		if r.OrphanedJobs > 0 {
+			r.Jobs = f.executedJobs(r.ID)
 		}
 	}
 	for _, id := range j.fleet.Due(at) {
@@ -96,6 +107,49 @@ func (f *fleet) judge(now time.Time) {
 		}
 	}
 	j.report(f, changes)
+}
+
+// shown is the last picture of the runners that stand in a fleet's sums: those
+// of a scope that is not to be read stand in neither, and one that joined since
+// stands in both.
+func (j *judge) shown(inv *inventory.Inventory, f *snapshot.Fleet) *snapshot.HealthPicture {
+	if j.picture == nil {
+		return nil
+	}
+	withdrawn := func(r snapshot.Ill) bool { return !inv.Shown(r.ID) }
+	some := slices.ContainsFunc(j.picture.Ill, withdrawn)
+	if !some && j.lastOf == j.picture && j.last.Runners == f.Health {
+		return j.last // the same picture, for those who compare it
+	}
+	p := *j.picture
+	p.Runners = f.Health
+	if some {
+		p.Ill, p.Suspects = slices.DeleteFunc(slices.Clone(p.Ill), withdrawn), [snapshot.NumSuspicions]int{}
+		for i := range p.Ill {
+			for s, since := range p.Ill[i].Suspects {
+				if !since.IsZero() {
+					p.Suspects[s]++
+				}
+			}
+		}
+	}
+	j.last, j.lastOf = &p, j.picture
+	if some {
+		j.lastOf = nil // whom it lacks may change
+	}
+	return j.last
+}
+
+// mostJobRefs is how many jobs of one runner are named.
+const mostJobRefs = 20
+
+// executedJobs names the jobs that a runner executes, the oldest first.
+func (f *fleet) executedJobs(id int64) (refs []snapshot.JobRef) {
+	for _, j := range f.led.ExecutingJobs(id) {
+		refs = append(refs, snapshot.JobRef{ID: j.ID, URL: j.URL})
+	}
+	slices.SortFunc(refs, func(a, b snapshot.JobRef) int { return cmp.Compare(a.ID, b.ID) })
+	return refs[:min(len(refs), mostJobRefs)]
 }
 
 // report logs who was found down or suspect, and who is well again. Unknown and

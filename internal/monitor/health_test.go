@@ -1,6 +1,8 @@
 package monitor
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,9 +13,9 @@ import (
 
 // peers is a world of runners that take the same jobs, enough of them to show
 // which one is silent among them.
-func peers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64) {
+func peers(t *testing.T, api snapshot.API, jobsPerHour float64) (*gitlabsim.World, []int64) {
 	t.Helper()
-	world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, TickPeers: true, JobsPerHour: 120, Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, MaxDuration: 10 * time.Minute}})
+	world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, TickPeers: true, JobsPerHour: jobsPerHour, Shape: gitlabsim.JobShape{FailedShare: -1, CanceledShare: -1, MaxDuration: 10 * time.Minute}})
 	if api == snapshot.APIGraphQL {
 		mount(t, world)
 	}
@@ -22,6 +24,15 @@ func peers(t *testing.T, api snapshot.API) (*gitlabsim.World, []int64) {
 		ids[i] = world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"gpu"}})
 	}
 	return world, ids
+}
+
+// watchPeers starts a monitor of such a world, without a state.
+func watchPeers(t *testing.T, api snapshot.API) (*gitlabsim.World, *scraper, *running) {
+	t.Helper()
+	world, _ := peers(t, api, 120)
+	s := newScraper()
+	_, state := openState(t, "")
+	return world, s, start(t, world, state, s, setup{api: api})
 }
 
 // illOf is what a picture shows of a runner's health; nil: it is well.
@@ -61,12 +72,12 @@ func TestHealthFindsTheDead(t *testing.T) {
 	for name, api := range map[string]snapshot.API{"REST": snapshot.APIREST, "GraphQL": snapshot.APIGraphQL} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				world, ids := peers(t, api)
+				world, ids := peers(t, api, 60)
 				s := newScraper()
 				dir := memoryDir(t)
 				folder, state := openState(t, dir)
 				r := start(t, world, state, s, setup{api: api})
-				time.Sleep(8 * time.Hour)
+				time.Sleep(7 * time.Hour)
 				g := s.scrape()
 				if g.Health == nil || downOf(g) != 0 {
 					t.Fatalf("before: %+v", g.Health)
@@ -128,10 +139,7 @@ func TestHealthFindsTheDead(t *testing.T) {
 // runners from it too, and judgment is suspended for a while after it.
 func TestHealthHoldsAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST)
-		s := newScraper()
-		_, state := openState(t, "")
-		r := start(t, world, state, s, setup{})
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(4 * time.Hour)
 		remove := world.AddFault(gitlabsim.Fault{Status: 502})
 		time.Sleep(40 * time.Minute)
@@ -148,10 +156,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 		r.end(t)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST)
-		s := newScraper()
-		_, state := openState(t, "")
-		r := start(t, world, state, s, setup{})
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(time.Hour)
 		remove := world.AddFault(gitlabsim.Fault{Status: 502})
 		time.Sleep(15 * time.Minute) // a listing may be retried for minutes before it fails
@@ -172,10 +177,7 @@ func TestHealthHoldsAfterAnOutage(t *testing.T) {
 // by name, and not usable; its peers are not.
 func TestHealthNamesTheBlackHole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		world, _ := peers(t, snapshot.APIREST)
-		s := newScraper()
-		_, state := openState(t, "")
-		r := start(t, world, state, s, setup{})
+		world, s, r := watchPeers(t, snapshot.APIREST)
 		time.Sleep(4 * time.Hour)
 		hole := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"gpu"}, BlackHole: true})
 		appeared := time.Now()
@@ -195,4 +197,72 @@ func TestHealthNamesTheBlackHole(t *testing.T) {
 		}
 		r.end(t)
 	})
+}
+
+// What a machine of many left behind, and a job beyond its runner's maximum
+// timeout, are seen by REST and by GraphQL alike.
+func TestHealthSeesOrphansByBothAPIs(t *testing.T) {
+	type sight struct {
+		orphaned        int
+		machines        []int64
+		health          snapshot.Health
+		overTimeout     bool
+		slowHealth      snapshot.Health
+		suspects, sound int
+	}
+	see := func(t *testing.T, api snapshot.API, version string) (got sight) {
+		t.Helper()
+		synctest.Test(t, func(t *testing.T) {
+			world := gitlabsim.New(gitlabsim.Options{Seed: 11, Token: secret, Version: version})
+			if api == snapshot.APIGraphQL {
+				mount(t, world)
+			}
+			many := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"many"}, Managers: 3})
+			slow := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"slow"}, Timeout: time.Hour})
+			sound := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"sound"}, Timeout: 3 * time.Hour, Managers: 2})
+			truth, _ := world.Runner(many)
+			machine := truth.Managers[1].ID
+			world.CreateJob(gitlabsim.JobSpec{Runner: many, Manager: machine})
+			world.CreateJob(gitlabsim.JobSpec{Runner: many, Manager: truth.Managers[2].ID})
+			world.CreateJob(gitlabsim.JobSpec{Runner: slow})
+			world.CreateJob(gitlabsim.JobSpec{Runner: sound})
+			s := newScraper()
+			_, state := openState(t, "")
+			r := start(t, world, state, s, setup{api: api})
+			time.Sleep(50 * time.Minute)
+			if g := s.scrape(); g.Health == nil || illOf(g, many) != nil || illOf(g, slow) != nil {
+				t.Errorf("before: %+v", g.Health)
+			}
+			if !world.SetManagerOnline(many, machine, false) {
+				t.Fatal("no such machine")
+			}
+			time.Sleep(25 * time.Minute)
+			g := s.scrape()
+			if ill := illOf(g, many); ill != nil {
+				got.orphaned, got.machines, got.health = ill.OrphanedJobs, ill.Machines, ill.Health
+			}
+			if !slices.Equal(got.machines, []int64{machine}) {
+				t.Errorf("machines with orphaned jobs: %v, want %d", got.machines, machine)
+			}
+			if ill := illOf(g, slow); ill != nil {
+				got.overTimeout, got.slowHealth = !ill.Suspects[snapshot.SuspectOverTimeout].IsZero(), ill.Health
+			}
+			got.suspects = g.Health.Suspects[snapshot.SuspectOverTimeout]
+			if illOf(g, sound) == nil {
+				got.sound++
+			}
+			r.end(t)
+		})
+		return got
+	}
+	// 16.3 is the first whose GraphQL shows it, up to 17.1 in another word; REST does since 18.0.
+	rest := see(t, snapshot.APIREST, "")
+	if rest.orphaned != 1 || !rest.overTimeout || rest.suspects != 1 || rest.sound != 1 || rest.health != snapshot.HealthAlive {
+		t.Errorf("by REST: %+v", rest)
+	}
+	for _, version := range []string{"", "16.3.0", "17.1.0", "17.2.0"} {
+		if got := see(t, snapshot.APIGraphQL, version); !reflect.DeepEqual(got, rest) {
+			t.Errorf("by GraphQL of %q: %+v, by REST %+v", version, got, rest)
+		}
+	}
 }

@@ -136,6 +136,7 @@ func (l *listings) take(s *scope, list listing, began, now time.Time) {
 	}
 	f.led.Listed(members, f.opts.scopeKey(), at)
 	f.inv.SetByGraphQL(s.key, list.graphql)
+	f.takeOthers(s.key, list.others)
 	f.health.fleet.SetDense(list.detailed)
 	f.health.fleet.ListingDone(at)
 	for i := range list.rows {

@@ -140,11 +140,13 @@ type listing struct {
 	// a reading of each runner by REST.
 	graphql, detailed bool
 	details           []gitlab.FleetRunner
+
+	others others
 }
 
 // listREST reads all pages of a scope, or nothing.
 func (l *lister) listREST(ctx context.Context, s *scope) (listing, error) {
-	list := listing{whole: true}
+	list := listing{whole: true, others: others{}}
 	b := l.newBound(s.Route(), 1)
 	defer b.end()
 	if err := l.addREST(ctx, s.Scope, &list, b); err != nil {
@@ -155,7 +157,7 @@ func (l *lister) listREST(ctx context.Context, s *scope) (listing, error) {
 
 // addREST adds the runners that REST lists.
 func (l *lister) addREST(ctx context.Context, scope gitlab.Scope, list *listing, b *bound) error {
-	pages, err := l.listPages(ctx, scope, b)
+	pages, err := l.listPages(ctx, scope, list.others, b)
 	if err != nil {
 		return err
 	}
@@ -170,7 +172,7 @@ func (l *lister) addREST(ctx context.Context, scope gitlab.Scope, list *listing,
 // Where the first shows how many there are, a few are read at once: the shorter
 // a listing takes, the fewer rows shift while it is read, and the sooner a
 // first picture is whole.
-func (l *lister) listPages(ctx context.Context, scope gitlab.Scope, b *bound) ([]gitlab.RunnersPage, error) {
+func (l *lister) listPages(ctx context.Context, scope gitlab.Scope, o others, b *bound) ([]gitlab.RunnersPage, error) {
 	client := l.client()
 	first, err := client.Runners(ctx, scope, 1)
 	if err != nil {
@@ -192,7 +194,7 @@ func (l *lister) listPages(ctx context.Context, scope gitlab.Scope, b *bound) ([
 		}
 	}
 	for i := range pages {
-		if err := l.takePage(&pages[i], b, i < len(pages)-1 || pages[i].Next != 0); err != nil {
+		if err := l.takePage(&pages[i], o, b, i < len(pages)-1 || pages[i].Next != 0); err != nil {
 			return nil, err
 		}
 	}
@@ -202,7 +204,7 @@ func (l *lister) listPages(ctx context.Context, scope gitlab.Scope, b *bound) ([
 		if err != nil {
 			return nil, err
 		}
-		if err := l.takePage(&p, b, p.Next != 0); err != nil {
+		if err := l.takePage(&p, o, b, p.Next != 0); err != nil {
 			return nil, err
 		}
 		pages = append(pages, p)
@@ -211,19 +213,21 @@ func (l *lister) listPages(ctx context.Context, scope gitlab.Scope, b *bound) ([
 }
 
 // takePage bounds a page and leaves the rows of this shard in it.
-func (l *lister) takePage(p *gitlab.RunnersPage, b *bound, more bool) (err error) {
-	p.Runners, err = take(l.opts, p.Runners, func(r *gitlab.Runner) int64 { return r.ID }, rowSize, b, p.Skipped, more)
+func (l *lister) takePage(p *gitlab.RunnersPage, o others, b *bound, more bool) (err error) {
+	kept := o.noteREST(l.opts, p.Runners)
+	p.Runners, err = take(l.opts, p.Runners, func(r *gitlab.Runner) int64 { return r.ID }, rowSize, kept, b, p.Skipped, more)
 	return err
 }
 
-// take bounds the rows of a page, by whatever API, and returns those of this shard.
-func take[T any](o *Options, rows []T, id func(*T) int64, size func(*T) int, b *bound, skipped int, more bool) ([]T, error) {
+// take bounds the rows of a page, by whatever API, and returns those of this
+// shard. kept is what the others take.
+func take[T any](o *Options, rows []T, id func(*T) int64, size func(*T) int, kept int, b *bound, skipped int, more bool) ([]T, error) {
 	ids := make([]int64, len(rows))
 	for i := range rows {
 		ids[i] = id(&rows[i])
 	}
 	own := slices.Clone(slices.DeleteFunc(rows, func(r T) bool { return !o.owns(id(&r)) })) // without room for more
-	grown := 0
+	grown := kept
 	for i := range own {
 		grown += size(&own[i])
 	}

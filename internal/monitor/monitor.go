@@ -118,7 +118,8 @@ func New(o Options, d Deps) (*Monitor, error) {
 		health:   newJudge(d.Logger),
 		failures: newFailures(o.Name, d.Metrics, newMessages(d.Logger)),
 		noJobs:   map[int64]struct{}{},
-		visible:  -1,
+		others:   map[string]others{}, scopeKeys: scopes.keys(),
+		visible: -1,
 	}
 	if err := f.load(d.State); err != nil {
 		return nil, fmt.Errorf("saved state of GitLab %q: %w", o.Name, err)

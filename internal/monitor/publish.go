@@ -71,9 +71,10 @@ func (p *publisher) publish(now time.Time) {
 	}
 	s.RowsGeneration = p.rowsGen
 	if s.Fleet != nil {
-		s.Health = f.health.picture
+		s.Health = f.health.shown(f.inv, s.Fleet)
 	}
 	s.Queue = p.queue.picture(now)
+	s.QueueState, s.QueueAt = p.queue.state(f.opts, now)
 	// Once a picture, not once a reading: it looks at every tag.
 	f.led.Tags(f.inv.TagNames())
 	s.Counters = f.led.Counters(p.generation, f.clocks.elapsed(now), rows, f.inv.Exported)

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/go-kit/log/level"
@@ -29,11 +30,15 @@ type queueReader struct {
 	every  time.Duration
 	asked  struct{ version, token string } // whom the last reading was of
 	absent bool                            // it was logged why there is no queue
+	unread bool                            // the tags of some runners of other shards are not known
+	labels otherLabels
 
 	// Guarded by the fleet's mutex.
 	last   *snapshot.Queue
+	result *queue.Result // what last was made of; never changed
 	lastAt time.Time
 	due    time.Time
+	why    snapshot.QueueState // there is no queue to show
 }
 
 // newQueueReader is nil where the queue is not read: it is off, or the first
@@ -42,7 +47,7 @@ func newQueueReader(f *fleet, d *Deps) *queueReader {
 	if f.opts.Queue.Interval <= 0 || f.opts.ShardIndex > 0 {
 		return nil
 	}
-	return &queueReader{fleet: f, deps: d, queue: queue.New(f.opts.Queue), every: f.opts.Queue.Interval}
+	return &queueReader{fleet: f, deps: d, queue: queue.New(f.opts.Queue), every: f.opts.Queue.Interval, why: snapshot.QueuePending, labels: otherLabels{}}
 }
 
 func (q *queueReader) interval() time.Duration {
@@ -66,6 +71,33 @@ func (q *queueReader) picture(now time.Time) *snapshot.Queue {
 		return nil
 	}
 	return q.last
+}
+
+// state is whether the queue is known, and why it is not.
+func (q *queueReader) state(o *Options, now time.Time) (snapshot.QueueState, time.Time) {
+	switch {
+	case q != nil && q.picture(now) != nil:
+		return snapshot.QueueRead, q.lastAt
+	case q != nil && q.why == snapshot.QueueRead: // it is too old by now
+		return snapshot.QueueFailed, q.lastAt
+	case q != nil:
+		return q.why, q.lastAt
+	case o.Queue.Interval > 0:
+		return snapshot.QueueOtherShard, time.Time{}
+	case o.API == snapshot.APIREST && o.Scopes[0].Kind != snapshot.ScopeProjects:
+		return snapshot.QueueByREST, time.Time{}
+	}
+	return snapshot.QueueOff, time.Time{}
+}
+
+// offered is whether the last reading saw a job among those that GitLab offers
+// to some runners. The caller holds the fleet's mutex, as for picture; nil: it
+// is not known of any.
+func (q *queueReader) offered(now time.Time) *queue.Result {
+	if q.picture(now) == nil {
+		return nil
+	}
+	return q.result
 }
 
 func (q *queueReader) loop(ctx context.Context) error {
@@ -112,8 +144,14 @@ func (q *queueReader) begin(now time.Time) *queue.Reading {
 	f := q.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.started || f.blocked || !f.inv.Whole(snapshot.PartDetails) {
+	switch {
+	case f.blocked:
+		q.why = snapshot.QueueFailed
 		return nil
+	case !f.started || !f.inv.Whole(snapshot.PartDetails):
+		return nil
+	case f.opts.keepsOthers() && len(f.others) == 0:
+		return nil // a restart: the saved state has no runners of other shards
 	}
 	asked := struct{ version, token string }{f.version, f.token.Name + f.token.ExpiresAt.String()}
 	if asked != q.asked {
@@ -129,6 +167,17 @@ func (q *queueReader) begin(now time.Time) *queue.Reading {
 			})
 		}
 	}
+	all, unread := f.allOthers()
+	var tags []string
+	for _, r := range all {
+		if r.known {
+			runners = append(runners, r.Runner)
+			tags = append(tags, r.Tags...)
+		}
+	}
+	slices.Sort(tags)
+	q.unread = unread
+	q.labels.admit(f.inv, f.opts.Inventory.TagLimit, slices.Compact(tags))
 	return q.queue.Begin(now, runners)
 }
 
@@ -141,12 +190,15 @@ func (q *queueReader) take(err error, began time.Time) time.Duration {
 	q.deps.Metrics.PollDuration(f.opts.Name, snapshot.StageQueue.String(), now.Sub(began))
 	switch {
 	case q.queue.Unsupported():
+		q.why = snapshot.QueueUnsupported
 		q.explain("this GitLab release cannot list the jobs that wait for a runner, which 18.1 and later can; the queue_ families are absent")
 		return queueRetry
 	case err != nil && gitlab.GraphQLRefused(err):
+		q.why = snapshot.QueueRefused
 		q.explain("GitLab does not let this token read the jobs that wait for a runner; the queue_ families are absent", "err", err)
 		return queueRetry
 	case err != nil:
+		q.why = snapshot.QueueFailed
 		reason := gitlab.ReasonOf(err)
 		q.deps.Metrics.PollFailure(f.opts.Name, snapshot.StageQueue.String(), string(reason))
 		f.failures.messages.failed(snapshot.StageQueue, reason, err)
@@ -154,15 +206,16 @@ func (q *queueReader) take(err error, began time.Time) time.Duration {
 	}
 	f.failures.messages.well(snapshot.StageQueue)
 	f.failures.lastGood[snapshot.StageQueue] = now
-	s := q.queue.Snapshot(now, f.inv.TagLabel)
+	s := q.queue.Snapshot(now, q.labels.label(f.inv))
+	q.why = snapshot.QueueRead
 	if s == nil {
+		q.why = snapshot.QueueUnproved
 		q.explain("GitLab shows no waiting job, and whether this token may see those of these runners is not proved (it needs to be an administrator's, an owner's or a maintainer's); the queue_ families are absent")
-	} else if f.opts.ShardCount > 1 && len(f.opts.Queue.Projects) == 0 {
-		// Only the classes of this shard's runners are known here.
-		whole := *s
-		whole.Truncated = true
-		s = &whole
+	} else if q.unread {
+		// Jobs that only those runners could take are in no list that was read.
+		s.Truncated = true
 	}
+	q.result = q.queue.Result(now)
 	q.last, q.lastAt, f.fresh = s, now, true
 	return q.every
 }

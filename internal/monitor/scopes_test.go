@@ -167,7 +167,7 @@ func TestRefusedScopeBlindsNoOther(t *testing.T) {
 				folder, state := openState(t, dir)
 				r := start(t, world, state, s, o)
 				time.Sleep(2 * time.Minute)
-				job := world.CreateJob(gitlabsim.JobSpec{Runner: ids[1], Finished: time.Now().Add(3 * time.Minute)})
+				job := world.CreateJob(gitlabsim.JobSpec{Runner: ids[1], Status: "failed", Finished: time.Now().Add(3 * time.Minute)})
 				if g := s.scrape(); !g.Up || scopesShown(g) != "groups/infra=true groups/mobile=true groups/web=true" || tagsShown(g) != "all=3 infra=1 mobile=1 web=1 unknown " {
 					t.Fatalf("at first: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
 				}
@@ -181,6 +181,9 @@ func TestRefusedScopeBlindsNoOther(t *testing.T) {
 					}
 					if tagsShown(g) != tags || len(g.Fleet.Rows) != rows {
 						t.Errorf("%s: tags %s, %d rows", when, tagsShown(g), len(g.Fleet.Rows))
+					}
+					if failed := illOf(g, ids[1]) != nil; g.Health == nil || failed != (rows == 3) {
+						t.Errorf("%s: the runner whose job failed is shown: %t", when, failed)
 					}
 				}
 				time.Sleep(8 * time.Minute)

@@ -30,11 +30,12 @@ func (p *Page) report(now time.Time, f filter, l *links) *Report {
 	last, changes := p.memory.of(pictures, now)
 	b := &builder{now: now, links: l, filter: f, report: &Report{
 		Time: utc(now), Shard: p.links.shard(p.opts), State: stateOK,
-		GitLabs: []GitLab{}, Tags: []Tag{}, Runners: []Runner{}, Changes: []Change{},
+		GitLabs: []GitLab{}, Tags: []Tag{}, Runners: []Runner{}, Queues: []Queue{}, Changes: []Change{},
 	}}
 	for _, s := range pictures {
 		if f.gitlab == "" || f.gitlab == s.Name {
 			b.gitlab(s, last[s.Name])
+			b.queue(s)
 		}
 	}
 	for _, c := range changes {
@@ -88,7 +89,7 @@ func (b *builder) state() string {
 			state = stateUnknown
 		}
 	}
-	return state
+	return r.queueState(state)
 }
 
 // gitlab adds one GitLab: its present picture, or where that was withdrawn the
@@ -377,7 +378,7 @@ func (f *fleet) runner(row *snapshot.Runner, ill *snapshot.Ill, health, reason s
 	r := Runner{
 		GitLab: f.g.Name, ID: row.ID, Description: row.Description, Type: row.Type.String(), Owner: row.Owner,
 		Tags: slices.Clone(row.Tags), Status: row.Status.String(), Paused: row.Paused,
-		Health: health, Reason: reason, LastSeen: utc(row.LastSeen), Suspects: []Suspect{}, AsOf: f.asOf,
+		Health: health, Reason: reason, LastSeen: utc(row.LastSeen), Suspects: []Suspect{}, Jobs: []JobRef{}, AsOf: f.asOf,
 		URL: f.links.runner(f.g.Name, row.ID), GitLabURL: gitlabRunner(f.g.URL, row),
 	}
 	if r.Tags == nil {
@@ -394,6 +395,9 @@ func (f *fleet) runner(row *snapshot.Runner, ill *snapshot.Ill, health, reason s
 		return r
 	}
 	r.Orphaned, r.Failed = ill.OrphanedJobs, ill.ConsecutiveFailed
+	for _, j := range ill.Jobs {
+		r.Jobs = append(r.Jobs, JobRef(j))
+	}
 	if ill.Health != snapshot.HealthAlive {
 		r.Since = utc(ill.Since)
 	}

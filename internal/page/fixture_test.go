@@ -140,6 +140,7 @@ func small() *world {
 	b.runner(1, "gpu-a100-01", "cuda", "gpu")
 	b.down(snapshot.HealthJobSilent, noon.Add(-22*time.Minute))
 	b.Health.Ill[0].OrphanedJobs = 1
+	b.Health.Ill[0].Jobs = []snapshot.JobRef{{ID: 901, URL: "https://corp.example.com/g/p/-/jobs/901"}, {ID: 902}}
 	r := b.runner(2, "gpu-a100-02", "cuda", "gpu")
 	r.Paused, r.PausedSince = true, noon.Add(-3*time.Hour)
 	b.runner(3, "build-01", "docker", "linux")

@@ -1,11 +1,13 @@
 // Package page draws the health of the fleet for whoever is woken: /fleet, the
-// page of one runner, and the same for scripts. It reads published snapshots
-// only and does no network I/O. What is foreign (names, descriptions, tags) is
+// page of one runner, why a job waits, and the same for scripts. It reads
+// published snapshots only and does no network I/O; of a job that is asked for
+// Options.Why returns what GitLab has. What is foreign (names, descriptions, tags) is
 // escaped by html/template, and the Content-Security-Policy allows no script.
 package page
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -19,7 +21,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/internal/why"
 )
 
 // Options are what a Page is made from.
@@ -29,6 +34,8 @@ type Options struct {
 	// Evidence returns what the verdict on a runner rests on; ok is false where
 	// it is not known. nil: nobody judges.
 	Evidence func(gitlab string, id int64) (snapshot.HealthEvidence, bool)
+	// Why explains which runners take a job; nil: jobs cannot be read.
+	Why func(ctx context.Context, gitlab string, q why.Question) (*why.Answer, error)
 	// Shard of Shards is the part of the runners that is shown; 0 shards: 1.
 	Shard, Shards int
 	// ExternalURL is the address under which browsers reach the program
@@ -50,6 +57,7 @@ type Page struct {
 	opts   Options
 	links  links
 	memory memory
+	whys   *rate.Limiter // of questions about jobs, which go to GitLab
 }
 
 //go:embed style.css
@@ -74,6 +82,7 @@ func New(o Options) *Page {
 		prefix: strings.TrimSuffix(o.Prefix, "/"), grafana: o.Grafana, runbooks: o.Runbooks,
 		external: strings.TrimSuffix(ShardURL(o.ExternalURL, o.Shard), "/"),
 	}}
+	p.whys = rate.NewLimiter(rate.Every(whyEvery), whyBurst)
 	p.memory = memory{started: o.Now(), gitlabs: map[string]*remembered{}}
 	return p
 }

@@ -85,6 +85,8 @@ func TestFirstScreenHasTagTimeAndRemedy(t *testing.T) {
 		"9 jobs of 3 projects failed one after the other, most within 30 s (the longest ran 8 s); 14 jobs of the same projects succeeded on other runners meanwhile, 0 failed there.",
 		"Pause the runner.",
 	)
+	has(t, page, "It executes job 901, job 902.")
+	has(t, htmlOf(t, small().page(Options{}), ""), `<a href="https://corp.example.com/g/p/-/jobs/901" rel="noreferrer">job 901</a>`)
 	if at := strings.Index(page, "Tags short of runners"); at > strings.Index(page, "Runners down") || at < 0 {
 		t.Error("tags do not come first")
 	}
@@ -517,31 +519,31 @@ func TestAPIIsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	var walk func(typ reflect.Type, path string)
-	walk = func(typ reflect.Type, path string) {
-		for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
-			typ = typ.Elem()
-		}
-		if typ.Kind() != reflect.Struct || typ == reflect.TypeFor[time.Time]() {
-			return
-		}
-		for f := range typ.Fields() {
-			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-			if !f.IsExported() || name == "-" {
-				continue
-			}
-			n++
-			if !strings.Contains(string(data), "`"+path+name+"`") {
-				t.Errorf("docs/api.md has no row for `%s%s`", path, name)
-			}
-			walk(f.Type, path+name+".")
-		}
-	}
-	walk(reflect.TypeFor[Report](), "")
-	if n < 70 {
+	if n := undocumented(t, string(data), reflect.TypeFor[Report](), ""); n < 70 {
 		t.Errorf("only %d fields found", n)
 	}
+}
+
+// undocumented reports each field without a row in doc, and counts the fields.
+func undocumented(t *testing.T, doc string, typ reflect.Type, path string) (n int) {
+	t.Helper()
+	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice {
+		typ = typ.Elem()
+	}
+	if typ.Kind() != reflect.Struct || typ == reflect.TypeFor[time.Time]() {
+		return 0
+	}
+	for f := range typ.Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if !f.IsExported() || name == "-" {
+			continue
+		}
+		if !strings.Contains(doc, "`"+path+name+"`") {
+			t.Errorf("docs/api.md has no row for `%s%s`", path, name)
+		}
+		n += 1 + undocumented(t, doc, f.Type, path+name+".")
+	}
+	return n
 }
 
 // TestAPIHasNoNull: lists are empty, not null, so that a script can go through them.

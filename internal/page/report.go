@@ -46,6 +46,7 @@ type Report struct {
 	GitLabs []GitLab  `json:"gitlabs"`
 	Tags    []Tag     `json:"tags"`
 	Runners []Runner  `json:"runners"`
+	Queues  []Queue   `json:"queues"`
 	Changes []Change  `json:"changes"`
 	// ChangesSince is from when on changes are known, at most an hour ago.
 	ChangesSince time.Time `json:"changes_since"`
@@ -163,9 +164,54 @@ type Runner struct {
 	Orphaned    int       `json:"orphaned_jobs"`
 	Failed      int       `json:"consecutive_failed_jobs"`
 	Executing   *int      `json:"jobs_executing,omitempty"`
+	Jobs        []JobRef  `json:"jobs"` // that it executes, where some are orphaned
 	AsOf        time.Time `json:"as_of,omitzero"`
 	URL         string    `json:"url"`
 	GitLabURL   string    `json:"gitlab_url"`
+}
+
+// Queue is what waits for a runner of one GitLab. Jobs and Oldest are absent, and
+// the lists empty, unless State is read.
+type Queue struct {
+	GitLab    string    `json:"gitlab"`
+	State     string    `json:"state"` // as snapshot.QueueState
+	ReadAt    time.Time `json:"read_at,omitzero"`
+	Jobs      *int      `json:"jobs,omitempty"`
+	Oldest    time.Time `json:"oldest,omitzero"`
+	Truncated bool      `json:"truncated"` // the numbers are lower bounds
+	// Everything is false where jobs that no registered runner can take are in no
+	// list that is read.
+	Everything bool             `json:"everything"`
+	Tags       []QueueTag       `json:"tags"` // the longest wait first
+	Unmatched  []QueueUnmatched `json:"unmatched"`
+
+	version string
+}
+
+// QueueTag are the jobs that wait with one tag.
+type QueueTag struct {
+	Tag    string    `json:"tag"`
+	Jobs   int       `json:"jobs"`
+	Oldest time.Time `json:"oldest,omitzero"`
+	URL    string    `json:"url"` // of the tag's runners; empty for what is no tag
+}
+
+// QueueUnmatched are the jobs with exactly these tags that no runner can take now.
+type QueueUnmatched struct {
+	Tags   string    `json:"tags"`
+	Reason string    `json:"reason"` // no_runner, none_available
+	Jobs   int       `json:"jobs"`
+	Oldest time.Time `json:"oldest,omitzero"`
+	URL    string    `json:"url"` // why
+
+	// lasting: it waits for longer than a pool needs to start a runner.
+	lasting bool
+}
+
+// JobRef is a job with its page in GitLab.
+type JobRef struct {
+	ID  int64  `json:"id"`
+	URL string `json:"url"`
 }
 
 // Suspect is one suspicion and what it rests on, in words.

@@ -50,6 +50,8 @@ type fleetView struct {
 	OldTags                 []tagView
 	TagsMore                int
 	Sections                []section
+	Queues                  []queueView
+	Why                     string // address of its form
 	Found                   *found
 	Changes                 []changeView
 	Refresh                 string
@@ -104,6 +106,7 @@ type rowView struct {
 	Seen, Do            string
 	Runbook, Board, URL string
 	Jobs                string // address of its jobs in GitLab
+	Executes            []JobRef
 	AsOf                time.Time
 }
 
@@ -139,6 +142,8 @@ func newFleetView(p *Page, r *Report, now time.Time, f filter) *fleetView {
 	v.search(f)
 	v.changes(p)
 	v.head()
+	v.queues()
+	v.Why = p.links.prefix + "/fleet/why"
 	if r.Shard.Count > 1 {
 		v.Part = " in this part"
 	}
@@ -173,12 +178,14 @@ func (v *fleetView) summarize() {
 			suspects++
 		}
 	}
+	unmatched := v.Report.lastingUnmatched()
 	for _, s := range []summary{
 		{lost, plural(lost, "tag without a usable runner", "tags without a usable runner"), "tags"},
 		{short, plural(short, "tag short of runners", "tags short of runners"), "tags"},
 		{down, plural(down, "runner down", "runners down"), "down"},
 		{orphaned, plural(orphaned, "orphaned job", "orphaned jobs"), "orphaned"},
 		{suspects, plural(suspects, "suspect", "suspects"), "suspects"},
+		{unmatched, plural(unmatched, "job that no runner takes", "jobs that no runner takes"), "queue"},
 	} {
 		if s.N > 0 {
 			v.Summary = append(v.Summary, s)
@@ -226,7 +233,7 @@ func plural(n int, one, more string) string {
 	return more
 }
 
-// gitlabs shows how far each GitLab can be believed.
+// gitlabs shows how recent the data of each GitLab are.
 func (v *fleetView) gitlabs(p *Page) {
 	for _, g := range v.Report.GitLabs {
 		c := gitlabView{GitLab: g, Tone: "ok", Board: p.links.board(boardOverview, g.Name, "", 0)}
@@ -430,7 +437,7 @@ func (t *tagView) bytes() int {
 }
 
 func (r *rowView) bytes() int {
-	n := 1300 + len(r.Seen) + len(r.Do) + len(r.URL) + len(r.Board) + len(r.Runbook)
+	n := 1300 + len(r.Seen) + 2*len(r.Executes)*100 + len(r.Do) + len(r.URL) + len(r.Board) + len(r.Runbook)
 	for i := range r.Runners {
 		n += r.Runners[i].bytes()
 	}
@@ -475,7 +482,7 @@ func (v *fleetView) runners(p *Page) {
 		row.Anchor = "orphaned/" + row.Anchor
 		row.Seen = "A machine of this runner fell silent for 6 minutes or more while it executed."
 		row.Do = "Look at the jobs of this runner in GitLab; cancel and retry those that do not move."
-		row.Jobs = r.GitLabURL + "#/jobs"
+		row.Jobs, row.Executes = r.GitLabURL+"#/jobs", r.Jobs
 		row.Runbook = p.links.runbook(alertOrphaned)
 		rows = append(rows, row)
 	}

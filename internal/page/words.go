@@ -92,7 +92,7 @@ func thousands(n int) string {
 	return s
 }
 
-// span is a duration in at most two units, as one would say it.
+// span is a duration in at most two units.
 func span(d time.Duration) string {
 	d = d.Abs()
 	switch s := int64(d / time.Second); {

@@ -82,7 +82,7 @@ func (r *Reading) strays(known map[place]bool) (jobs []Job) {
 			}
 		}
 		if certain && !j.queuedAt.After(r.now.Add(-allSettled)) {
-			jobs = append(jobs, Job{j.id, j.tags, j.tagsKnown, j.queuedAt, snapshot.NoRunner})
+			jobs = append(jobs, Job{j.id, j.tags, j.tagsKnown, j.queuedAt, snapshot.NoRunner, nil})
 		}
 	}
 	return jobs

@@ -274,6 +274,35 @@ func TestRetaggedRunnerIsReplaced(t *testing.T) {
 	b.holds(false) // its details were read
 }
 
+// TestAllInAJam: a jam that takes all requests of each reading does not keep the
+// jobs that no runner can take from being found.
+func TestAllInAJam(t *testing.T) {
+	b := newBench(t, gitlabsim.Options{}, queue.Options{All: true})
+	b.fleet(120)
+	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"dokcer"}})
+	var jam []int64
+	for minute := range 25 {
+		for i := range 3000 {
+			jam = append(jam, b.CreateJob(gitlabsim.JobSpec{Tags: []string{fmt.Sprintf("pool-%02d", i%40)}}))
+		}
+		if len(jam) > 6000 {
+			for _, id := range jam[:3000] {
+				b.CancelJob(id)
+			}
+			jam = jam[3000:]
+		}
+		b.now = b.now.Add(time.Minute)
+		b.mustRead()
+		if b.requests > queue.MaxRequests || minute > 1 && b.requests < queue.MaxRequests {
+			t.Fatalf("minute %d: %d requests", minute, b.requests)
+		}
+	}
+	got := b.queue.Snapshot(b.now, same)
+	if len(got.Unmatched) != 1 || got.Unmatched[0].Tags != "dokcer" || !got.Everything {
+		t.Errorf("%+v, everything %v", got.Unmatched, got.Everything)
+	}
+}
+
 // TestProjectJobsThatNobodyTakesAreKnown by REST: all that wait are known, those that nobody takes too.
 func TestProjectJobsThatNobodyTakesAreKnown(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{Version: "16.11.0"}, queue.Options{})
@@ -294,12 +323,21 @@ func TestProjectJobsThatNobodyTakesAreKnown(t *testing.T) {
 		{Tags: "dokcer", Reason: snapshot.NoRunner, Jobs: 60},
 		{Tags: "old", Reason: snapshot.NoneAvailable, Jobs: 60},
 	}
-	if !slices.Equal(got.Unmatched, want) || got.Jobs != 240 {
+	if !slices.Equal(counts(got.Unmatched), want) || got.Jobs != 240 {
 		t.Errorf("%+v", got)
 	}
 	if names := tagNames(got); !slices.Equal(names, []string{"(no_runner)", "(untagged)", "docker", "old"}) {
 		t.Errorf("tags %v", names)
 	}
+}
+
+// counts leaves out since when they wait.
+func counts(unmatched []snapshot.QueueUnmatched) (out []snapshot.QueueUnmatched) {
+	for _, u := range unmatched {
+		u.Oldest = time.Time{}
+		out = append(out, u)
+	}
+	return out
 }
 
 func tagNames(q *snapshot.Queue) (names []string) {
@@ -322,7 +360,7 @@ func TestWalkFindsJobsInNobodysList(t *testing.T) {
 	b.now = b.now.Add(2 * time.Minute)
 	b.holds(true)
 	r := b.queue.Snapshot(b.now, same)
-	if want := []snapshot.QueueUnmatched{{Tags: "docker", Reason: snapshot.NoRunner, Jobs: 1}, {Tags: "dokcer", Reason: snapshot.NoRunner, Jobs: 150}}; !slices.Equal(r.Unmatched, want) {
+	if want := []snapshot.QueueUnmatched{{Tags: "docker", Reason: snapshot.NoRunner, Jobs: 1}, {Tags: "dokcer", Reason: snapshot.NoRunner, Jobs: 150}}; !slices.Equal(counts(r.Unmatched), want) || !r.Unmatched[1].Oldest.Equal(b.now.Add(-2*time.Minute)) {
 		t.Errorf("%+v", r.Unmatched)
 	}
 	read := func(took time.Duration) (requests int) {

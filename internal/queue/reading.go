@@ -71,10 +71,15 @@ func (r *Reading) Next() (gitlab.QueueRequest, bool) {
 	if ids := r.unproved(); len(ids) > 0 {
 		return r.send(gitlab.QueueRequest{Rights: ids})
 	}
-	if r.rows(); len(r.pages) > 0 {
-		return r.send(gitlab.QueueRequest{Pages: r.pages})
+	walk := r.q.opt.All && r.q.all.due(r.q.round, r.now)
+	// One request is kept for the walk: in a long jam the rows would take all, and
+	// jobs that no runner can take would never be found.
+	if r.requests < MaxRequests-1 || !walk {
+		if r.rows(); len(r.pages) > 0 {
+			return r.send(gitlab.QueueRequest{Pages: r.pages})
+		}
 	}
-	if r.q.opt.All && r.q.all.due(r.q.round, r.now) {
+	if walk {
 		r.wide = true
 		return r.send(gitlab.QueueRequest{Pages: []gitlab.QueuePage{{Details: true, After: r.q.all.after}}})
 	}

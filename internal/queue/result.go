@@ -19,6 +19,8 @@ type Job struct {
 	// Unmatched is empty where a runner that is online and not paused could take
 	// it, or where that is not known.
 	Unmatched snapshot.UnmatchedReason
+
+	places []place // where it was seen; never changed
 }
 
 // Result is what a reading found.
@@ -27,6 +29,9 @@ type Result struct {
 	Jobs      []Job // by id
 	Truncated bool
 
+	everything bool // those that no runner can take are known too
+
+	known    map[place]bool  // places whose lists were all read
 	carried  map[string]bool // tags that a runner has
 	untagged bool            // one of them takes untagged jobs
 	counted  map[string]bool // tags of the runners whose queue was read
@@ -74,16 +79,32 @@ func (r *Reading) End() error {
 	for _, id := range slices.Sorted(maps.Keys(q.jobs)) {
 		switch j := q.jobs[id]; {
 		case j.seen == q.round:
-			out.Jobs = append(out.Jobs, Job{j.id, j.tags, j.tagsKnown, j.queuedAt, r.unmatched(j, known)})
+			out.Jobs = append(out.Jobs, Job{j.id, j.tags, j.tagsKnown, j.queuedAt, r.unmatched(j, known), slices.Collect(maps.Keys(j.places))})
 		case q.round-j.seen > trusted:
 			delete(q.jobs, id)
 		}
 	}
+	out.known, out.everything = known, len(q.opt.Projects) > 0 || q.all.known != nil
 	out.Jobs = append(out.Jobs, r.strays(known)...)
 	slices.SortFunc(out.Jobs, func(a, b Job) int { return cmp.Compare(a.ID, b.ID) })
 	q.result = out
 	q.shown.note(out)
 	return nil
+}
+
+// Offered is whether the reading saw a job in the lists of runners of a type and
+// owner, which are for protected refs or not: known is false where that is not
+// known, as of a job that it did not see at all.
+func (res *Result) Offered(job int64, typ, ownerPath string, protected bool) (offered, known bool) {
+	at := place{owner{typ, ownerPath}, protected}
+	i, found := slices.BinarySearchFunc(res.Jobs, job, func(j Job, id int64) int { return cmp.Compare(j.ID, id) })
+	switch {
+	case !found:
+		return false, false
+	case slices.Contains(res.Jobs[i].places, at):
+		return true, true
+	}
+	return false, res.known[at]
 }
 
 // count settles the classes; false: none of them counts.
@@ -193,7 +214,7 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 	if res == nil {
 		return nil
 	}
-	out := &snapshot.Queue{Jobs: len(res.Jobs), Truncated: res.Truncated}
+	out := &snapshot.Queue{Jobs: len(res.Jobs), Truncated: res.Truncated, Everything: res.everything}
 	tags := map[string]*snapshot.QueueTag{}
 	under := func(name string) *snapshot.QueueTag {
 		if tags[name] == nil {
@@ -210,9 +231,9 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 		under(snapshot.TagUntagged)
 	}
 	sets := q.shown.zeros(res)
-	unmatched := map[unmatchedKey]int{}
+	unmatched := map[unmatchedKey]*snapshot.QueueUnmatched{}
 	for k := range q.shown.unmatched {
-		unmatched[k] = 0
+		unmatched[k] = &snapshot.QueueUnmatched{Tags: k.tags, Reason: k.reason}
 	}
 	for _, j := range res.Jobs {
 		out.Oldest = earlier(out.Oldest, j.QueuedAt)
@@ -228,10 +249,14 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 		sets[set]++
 		if j.Unmatched != snapshot.Matched {
 			k := unmatchedKey{setOf(j), j.Unmatched}
-			if _, ok := unmatched[k]; !ok {
+			if unmatched[k] == nil {
 				k.tags = snapshot.TagOther
 			}
-			unmatched[k]++
+			if unmatched[k] == nil {
+				unmatched[k] = &snapshot.QueueUnmatched{Tags: k.tags, Reason: k.reason}
+			}
+			unmatched[k].Jobs++
+			unmatched[k].Oldest = earlier(unmatched[k].Oldest, j.QueuedAt)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
@@ -240,8 +265,8 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 	for _, set := range slices.Sorted(maps.Keys(sets)) {
 		out.TagSets = append(out.TagSets, snapshot.QueueTagSet{Tags: set, Jobs: sets[set]})
 	}
-	for k, n := range unmatched {
-		out.Unmatched = append(out.Unmatched, snapshot.QueueUnmatched{Tags: k.tags, Reason: k.reason, Jobs: n})
+	for _, u := range unmatched {
+		out.Unmatched = append(out.Unmatched, *u)
 	}
 	slices.SortFunc(out.Unmatched, func(a, b snapshot.QueueUnmatched) int {
 		return cmp.Or(strings.Compare(a.Tags, b.Tags), cmp.Compare(a.Reason, b.Reason))

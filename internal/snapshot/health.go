@@ -80,12 +80,15 @@ var suspicionNames = [NumSuspicions]string{"black_hole", "infrastructure", "take
 // String is the label value of reason on the suspect families.
 func (s Suspicion) String() string { return suspicionNames[s] }
 
+// HealthCounts counts runners by verdict; the last index is 1 where they are
+// paused. Reasons that a verdict does not have stay 0.
+type HealthCounts [NumRunnerTypes][NumHealths][NumHealthReasons][2]int
+
 // HealthPicture is the health of a fleet at one moment. It is immutable.
 type HealthPicture struct {
 	Time time.Time
-	// Runners counts every runner once; the last index is 1 where it is paused.
-	// Reasons that a verdict does not have stay 0.
-	Runners  [NumRunnerTypes][NumHealths][NumHealthReasons][2]int
+	// Runners counts every runner once: those of Fleet.Runners.
+	Runners  HealthCounts
 	Suspects [NumSuspicions]int
 	// AfterOutage and FleetSilent are why no new down verdict is passed; Until is
 	// when that ends at the latest, if nothing else happens. Zero: it is not.
@@ -112,7 +115,14 @@ type Ill struct {
 	// GitLab's rows of those machines.
 	OrphanedJobs      int
 	Machines          []int64
+	Jobs              []JobRef // that it executes, as last read; only where OrphanedJobs is above 0
 	ConsecutiveFailed int
+}
+
+// JobRef names a job.
+type JobRef struct {
+	ID  int64
+	URL string // of its page in GitLab; "": not known
 }
 
 // Usable is false for a runner that would not do a job if it got one:

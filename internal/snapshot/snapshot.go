@@ -28,6 +28,10 @@ type GitLab struct {
 	// Queue is nil where the queue is not read, cannot be read, or was not read
 	// for three intervals: an unreadable queue is no empty one.
 	Queue *Queue
+	// QueueState is QueueRead where Queue is not nil, and else why it is.
+	QueueState QueueState
+	// QueueAt is when Queue was read, by our clock.
+	QueueAt time.Time
 	// Health is nil until the runners were judged for the first time, and where
 	// Fleet is nil. It judges those of Fleet.
 	Health *HealthPicture
@@ -56,6 +60,7 @@ type Fleet struct {
 	Runners       [NumRunnerTypes][NumStatuses][2]int // last index: 1 is paused
 	Busy          [NumRunnerTypes]int
 	JobsExecuting [NumRunnerTypes][2]int // last index: 0 running, 1 canceling
+	Health        HealthCounts
 
 	// Detailed is true once the details of every listed runner were read, or
 	// failed three times, or stand in the saved state. Until then Tags are

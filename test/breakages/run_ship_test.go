@@ -16,7 +16,7 @@ import (
 )
 
 // startExporter starts one process over towns, with a token.
-func startExporter(t *testing.T, dir, binary, secret string, towns []*town, polls map[string]string) (address string) {
+func startExporter(t *testing.T, dir, binary, secret string, towns []*town, polls map[string]string) string {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -25,7 +25,7 @@ func startExporter(t *testing.T, dir, binary, secret string, towns []*town, poll
 	var b strings.Builder
 	// The details of a runner that executes are read every 5m whatever
 	// details_interval says; that does not run faster, so all are.
-	fmt.Fprintf(&b, "poll: {runners_interval: %[1]s, details_interval: %[2]s, jobs_interval: %[1]s, reconcile_interval: %[3]s, lookback: %[4]s, staleness: %[5]s, max_requests_per_second: 0, request_timeout: 5s}\n",
+	fmt.Fprintf(&b, "poll: {runners_interval: %[1]s, queue_interval: %[1]s, details_interval: %[2]s, jobs_interval: %[1]s, reconcile_interval: %[3]s, lookback: %[4]s, staleness: %[5]s, max_requests_per_second: 0, request_timeout: 5s}\n",
 		ms(lived(time.Minute)), ms(lived(5*time.Minute)), ms(lived(time.Hour)), ms(lived(24*time.Hour)), ms(lived(10*time.Minute)))
 	b.WriteString("gitlabs:\n")
 	for i, v := range towns {
@@ -37,9 +37,7 @@ func startExporter(t *testing.T, dir, binary, secret string, towns []*town, poll
 	}
 	config := filepath.Join(dir, "config.yml")
 	write(t, config, []byte(b.String()))
-	address = freeAddress(t)
-	start(t, "http://"+address+"/-/ready", binary, "--config.file="+config, "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address="+address)
-	return address
+	return start(t, binary, "--config.file="+config, "--storage.path="+filepath.Join(dir, "state"))
 }
 
 // stack starts an exporter over all towns and a second one over those with two,
@@ -58,9 +56,7 @@ func stack(t *testing.T, dir, binary string, towns []*town, polls map[string]str
 	routing := filepath.Join(dir, "alertmanager.yml")
 	fasterRouting(t, routing, receiver)
 	run(t, tool(t, "amtool"), "check-config", routingFile, routing)
-	alertmanagerAt := freeAddress(t)
-	start(t, "http://"+alertmanagerAt+"/-/ready", tool(t, "alertmanager"),
-		"--config.file="+routing, "--storage.path="+filepath.Join(dir, "am"), "--web.listen-address="+alertmanagerAt, "--cluster.listen-address=")
+	alertmanagerAt := start(t, tool(t, "alertmanager"), "--config.file="+routing, "--storage.path="+filepath.Join(dir, "am"), "--cluster.listen-address=")
 
 	rules := filepath.Join(dir, "rules.yml")
 	fasterRules(t, rules)
@@ -75,9 +71,8 @@ scrape_configs:
     static_configs: [{targets: [%[4]q, %[5]q]}]
 `, alertmanagerAt, job, ms(lived(30*time.Second)), exporterAt, replicaAt))
 	history(t, dir, towns)
-	prometheusAt := freeAddress(t)
-	start(t, "http://"+prometheusAt+"/-/ready", tool(t, "prometheus"),
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"), "--web.listen-address="+prometheusAt,
+	start(t, tool(t, "prometheus"),
+		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"),
 		// What Prometheus itself does every so often.
 		"--query.lookback-delta="+ms(lived(5*time.Minute)), "--rules.alert.resend-delay="+ms(lived(time.Minute)))
 	return "http://" + exporterAt, "http://" + alertmanagerAt

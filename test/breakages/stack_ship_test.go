@@ -3,12 +3,10 @@
 package breakages
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +22,8 @@ import (
 
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 const (
@@ -42,8 +42,10 @@ var literals = []struct {
 }{
 	{"gitlab_shard_instance:gitlab_runner_fleet_up:fresh", "300", 1},
 	{"gitlab_tag:gitlab_runner_fleet_tag_usable_runners:lost", "86400", 2},
-	{affectedTags + " queue_slow", "600", 1},
+	{affectedTags + " queue_slow", "600", 2},
 	{affectedTags + " saturated", "300", 1},
+	{affectedTags + " queue_old", "3600", 1},
+	{"gitlab_tag:gitlab_runner_fleet_tag_usable_runners:idle", "300", 1},
 	{"GitLabRunnerFleetTokenExpiring", "86400 * 14", 1},
 	{"GitLabRunnerFleetTokenExpiring", "3600 * 17", 1},
 	{"GitLabRunnerFleetTokenExpiresSoon", "3600 * 17", 1},
@@ -243,50 +245,12 @@ func run(t *testing.T, path string, args ...string) {
 	}
 }
 
-// buffer is a log that is written and read at the same time.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *buffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *buffer) tail() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(l.b.String()), "\n")
-	return strings.Join(lines[max(0, len(lines)-40):], "\n")
-}
-
-// start starts a server and waits until it is ready.
-func start(t *testing.T, ready, path string, args ...string) {
+// start starts a server on a port that it chooses, and waits until it is ready.
+func start(t *testing.T, path string, args ...string) (address string) {
 	t.Helper()
-	log := &buffer{}
-	cmd := exec.Command(path, args...) //nolint:noctx // ours, or of the Makefile; killed below
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(path), log.tail())
-		}
-	})
-	for deadline := time.Now().Add(time.Minute); ; {
-		if _, err := get(t.Context(), ready); err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is not ready:\n%s", path, log.tail())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	s := rig.Serve(t, path, args...)
+	s.Ready(t, "/-/ready")
+	return s.Address
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {
@@ -304,16 +268,6 @@ func get(ctx context.Context, url string) ([]byte, error) {
 		err = fmt.Errorf("%s: %s", url, resp.Status)
 	}
 	return body, err
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 // notification is what a webhook gets.

@@ -119,7 +119,7 @@ var suspectKinds = []struct {
 }{
 	{health.BlackHole, "hole", "a full disk: each job fails at once (4 jobs or more)"},
 	{health.Infrastructure, "sick", "a quarter of the jobs fails (4 jobs or more)"},
-	{health.TakesNoJobs, "wedged", "heard, and takes no job"},
+	{health.TakesNoJobs, "wedged", "seen, and takes no job"},
 }
 
 // table prints what docs/health.md shows.

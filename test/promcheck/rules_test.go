@@ -157,7 +157,7 @@ func TestQueriesInTexts(t *testing.T) {
 // levelLabels are the labels that the level of a recording rule's name stands for.
 func levelLabels(level string) Labels {
 	set := Labels{}
-	for _, name := range []string{"gitlab", "failure_class", "runner_type", "paused", "version", "le", "instance", "shard", "scope", "path", "stage", "reason", "health", "problem"} {
+	for _, name := range []string{"gitlab", "failure_class", "runner_type", "paused", "version", "le", "instance", "shard", "scope", "path", "stage", "reason", "health", "problem", "tags"} {
 		if strings.Contains("_"+level+"_", "_"+name+"_") {
 			set[name] = true
 		}

@@ -103,6 +103,7 @@ func outage(runners int, now time.Time) *snapshot.GitLab {
 			snapshot.RunnerCounter{ID: r.ID, Status: snapshot.Failed, Class: snapshot.Script, Value: 3, Created: now})
 	}
 	f.Tags = byTag
+	s.Queue = jam(names, lost, now)
 	return s
 }
 
@@ -124,6 +125,25 @@ func judge(h *snapshot.HealthPicture, r *snapshot.Runner, i int, now time.Time) 
 	if ill.Health != snapshot.HealthAlive || ill.ConsecutiveFailed > 0 {
 		h.Ill = append(h.Ill, ill)
 	}
+}
+
+// jam is the queue in that outage: jobs wait for each tag, for two hours, in as many
+// sets of tags as are shown; those for lost tags can be taken by nobody.
+func jam(names []string, lost int, now time.Time) *snapshot.Queue {
+	q := &snapshot.Queue{Oldest: now.Add(-2 * time.Hour)}
+	for i, name := range names {
+		q.Jobs += 40
+		q.Tags = append(q.Tags, snapshot.QueueTag{Name: name, Jobs: 80, Oldest: now.Add(-2 * time.Hour)})
+		if i%2 == 1 || len(q.TagSets) == 200 {
+			continue
+		}
+		set := name + "," + names[min(i+1, len(names)-1)]
+		q.TagSets = append(q.TagSets, snapshot.QueueTagSet{Tags: set, Jobs: 40})
+		if i < lost {
+			q.Unmatched = append(q.Unmatched, snapshot.QueueUnmatched{Tags: set, Reason: snapshot.NoneAvailable, Jobs: 40})
+		}
+	}
+	return q
 }
 
 // scraped are the series of a picture as Prometheus would store them.

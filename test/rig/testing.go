@@ -1,13 +1,16 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec" //nolint:depguard // what the exporter must not do is this package's duty
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -68,6 +71,29 @@ func Tool(tb testing.TB, name string) string {
 	return path
 }
 
+// Checkout is a clone of this repository as users have it, with what is not
+// committed yet and with the tools that are installed already.
+func Checkout(tb testing.TB) string {
+	tb.Helper()
+	from, err := root()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	dir := filepath.Join(tb.TempDir(), "checkout")
+	Run(tb, "git", "clone", "-q", "--no-hardlinks", from, dir)
+	files := exec.CommandContext(tb.Context(), "sh", "-c", `git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory="$0"`, dir) //nolint:gosec // our own folder
+	files.Dir = from
+	Output(tb, files)
+	tools, err := filepath.EvalSymlinks(filepath.Join(from, ".tools"))
+	if err != nil {
+		tb.Fatalf("%v: run make tools", err)
+	}
+	if err := os.Symlink(tools, filepath.Join(dir, ".tools")); err != nil {
+		tb.Fatal(err)
+	}
+	return dir
+}
+
 // Run runs a program to its end, which must be a good one, and returns what it
 // wrote.
 func Run(tb testing.TB, path string, args ...string) string {
@@ -77,6 +103,40 @@ func Run(tb testing.TB, path string, args ...string) string {
 		tb.Fatalf("%s %s: %v\n%s", filepath.Base(path), strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// Output runs a command that the test made to its end, which must be a good
+// one, and returns its standard output alone: for what is decoded, or has a
+// folder, an environment or an input of its own.
+func Output(tb testing.TB, cmd *exec.Cmd) string {
+	tb.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		tb.Fatalf("%s %s: %v\n%s%s", filepath.Base(cmd.Path), strings.Join(cmd.Args[1:], " "), err, out.String(), errs.String())
+	}
+	return out.String()
+}
+
+// Refused runs a command that must fail, and returns what it wrote.
+func Refused(tb testing.TB, cmd *exec.Cmd) string {
+	tb.Helper()
+	out, err := cmd.CombinedOutput()
+	if _, failed := errors.AsType[*exec.ExitError](err); !failed {
+		tb.Errorf("%s %s: %v, and it should fail\n%s", filepath.Base(cmd.Path), strings.Join(cmd.Args[1:], " "), err, out)
+	}
+	return string(out)
+}
+
+// Undo runs a program when the test ends, however it ends: what unmounts or
+// removes must not depend on the test's context, which is over by then.
+func Undo(tb testing.TB, path string, args ...string) {
+	tb.Helper()
+	tb.Cleanup(func() {
+		if out, err := exec.Command(path, args...).CombinedOutput(); err != nil { //nolint:gosec,noctx // the test names the program; after its context
+			tb.Logf("%s %s: %v\n%s", filepath.Base(path), strings.Join(args, " "), err, out)
+		}
+	})
 }
 
 // Version is that of the program under test.
@@ -149,8 +209,9 @@ func Serve(tb testing.TB, path string, args ...string) *Server {
 	return ServeCommand(tb, exec.Command(path, append([]string{AnyPort}, args...)...)) //nolint:gosec,noctx // the test names the program, and kills it
 }
 
-// ServeCommand is Serve for a command that the test made.
-func ServeCommand(tb testing.TB, cmd *exec.Cmd) *Server {
+// Background starts a program that the test kills when it ends, and whose log it
+// shows where it failed.
+func Background(tb testing.TB, cmd *exec.Cmd) *Process {
 	tb.Helper()
 	p, err := Start(cmd, &Log{})
 	if err != nil {
@@ -163,6 +224,13 @@ func ServeCommand(tb testing.TB, cmd *exec.Cmd) *Server {
 			tb.Logf("%s, the end of its log:\n%s", filepath.Base(cmd.Path), log[max(0, len(log)-4000):])
 		}
 	})
+	return p
+}
+
+// ServeCommand is Serve for a command that the test made.
+func ServeCommand(tb testing.TB, cmd *exec.Cmd) *Server {
+	tb.Helper()
+	p := Background(tb, cmd)
 	address, err := p.Address(tb.Context())
 	if err != nil {
 		tb.Fatal(err)
@@ -191,4 +259,35 @@ func (s *Server) Ready(tb testing.TB, path string) {
 			tb.Fatalf("%s is not ready: %v", path, err)
 		}
 	}
+}
+
+// Metrics is the program's page, whatever its status.
+func (s *Server) Metrics(tb testing.TB) string {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, "http://"+s.Address+"/metrics", http.NoBody)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(body)
+}
+
+// Total adds up the series of a family on a page of metrics. A family without
+// labels or without series is 0.
+func Total(page, family string) (sum float64) {
+	for line := range strings.Lines(page) {
+		if rest, ok := strings.CutPrefix(line, family+"{"); ok {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndex(rest, " "):]), 64)
+			sum += v
+		}
+	}
+	return sum
 }

@@ -1,6 +1,6 @@
 // Command summary reads `go test -json` and prints what a person needs: the
-// output of what failed, a line for each package, every skipped test by name
-// with its reason, and a closing line of counts. It exits with 1 where a test or
+// output of what failed, a line for each package, what tests counted (logged as
+// "counted: …"), every skipped test by name with its reason, and a closing line. It exits with 1 where a test or
 // a build failed, or where nothing ran at all.
 //
 // An argument is a file of further skips, one a line as name, tab, reason, from
@@ -90,6 +90,11 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 				case e.Test == "": // a package without tests
 				case e.Action == "pass":
 					passed++
+					for line := range strings.Lines(text(k)) {
+						if _, what, counts := strings.Cut(line, "counted: "); counts {
+							say("count %s: %s", name, what)
+						}
+					}
 				case e.Action == "skip":
 					skips = append(skips, name+"\t"+reason(text(k)))
 				default:

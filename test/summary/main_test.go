@@ -8,6 +8,7 @@ import (
 const (
 	passes   = `{"Action":"pass","Package":"gitlab-runner-fleet-exporter/config","Test":"TestA"}` + "\n"
 	skipped  = `{"Action":"output","Package":"gitlab-runner-fleet-exporter/config","Test":"TestB","Output":"    x_test.go:1: no disk\n"}` + "\n" + `{"Action":"skip","Package":"gitlab-runner-fleet-exporter/config","Test":"TestB"}` + "\n"
+	counted  = `{"Action":"output","Package":"gitlab-runner-fleet-exporter/docs","Test":"TestE","Output":"    x_test.go:3: counted: 3 blocks\n"}` + "\n" + `{"Action":"pass","Package":"gitlab-runner-fleet-exporter/docs","Test":"TestE"}` + "\n"
 	fails    = `{"Action":"output","Package":"p","Test":"TestC","Output":"    x_test.go:2: wrong\n"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestC"}` + "\n" + `{"Action":"fail","Package":"p"}` + "\n"
 	hangs    = `{"Action":"output","Package":"p","Test":"TestD","Output":"=== RUN   TestD\n"}` + "\n"
 	noBuild  = `{"ImportPath":"p","Action":"build-output","Output":"x.go:1: syntax\n"}` + "\n" + `{"ImportPath":"p","Action":"build-fail"}` + "\n"
@@ -24,6 +25,7 @@ func TestSummaryOfEachOutcome(t *testing.T) {
 	}{
 		{"passes", passes + passes, "", true, []string{"2 passed, 0 failed, 0 skipped"}},
 		{"skips by name", passes + skipped, "", true, []string{"SKIP\tconfig.TestB\tx_test.go:1: no disk\n", "1 passed, 0 failed, 1 skipped"}},
+		{"what was counted", counted + passes, "", true, []string{"count docs.TestE: 3 blocks\n", "2 passed, 0 failed, 0 skipped"}},
 		{"further skips", passes, "govulncheck\tno answer\n\n", true, []string{"SKIP\tgovulncheck\tno answer\n", "1 passed, 0 failed, 1 skipped"}},
 		{"a failure", passes + fails, "", false, []string{"x_test.go:2: wrong", "FAIL: p.TestC", "1 passed, 1 failed, 0 skipped"}},
 		{"a test that did not end", passes + hangs, "", false, []string{"FAIL: p.TestD did not end"}},

@@ -100,7 +100,7 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 		runnerType = enum("CiRunnerType", "instance_type", "group_type", "project_type")
 		status     = enum("CiRunnerStatus", statusWords...)
 		access     = enum("CiRunnerAccessLevel", "not_protected", "ref_protected")
-		execution  = enum("CiRunnerJobExecutionStatus", "active", "idle")
+		execution  = enum("CiRunnerJobExecutionStatus", executing(w, true), executing(w, false))
 		sort       = enum("CiRunnerSort", "created_asc", "created_desc", "contacted_asc", "contacted_desc")
 		membership = enum("CiRunnerMembershipFilter", "direct", "descendants")
 	)
@@ -187,7 +187,7 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 		fields["status"].Args = gql.FieldConfigArgument{"legacyMode": {Type: gql.String, DefaultValue: legacyMode}}
 	}
 	optional(fields, 14, 8, "paused", field(gql.NewNonNull(gql.Boolean), func(v view) any { return v.Paused }))
-	optional(fields, 15, 7, "jobExecutionStatus", field(execution, func(v view) any { return executing(v.Active) }))
+	optional(fields, 15, 7, "jobExecutionStatus", field(execution, func(v view) any { return executing(w, v.Active) }))
 	optional(fields, 15, 1, "ownerProject", &gql.Field{Type: project, Resolve: of(func(v view) any {
 		if v.Type != "project_type" {
 			return nil
@@ -200,7 +200,7 @@ func newSchema(w *gitlabsim.World) (gql.Schema, error) {
 		Resolve: resolveManagers,
 	})
 	if w.Since(16, 3) {
-		manager.AddFieldConfig("jobExecutionStatus", field(execution, func(m gitlabsim.ManagerView) any { return executing(m.Active) }))
+		manager.AddFieldConfig("jobExecutionStatus", field(execution, func(m gitlabsim.ManagerView) any { return executing(w, m.Active) }))
 	}
 	jobCount := &gql.Field{Type: gql.Int, Resolve: resolveJobCount}
 	if w.Since(16, 2) {
@@ -505,11 +505,15 @@ func accessLevel(protected bool) string {
 	return "not_protected"
 }
 
-func executing(active bool) string {
-	if active {
+// executing is a value of CiRunnerJobExecutionStatus, of which one was renamed.
+func executing(w *gitlabsim.World, active bool) string {
+	switch {
+	case !active:
+		return "idle"
+	case w.Since(17, 2):
 		return "active"
 	}
-	return "idle"
+	return "running"
 }
 
 func number(n int64) any {

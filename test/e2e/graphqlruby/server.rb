@@ -139,7 +139,8 @@ def schema(major, minor)
   words = %w[active paused] + words unless since[16, 0]
   status = enum("CiRunnerStatus", *words)
   access = enum("CiRunnerAccessLevel", "not_protected", "ref_protected")
-  execution = enum("CiRunnerJobExecutionStatus", "idle", "active")
+  busy = since[17, 2] ? "active" : "running"
+  execution = enum("CiRunnerJobExecutionStatus", "idle", busy)
   sort = enum("CiRunnerSort", "contacted_asc", "contacted_desc", "created_asc", "created_desc")
   members = %w[direct descendants]
   members << "all_available" if since[15, 5]
@@ -170,7 +171,7 @@ def schema(major, minor)
     define_method(:ip_address) { nullable[object["ip"]] }
     define_method(:created_at) { object["created"] }
     define_method(:contacted_at) { object["contacted"] }
-    define_method(:job_execution_status) { object["active"] ? "active" : "idle" }
+    define_method(:job_execution_status) { object["active"] ? busy : "idle" }
   end
 
   project = object("Project") do
@@ -263,7 +264,7 @@ def schema(major, minor)
     define_method(:tag_list) { object["tags"] }
     define_method(:groups) { object["group"] && Page.new([{ "id" => 0, "path" => object["group"] }]) }
     define_method(:owner_project) { object["project"] }
-    define_method(:job_execution_status) { object["active"] ? "active" : "idle" }
+    define_method(:job_execution_status) { object["active"] ? busy : "idle" }
     define_method(:job_count) do |statuses: nil|
       jobs = object["jobs"]
       [(statuses || jobs.keys).sum { |s| jobs.fetch(s, 0) }, JOB_COUNT_LIMIT + 1].min

@@ -49,6 +49,28 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $all | uniq | join " " }}
 {{- end }}
 
+{{/* How a pod is scraped: the same for a ServiceMonitor and a PodMonitor. */}}
+{{- define "fleet.endpoint" -}}
+interval: {{ .interval }}
+scrapeTimeout: {{ .scrapeTimeout }}
+scheme: {{ .scheme }}
+{{- with .endpoint }}
+{{ toYaml . }}
+{{- end }}
+relabelings:
+  # The pod's name outlives a restart, its address does not.
+  - sourceLabels: [__meta_kubernetes_namespace, __meta_kubernetes_pod_name]
+    separator: /
+    targetLabel: instance
+  {{- with .relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* What the schema cannot say. */}}
 {{- define "fleet.validate" -}}
 {{- if and .Values.gitlab.url .Values.config }}
@@ -67,5 +89,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- if and .Values.ca.configMap .Values.ca.secret }}
 {{- fail "ca.configMap and ca.secret are both set: one holds the certificates" }}
+{{- end }}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
+{{- fail "serviceMonitor and podMonitor are both enabled: each pod would be scraped twice" }}
+{{- end }}
+{{- if and .Values.prometheusRule.enabled (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) (not (regexMatch (printf "^(?:%s)$" .Values.rules.job) (include "fleet.name" .))) }}
+{{- fail (printf "rules.job does not match the label job of the pods, which is %s: no alert would notice that they are down" (include "fleet.name" .)) }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,185 @@
+package why
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func plural(n int, one, more string) string {
+	if n == 1 {
+		return one
+	}
+	return more
+}
+
+func yes(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+func sorted(tags []string) []string {
+	out := append([]string{}, tags...)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// NotWaiting is the verdict on a job that no runner could take because it does
+// not wait for one; NoRunner where all classes refuse it.
+const (
+	NotWaiting Verdict = "not_waiting"
+	NoRunner   Verdict = "no_runner"
+)
+
+// states are the statuses of a job that does not wait for a runner, in words.
+var states = map[string]string{
+	"created":              "The job is not queued yet: it waits for jobs of earlier stages, or for those that it needs.",
+	"waiting_for_resource": "The job waits for its resource group: another job of the same group runs or is queued before it. No runner is asked yet.",
+	"preparing":            "GitLab prepares what the job needs. No runner is asked yet.",
+	"waiting_for_callback": "The job waits for an answer from outside GitLab. No runner is asked yet.",
+	"scheduled":            "The job is delayed: GitLab queues it when its time has come.",
+	"manual":               "The job waits for a person to start it.",
+	"running":              "The job does not wait: it is running",
+	"canceling":            "The job does not wait: it is being canceled",
+	"success":              "The job has ended: it succeeded",
+	"failed":               "The job has ended: it failed",
+	"canceled":             "The job has ended: it was canceled",
+	"skipped":              "The job was skipped: it is never offered to a runner.",
+}
+
+// Waits reports whether a job of this status is offered to runners.
+func Waits(status string) bool { return status == "pending" }
+
+// State describes a job that does not wait for a runner.
+func State(job *Job) string {
+	text, ok := states[job.Status]
+	switch {
+	case !ok:
+		return "GitLab reports the status " + strconv.Quote(job.Status) + ", which this release does not know."
+	case strings.HasSuffix(text, "."):
+		return text
+	case job.RunnerID == 0:
+		return text + "."
+	case job.Runner == "":
+		return fmt.Sprintf("%s, on runner #%d.", text, job.RunnerID)
+	}
+	return fmt.Sprintf("%s, on runner %s (#%d).", text, job.Runner, job.RunnerID)
+}
+
+// slow is for how long a job may wait although a runner has room before that is
+// worth a look: runners ask GitLab every few seconds.
+const slow = 5 * time.Minute
+
+// Summary is the verdict on a waiting job by that on its nearest class.
+func Summary(job *Job, classes []Class, now time.Time) (Verdict, string) {
+	if len(classes) == 0 {
+		return Unknown, "No runner is known here."
+	}
+	c := &classes[0]
+	switch c.Verdict {
+	case Takes:
+		n := 0
+		for i := range classes {
+			if classes[i].Verdict == Takes {
+				n += classes[i].Idle
+			}
+		}
+		text := itoa(n) + plural(n, " available runner", " available runners") + " with room could take it"
+		if !c.Certain {
+			text += ", as far as is known"
+		}
+		if !job.Since.IsZero() && now.Sub(job.Since) > slow {
+			return Takes, text + ", and it still waits. Look at the log of the runner and at concurrent, limit and request_concurrency in its config.toml; in GitLab at the compute quota and the limits on jobs of the project."
+		}
+		return Takes, text + "."
+	case Busy:
+		return Busy, "Each available runner that could take it executes jobs already. It waits for its turn."
+	case Unavailable:
+		return Unavailable, "Runners with its tags are registered, and none of them is available."
+	case Unknown:
+		return Unknown, "No available runner is sure to take it; for some it is not known."
+	default:
+		return NoRunner, "None of the registered runners that are known here can take it, whatever their state."
+	}
+}
+
+// UnknownTag is a tag of the job that no known runner has.
+type UnknownTag struct {
+	Tag string `json:"tag"`
+	// Similar are tags of runners that differ in a letter or two.
+	Similar []string `json:"similar"`
+}
+
+const mostSimilar = 3
+
+// UnknownTags are those that no runner has. A runner whose details are not
+// known could have any.
+func UnknownTags(job *Job, runners []Runner) []UnknownTag {
+	out := []UnknownTag{}
+	have := map[string]bool{}
+	for _, r := range runners {
+		if !r.DetailsRead {
+			return out
+		}
+		for _, t := range r.Tags {
+			have[t] = true
+		}
+	}
+	for _, t := range sorted(job.Tags) {
+		if have[t] {
+			continue
+		}
+		near := []string{}
+		for other := range have {
+			if similar(t, other) {
+				near = append(near, other)
+			}
+		}
+		slices.SortFunc(near, func(a, b string) int {
+			return 2*(distance(t, a)-distance(t, b)) + strings.Compare(a, b)
+		})
+		out = append(out, UnknownTag{Tag: t, Similar: near[:min(len(near), mostSimilar)]})
+	}
+	return out
+}
+
+// similar: one letter in four may differ, two at most.
+func similar(a, b string) bool {
+	n := utf8.RuneCountInString(a)
+	if m := utf8.RuneCountInString(b); n > 64 || m > 64 || max(n-m, m-n) > 2 {
+		return false
+	}
+	return strings.EqualFold(a, b) || distance(a, b) <= min(2, max(n/4, 1)) && n > 2
+}
+
+// distance is Damerau and Levenshtein's: insertions, deletions, changes and swaps of
+// neighbors.
+func distance(a, b string) int {
+	x, y := []rune(a), []rune(b)
+	before, last, row := make([]int, len(y)+1), make([]int, len(y)+1), make([]int, len(y)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(x); i++ {
+		before, last, row = last, row, before
+		row[0] = i
+		for j := 1; j <= len(y); j++ {
+			cost := 1
+			if x[i-1] == y[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(y)]
+}
