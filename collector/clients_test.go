@@ -74,8 +74,8 @@ func reading(e *Exporter) int {
 	return len(e.readers.all)
 }
 
-// TestClientsThatDoNotRead keep nobody from being answered, and are given up.
-func TestClientsThatDoNotRead(t *testing.T) {
+// TestClientsThatDoNotReadAreGivenUp, and keep nobody else from being answered.
+func TestClientsThatDoNotReadAreGivenUp(t *testing.T) {
 	for _, encoding := range []string{identity, encodingGzip} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newExporter(t, Options{})
@@ -113,9 +113,9 @@ func TestClientsThatDoNotRead(t *testing.T) {
 	}
 }
 
-// TestSlowClient: one that takes a chunk every nine seconds is slow, not stuck,
+// TestSlowClientGetsItsPage: one that takes a chunk every nine seconds is slow, not stuck,
 // and has its page if that ends in time.
-func TestSlowClient(t *testing.T) {
+func TestSlowClientGetsItsPage(t *testing.T) {
 	for pace, whole := range map[time.Duration]bool{9 * time.Second: true, 11 * time.Second: false, 0: false} {
 		synctest.Test(t, func(t *testing.T) {
 			e := newExporter(t, Options{})
@@ -143,9 +143,9 @@ func TestSlowClient(t *testing.T) {
 	})
 }
 
-// TestSocketsThatDoNotRead is the same over the loopback, where the kernel
+// TestSocketsThatDoNotReadAreGivenUp is the same over the loopback, where the kernel
 // takes the first megabytes.
-func TestSocketsThatDoNotRead(t *testing.T) {
+func TestSocketsThatDoNotReadAreGivenUp(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(large(20_000))
 	srv := httptest.NewServer(e.Handler())

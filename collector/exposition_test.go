@@ -213,7 +213,7 @@ func TestDescriptionIsCut(t *testing.T) {
 	}
 }
 
-func TestURLWithoutCredentials(t *testing.T) {
+func TestURLIsShownWithoutCredentials(t *testing.T) {
 	s := small("corp")
 	s.URL = "https://user:glpat-canary@gitlab.example.com/root"
 	e := newExporter(t, Options{})

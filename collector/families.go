@@ -131,8 +131,8 @@ func collectTagUsable(v *view, s *sink) {
 }
 
 // eachExpectedTag emits a number of each tag of the fleet, and 0 for an expected
-// tag that no runner has: it is the very case to alert on. A tag of which nobody
-// knows whether a runner has it is left out.
+// tag that no runner has: it is the very case to alert on. A tag of which it
+// is not known whether a runner has it is left out.
 func eachExpectedTag(v *view, s *sink, of func(*snapshot.Tag) int) {
 	if v.Fleet == nil || !v.Fleet.Detailed {
 		return

@@ -39,7 +39,7 @@ func valueOf(body, name string) string {
 	return ""
 }
 
-func TestCollectParameter(t *testing.T) {
+func TestCollectParameterSelectsGroups(t *testing.T) {
 	e := newExporter(t, Options{})
 	s := small("corp")
 	s.Generation, s.RowsGeneration = 7, 5
@@ -75,7 +75,7 @@ func TestCollectParameter(t *testing.T) {
 
 // The ceiling counts all series; runner_tag_info gives way first, then the
 // other runner_ families, never a sum, and series_dropped has how much each gave up.
-func TestSeriesLimit(t *testing.T) {
+func TestSeriesLimitGivesUpRunnerSeriesAndNoSum(t *testing.T) {
 	probe := newExporter(t, Options{})
 	big := large(300)
 	probe.Publish(big)

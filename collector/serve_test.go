@@ -295,9 +295,9 @@ func TestClientThatGoesAwayHoldsNothing(t *testing.T) {
 	}
 }
 
-// TestRowsAreKept: runner_ families change with RowsGeneration only, in every
+// TestRowsChangeWithTheirGenerationOnly: runner_ families change with RowsGeneration only, in every
 // format the same, those rendered later included; a withdrawal takes them at once.
-func TestRowsAreKept(t *testing.T) {
+func TestRowsChangeWithTheirGenerationOnly(t *testing.T) {
 	e := newExporter(t, Options{})
 	e.Publish(withGeneration(small("corp"), 1, 1))
 	scrapeBody(t, e, acceptText)
@@ -335,9 +335,9 @@ func TestRowsAreKept(t *testing.T) {
 	}
 }
 
-// TestRenderedAhead: a publish renders the formats that were asked for within
+// TestPublishRendersTheFormatsInUse: a publish renders the formats that were asked for within
 // ten minutes, and no others.
-func TestRenderedAhead(t *testing.T) {
+func TestPublishRendersTheFormatsInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newExporter(t, Options{})
 		gen := uint64(0)
@@ -381,10 +381,10 @@ func marked(name string, gen, rows uint64) *snapshot.GitLab {
 	return s
 }
 
-// TestPublishWhileScraping: each scrape shows one generation throughout, none
+// TestEachScrapeShowsOneGeneration: each scrape shows one generation throughout, none
 // shows an older one than a scrape before it, and Served lags behind what was
 // shown and never runs ahead.
-func TestPublishWhileScraping(t *testing.T) {
+func TestEachScrapeShowsOneGeneration(t *testing.T) {
 	e := newExporter(t, Options{})
 	const publishes = 60
 	names := []string{"corp", "public"}

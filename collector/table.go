@@ -428,7 +428,7 @@ func jobTable() []*family {
 }
 
 // selfTable is the exporter about itself. Rows with collect come from the
-// snapshot, where the monitor knows the value; the others are counted by Self.
+// snapshot, where the monitor has the value; the others are counted by Self.
 func selfTable() []*family {
 	rows := []*family{
 		{Family: Family{

@@ -227,8 +227,8 @@ func allKeys(t reflect.Type, into map[string]bool) {
 	}
 }
 
-// TestQueue: off is a word here and no boolean, and all is for a whole instance.
-func TestQueue(t *testing.T) {
+// TestQueueIsAWordAndNoBoolean: off is a word here and no boolean, and all is for a whole instance.
+func TestQueueIsAWordAndNoBoolean(t *testing.T) {
 	text := func(lines string) []byte {
 		return []byte("poll: {queue_interval: 5m}\ngitlabs:\n  - url: https://gitlab.example.com\n    authorization: {credentials: t}\n" + lines)
 	}
@@ -285,9 +285,9 @@ metrics:
 `)
 }
 
-// TestFloorsAndAgesAtTheirBounds: a floor of 0 is one, a tag may have 255 characters of any
+// TestFloorsAndAgesLoadAtTheirBounds: a floor of 0 is one, a tag may have 255 characters of any
 // length, (untagged) is no runner's tag but may have a floor.
-func TestFloorsAndAgesAtTheirBounds(t *testing.T) {
+func TestFloorsAndAgesLoadAtTheirBounds(t *testing.T) {
 	long := strings.Repeat("標", 255)
 	v := mustParse(t, minimal+"  expected: {nightly: 0, "+long+": 1, (untagged): 2}\nmetrics: {runners: {min_age: 15m}}\n")
 	if got, want := v.GitLabs()[0].Expected, map[string]int{"nightly": 0, long: 1, "(untagged)": 2}; !reflect.DeepEqual(got, want) {
@@ -394,10 +394,10 @@ func TestNoSecretIsPrinted(t *testing.T) {
 	}
 }
 
-// TestTokenInTheWrongPlace writes a token over each key and each value of a
+// TestTokenInTheWrongPlaceIsNotRepeated writes a token over each key and each value of a
 // whole configuration in turn: whatever the mistake is called, the token is not
 // repeated.
-func TestTokenInTheWrongPlace(t *testing.T) {
+func TestTokenInTheWrongPlaceIsNotRepeated(t *testing.T) {
 	for _, token := range []string{"glpat-" + canary + "-4x7Qm2Zk", "corp" + canary + "7xQm24"} {
 		inTheWrongPlace(t, token)
 	}

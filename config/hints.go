@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Sentences for mistakes that people make: each says what to write instead.
+// Sentences for mistakes that people make: each shows what to write instead.
 
 // listHint is for a mapping where a list belongs.
 func listHint(path string) string {
@@ -25,7 +25,7 @@ var tokenKeys = map[string]string{
 	"gitlab_token": "credentials_file", "password": "credentials_file", "token_file": "credentials_file", "private_token_file": "credentials_file",
 }
 
-// keyHint says where a key belongs that is not known where it stands; "" if
+// keyHint returns where a key belongs that is not known where it stands; "" if
 // nothing is known of it.
 func keyHint(name, path string) string {
 	if key, ok := tokenKeys[strings.ReplaceAll(strings.ToLower(name), "-", "_")]; ok {

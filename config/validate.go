@@ -575,7 +575,7 @@ func (v *validator) http(path string, c *commoncfg.HTTPClientConfig) {
 	}
 }
 
-// refs refuses the keys of a secret manager: prometheus/common knows them, but
+// refs refuses the keys of a secret manager: prometheus/common has them, but
 // would find no manager at the first request.
 func (v *validator) refs(path string, c *commoncfg.HTTPClientConfig) bool {
 	type ref struct{ key, value, use string }

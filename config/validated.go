@@ -110,7 +110,7 @@ func (g GitLab) String() string { return g.summary() }
 func (g GitLab) GoString() string { return g.summary() }
 
 // CheckFamilies finds names in metrics.disable that are no family. It is apart
-// from Load because only the collector knows the families. The error is an
+// from Load because only the collector has the families. The error is an
 // Errors.
 func (v *Validated) CheckFamilies(known []string) error {
 	// Without the prefix, which would make any two names alike.

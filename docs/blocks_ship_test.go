@@ -20,15 +20,15 @@ import (
 var notRun = map[string]string{
 	"README.md: make test":                                                           "this is a part of it",
 	"README.zh-CN.md: make test":                                                     "this is a part of it",
-	"alerts/README.md: gitlab_runner_fleet_exporter":                                 "kubectl needs a cluster of yours: TestRulesPrint and the chart's tests",
+	"alerts/README.md: gitlab_runner_fleet_exporter":                                 "kubectl needs a cluster of yours: TestRulesPrintNeedsNoConfiguration and the chart's tests",
 	"alerts/README.md: make tools\ngo test -tags":                                    "nine minutes, which test-ship runs by itself",
 	"alerts/README.md: make tools\ngo test ./dashb":                                  "25 minutes: make bench-queries",
 	"alerts/README.md: cd test/promcheck && go test -run '^$'":                       "a measurement, which fails where the machine does something else: bench-queries",
 	"docs/api.md: curl":                                                              "asks a process of yours: TestAPIIsDocumented",
-	"README.md: curl -X POST":                                                        "asks the demonstration of the block before: TestDrill",
+	"README.md: curl -X POST":                                                        "asks the demonstration of the block before: TestEachDrillCanBePlayedAtAnyTime",
 	"README.zh-CN.md: curl -X POST":                                                  "likewise",
 	"alerts/README.md: go test ./alerts -update":                                     "make test runs both",
-	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml up":      "no registry for the images: TestComposeStack runs the programs with these files",
+	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml up":      "no registry for the images: TestProgramsFindEachOther runs the programs with these files",
 	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml -f mine": "likewise",
 	"docs/counting.md: go test ./internal/ledger":                                    "a million jobs: make sim",
 	"docs/performance.md: go run ./test/scale -first":                                "an hour; TestMeasuresAFirstPicture does it small",
@@ -37,9 +37,9 @@ var notRun = map[string]string{
 	"docs/performance.md: go run ./test/scale -runners":                              "minutes of measurement; TestMeasuresASmallFleet does it small",
 	"docs/dashboards.md: make tools":                                                 "25 minutes: make bench-queries",
 	"docs/dashboards.md: apt-get install chromium":                                   "installs a browser: make pictures",
-	"docs/install.md: apt-get install ./dist":                                        "no systemd here: TestShipPackages installs into a copy of this system",
-	"docs/install.md: docker build":                                                  "no registry for the builder's image: TestShipImage",
-	"docs/kubernetes.md: kubectl create namespace":                                   "no cluster of yours: TestShipKubernetes runs it against an API server",
+	"docs/install.md: apt-get install ./dist":                                        "no systemd here: TestShipPackagesKeepStateAndEditsOverAnUpgrade installs into a copy of this system",
+	"docs/install.md: docker build":                                                  "no registry for the builder's image: TestShipImageRunsAsAnyUser",
+	"docs/kubernetes.md: kubectl create namespace":                                   "no cluster of yours: TestShipKubernetesAcceptsEveryObject runs it against an API server",
 	"docs/kubernetes.md: kubectl --namespace":                                        "likewise",
 }
 
@@ -69,10 +69,10 @@ served() {
 }
 `
 
-// TestShipDocumentBlocks runs the commands of each document in order, each
+// TestShipDocumentBlocksRun runs the commands of each document in order, each
 // document in a fresh clone with a clean environment, as a reader would who has
 // a configuration, a token and a GitLab.
-func TestShipDocumentBlocks(t *testing.T) {
+func TestShipDocumentBlocksRun(t *testing.T) {
 	const token = "glpat-documents-canary-2Lp7"
 	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 12, Tags: 5, JobsPerHour: 500, Token: token, Healthy: true})
 	server := httptest.NewServer(world.Handler())

@@ -1,7 +1,7 @@
 // Package docs holds the documentation to the code: tables are generated,
 // names are looked up, links are followed, examples are loaded. A document that
-// tells of a flag, a key or a metric that is gone fails here, and so does a new
-// one that no document tells of.
+// names a flag, a key or a metric that is gone fails here, and so does a new
+// one that no document names.
 //
 //	go test ./docs -update
 //
@@ -70,7 +70,7 @@ func generated(t *testing.T, path, name, want string) {
 		return
 	}
 	if !*update {
-		t.Fatalf("%s: the part %q is not what the code says: run go test ./docs -update and look at the difference", path, name)
+		t.Fatalf("%s: the part %q is not what the code makes: run go test ./docs -update and look at the difference", path, name)
 	}
 	if err := os.WriteFile(path, []byte(head+begin+want+end+tail), 0o644); err != nil {
 		t.Fatal(err)
@@ -115,8 +115,8 @@ func fullTable() string {
 	return b.String()
 }
 
-// TestFullTable: each family has one row, and no cell is split by its text.
-func TestFullTable(t *testing.T) {
+// TestEachFamilyHasOneWholeRow: each family has one row, and no cell is split by its text.
+func TestEachFamilyHasOneWholeRow(t *testing.T) {
 	rows := map[string]int{}
 	for line := range strings.Lines(fullTable()) {
 		if !strings.HasPrefix(line, "| `gitlab_") {
@@ -138,7 +138,7 @@ func TestFullTable(t *testing.T) {
 	}
 }
 
-// A programFlag is what --help tells of a flag.
+// A programFlag is what --help shows of a flag.
 type programFlag struct{ name, value, help, env string }
 
 var (
@@ -199,7 +199,7 @@ func TestFlagTableIsGenerated(t *testing.T) {
 	generated(t, reference, "flags", b.String())
 }
 
-// Flags of other programs that the documents tell of.
+// Flags of other programs that the documents name.
 var foreignFlags = map[string]bool{
 	"--web.enable-remote-write-receiver": true,
 	"--cluster.listen-address":           true,
@@ -211,8 +211,8 @@ var (
 	ownFamily = regexp.MustCompile(`:?\bgitlab_runner_fleet_[a-z0-9_]+:?`)
 )
 
-// TestNamesExist: each flag and each metric that a document names is there.
-func TestNamesExist(t *testing.T) {
+// TestNamedFlagsAndMetricsExist: each flag and each metric that a document names is there.
+func TestNamedFlagsAndMetricsExist(t *testing.T) {
 	known := map[string]bool{}
 	for _, f := range flags(t) {
 		known[f.name] = true
@@ -257,7 +257,7 @@ func TestEachKeyStandsInTheReference(t *testing.T) {
 		t.Errorf("only %d keys found in the configuration's types: the walk is broken", len(seen))
 	}
 	if len(missing) > 0 {
-		t.Errorf("%s does not tell of the keys %s", reference, strings.Join(missing, ", "))
+		t.Errorf("%s does not name the keys %s", reference, strings.Join(missing, ", "))
 	}
 }
 
@@ -316,8 +316,8 @@ func TestReferenceHasTheDefaults(t *testing.T) {
 			t.Errorf("%s: no row for %s with its default", reference, key)
 			continue
 		}
-		told, err := model.ParseDuration(m[1]) // 24h is 1d
-		if m[1] != value && (err != nil || told.String() != value) {
+		parsed, err := model.ParseDuration(m[1]) // 24h is 1d
+		if m[1] != value && (err != nil || parsed.String() != value) {
 			t.Errorf("%s: the default of %s is %s, not %s", reference, key, value, m[1])
 		}
 	}
@@ -641,9 +641,9 @@ func documents(t *testing.T) []string {
 	return out
 }
 
-// TestPlainWords: programs and documents report, return and show; words of people
+// TestDocumentsUsePlainWords: programs and documents report, return and show; words of people
 // telling each other things, which translate badly, stay out of what users read.
-func TestPlainWords(t *testing.T) {
+func TestDocumentsUsePlainWords(t *testing.T) {
 	odd := regexp.MustCompile(`(?i)\b(?:dearest|tells|told|hears)\b|\btell of\b`)
 	texts := map[string]string{}
 	for _, path := range documents(t) {

@@ -106,7 +106,7 @@ var (
 	image     = regexp.MustCompile(`^[a-z-]+/[a-z-]+:\$\{[A-Z]+_VERSION:-v?\d+\.\d+\.\d+\}$`)
 )
 
-// listens tells whether a service publishes the port of an address such as
+// listens reports whether a service publishes the port of an address such as
 // prometheus:9090.
 func (p project) listens(address string) bool {
 	name, port, err := net.SplitHostPort(address)
@@ -119,7 +119,7 @@ func (p project) listens(address string) bool {
 	})
 }
 
-func TestServices(t *testing.T) {
+func TestServicesHaveWhatTheyNameAndNoOpenPort(t *testing.T) {
 	p := read(t)
 	for name, s := range p.Services {
 		if s.Build == "" && !image.MatchString(s.Image) {
@@ -194,7 +194,7 @@ func flag(t *testing.T, s service, name string) string {
 	return ""
 }
 
-func TestPrometheusFindsAll(t *testing.T) {
+func TestPrometheusFindsItsTargetsAndRules(t *testing.T) {
 	p := read(t)
 	s := p.Services["prometheus"]
 	file := flag(t, s, "--config.file")
@@ -236,8 +236,8 @@ func TestPrometheusFindsAll(t *testing.T) {
 	}
 }
 
-// TestGrafanaFindsAll: a wrong folder, uid or address shows as an empty Grafana.
-func TestGrafanaFindsAll(t *testing.T) {
+// TestGrafanaFindsItsSourceAndDashboards: a wrong folder, uid or address shows as an empty Grafana.
+func TestGrafanaFindsItsSourceAndDashboards(t *testing.T) {
 	p := read(t)
 	s := p.Services["grafana"]
 	var sources struct {
@@ -264,7 +264,7 @@ func TestGrafanaFindsAll(t *testing.T) {
 	var c prometheusConfig
 	load(t, "prometheus.yml", &c)
 	if d.JSONData.TimeInterval != c.Global.ScrapeInterval {
-		t.Errorf("Grafana believes in scrapes each %s, they are each %s: $__rate_interval would be wrong", d.JSONData.TimeInterval, c.Global.ScrapeInterval)
+		t.Errorf("Grafana expects scrapes each %s, they are each %s: $__rate_interval would be wrong", d.JSONData.TimeInterval, c.Global.ScrapeInterval)
 	}
 	var boards struct {
 		APIVersion int `yaml:"apiVersion"`
@@ -295,8 +295,7 @@ func TestGrafanaFindsAll(t *testing.T) {
 	}
 }
 
-// TestRoutingIsTheExample: only the receivers differ.
-func TestRoutingIsTheExample(t *testing.T) {
+func TestRoutingDiffersFromTheExampleInReceiversOnly(t *testing.T) {
 	var mine, example map[string]any
 	load(t, "alertmanager.yml", &mine)
 	load(t, "../../alerts/alertmanager.example.yml", &example)
@@ -334,7 +333,7 @@ func lay(t *testing.T, s service, folder string, addresses ...string) string {
 	return dir
 }
 
-func TestCheckers(t *testing.T) {
+func TestPromtoolAndAmtoolAcceptTheFiles(t *testing.T) {
 	p := read(t)
 	rig.Run(t, rig.Tool(t, "promtool"), "check", "config", filepath.Join(lay(t, p.Services["prometheus"], "/etc/prometheus"), "prometheus.yml"))
 	rig.Run(t, rig.Tool(t, "amtool"), "check-config", filepath.Join(lay(t, p.Services["alertmanager"], "/etc/alertmanager"), "alertmanager.yml"))

@@ -78,8 +78,8 @@ func TestShipChartRendersAsExpected(t *testing.T) {
 	}
 }
 
-// TestShipPlainManifests: deploy/kubernetes is the chart for those without Helm.
-func TestShipPlainManifests(t *testing.T) {
+// TestShipPlainManifestsAreTheChart: deploy/kubernetes is the chart for those without Helm.
+func TestShipPlainManifestsAreTheChart(t *testing.T) {
 	text := helm(t, "template", chart, chart, "--namespace", namespace, "--kube-version", kubernetes,
 		"--values", "../kubernetes/values.yaml")
 	text = regexp.MustCompile(`(?m)^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n`).ReplaceAllString(text, "")
@@ -88,9 +88,9 @@ func TestShipPlainManifests(t *testing.T) {
 	expected(t, "../kubernetes/exporter.yaml", []byte(head+text))
 }
 
-// TestShipChartRefuses: what would be a pod that never starts, or a token where
+// TestShipChartRefusesWhatWouldNotStart: what would be a pod that never starts, or a token where
 // everybody reads it, is an error before anything is installed.
-func TestShipChartRefuses(t *testing.T) {
+func TestShipChartRefusesWhatWouldNotStart(t *testing.T) {
 	for set, want := range map[string]string{
 		"gitlab.url=":                   "nothing to monitor",
 		"gitlab.tokenSecret=":           "gitlab.tokenSecret",
@@ -199,10 +199,10 @@ func objects(t *testing.T, manifests string) []pod {
 	}
 }
 
-// TestShipChartStarts starts the program as each pod of the chart would, with its
+// TestShipChartPodsStartAndShareTheRunners starts the program as each pod of the chart would, with its
 // environment and its files, and scrapes it: the shards are different ones, and
 // together they show every runner once.
-func TestShipChartStarts(t *testing.T) {
+func TestShipChartPodsStartAndShareTheRunners(t *testing.T) {
 	const token = "glpat-chart-canary-5Tq1"
 	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 60, Tags: 5, JobsPerHour: 500, Token: token, Healthy: true})
 	server := httptest.NewServer(world.Handler())
@@ -269,7 +269,7 @@ func scrape(t *testing.T, set pod, index int, config, token string) string {
 		case e.ValueFrom.FieldRef.FieldPath == "metadata.labels['apps.kubernetes.io/pod-index']":
 			value = strconv.Itoa(index)
 		case e.ValueFrom.FieldRef.FieldPath != "":
-			t.Fatalf("%s: nothing here knows %s", e.Name, e.ValueFrom.FieldRef.FieldPath)
+			t.Fatalf("%s: this test has no value for %s", e.Name, e.ValueFrom.FieldRef.FieldPath)
 		case e.Name == "GITLAB_RUNNER_FLEET_WEB_LISTEN_ADDRESS":
 			value = "127.0.0.1:0"
 		}
@@ -306,9 +306,9 @@ func write(t *testing.T, path, text string) {
 // operator is the module with the definitions of ServiceMonitor and PrometheusRule.
 const operator = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 
-// TestShipKubernetes installs the chart into a real API server, which validates
+// TestShipKubernetesAcceptsEveryObject installs the chart into a real API server, which validates
 // every object: each case, an upgrade from one to the next, and the plain manifests.
-func TestShipKubernetes(t *testing.T) {
+func TestShipKubernetesAcceptsEveryObject(t *testing.T) {
 	c := startCluster(t)
 	out := rig.Run(t, "go", "mod", "download", "-json", operator)
 	var module struct{ Dir string }

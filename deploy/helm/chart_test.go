@@ -69,9 +69,9 @@ func TestChartHoldsWhatTheRepositoryHas(t *testing.T) {
 	expected(t, chart+"/values.schema.json", append(text, '\n'))
 }
 
-// TestSchemaKnowsEachValue: a key that values.yaml has and the schema has not
+// TestSchemaHasEachValue: a key that values.yaml has and the schema has not
 // would be refused, and one the other way round would be found by nobody.
-func TestSchemaKnowsEachValue(t *testing.T) {
+func TestSchemaHasEachValue(t *testing.T) {
 	var have map[string]any
 	if err := yaml.Unmarshal(read(t, chart+"/values.yaml"), &have); err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func sameKeys(t *testing.T, path string, have, schema map[string]any) {
 	t.Helper()
 	properties, ok := schema["properties"].(map[string]any)
 	if !ok {
-		return // anything that Kubernetes knows may stand there
+		return // anything that Kubernetes accepts may stand there
 	}
 	for key, value := range have {
 		known, ok := properties[key].(map[string]any)
@@ -162,7 +162,7 @@ func expected(t *testing.T, path string, want []byte) {
 		return
 	}
 	if !*update {
-		t.Errorf("%s is not what the repository says: run go test ./deploy/helm -update and look at the difference", path)
+		t.Errorf("%s is not what the repository has: run go test ./deploy/helm -update and look at the difference", path)
 		return
 	}
 	if err := os.WriteFile(path, want, 0o644); err != nil {

@@ -109,7 +109,7 @@ func (s system) has(name string) bool {
 	return err == nil
 }
 
-// start starts the service as its unit says: its user, its variables, its
+// start starts the service as its unit does: its user, its variables, its
 // credential, its command.
 func (s system) start(t *testing.T) *rig.Server {
 	t.Helper()
@@ -171,9 +171,9 @@ func serveWorld(t *testing.T, world *gitlabsim.World) string {
 	return server.URL
 }
 
-// TestShipPackages goes through the life of each package. What the service counted
+// TestShipPackagesKeepStateAndEditsOverAnUpgrade goes through the life of each package. What the service counted
 // outlives the upgrade, and so do files that were edited.
-func TestShipPackages(t *testing.T) {
+func TestShipPackagesKeepStateAndEditsOverAnUpgrade(t *testing.T) {
 	older, newer := built(t)
 	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 12, Tags: 5, JobsPerHour: 4000, History: time.Hour, Token: token, Healthy: true})
 	var down atomic.Bool

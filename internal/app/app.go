@@ -2,7 +2,7 @@
 // environment, wires the rooms together, serves the web routes, reloads by
 // difference, and stops everything in the order that loses nothing.
 //
-// It is the only room that knows flags, environment, signals and slog.
+// It is the only room that uses flags, environment, signals and slog.
 //
 // Order of shutdown: the first SIGTERM or SIGINT stops the monitors (requests
 // under way are cancelled, what was folded is saved and published), then the web

@@ -99,7 +99,7 @@ func answering(t *testing.T, status int, contentType, location, body string) str
 }
 
 // Whatever answers, there is one problem in words, with what to do about it.
-func TestCheckOfWrongAddresses(t *testing.T) {
+func TestCheckNamesOneProblemOfAWrongAddress(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	page := "<!DOCTYPE html><html><head><title>Sign in</title></head><body>secret page</body></html>"
 	secure := httptest.NewTLSServer(w.Handler())
@@ -133,7 +133,7 @@ func TestCheckOfWrongAddresses(t *testing.T) {
 
 // A bot check or a proxy that wants a password must not be taken for a word of
 // GitLab's about the token, and is reported at once.
-func TestCheckOfWhatStandsInFront(t *testing.T) {
+func TestCheckNamesWhatStandsInFrontOfGitLab(t *testing.T) {
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusOK} {
 		t.Run(http.StatusText(status), func(t *testing.T) {
 			began := time.Now()
@@ -149,7 +149,7 @@ func TestCheckOfWhatStandsInFront(t *testing.T) {
 }
 
 // The token: each kind, each right, each mistake.
-func TestCheckOfTokens(t *testing.T) {
+func TestCheckNamesEachMistakeOfAToken(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		token    gitlabsim.TokenSpec
@@ -242,7 +242,7 @@ func TestCheckOfTokens(t *testing.T) {
 }
 
 // A kind of token without the endpoint, which GitLab answers by 400, is no trouble.
-func TestCheckOfTokenThatReportsNothing(t *testing.T) {
+func TestCheckAcceptsATokenThatReportsNothing(t *testing.T) {
 	w := mounted(t, newWorld(t, smallFleet(1)))
 	w.AddFault(gitlabsim.Fault{Route: "/personal_access_tokens/self", Status: http.StatusBadRequest, Body: `{"error":"400 Bad request"}`, ContentType: "application/json"})
 	c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, ""))
@@ -251,7 +251,7 @@ func TestCheckOfTokenThatReportsNothing(t *testing.T) {
 
 // By each release and each API: what it reports is used, what it does not is
 // not taken for zero, and no sentence contradicts another.
-func TestCheckByRelease(t *testing.T) {
+func TestCheckUsesWhatEachReleaseReports(t *testing.T) {
 	for _, tt := range []struct {
 		version   string
 		api       string
@@ -290,7 +290,7 @@ func TestCheckByRelease(t *testing.T) {
 }
 
 // None of those that were tried is not none of all.
-func TestCheckOfUnknownExecution(t *testing.T) {
+func TestCheckTakesUnknownExecutionNotForZero(t *testing.T) {
 	o := smallFleet(1)
 	o.Runners, o.Version, o.JobsPerHour = 200, "17.8.0", 0
 	w := newWorld(t, o)
@@ -306,7 +306,7 @@ func TestCheckOfUnknownExecution(t *testing.T) {
 }
 
 // The need is compared with what is configured and with what GitLab allows.
-func TestCheckOfLimits(t *testing.T) {
+func TestCheckComparesTheNeedWithTheLimits(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		version  string
@@ -349,7 +349,7 @@ func TestCheckOfLimits(t *testing.T) {
 
 // Each floor stands beside who is there, by either API, and a tag nobody has is
 // distinguished from one that is only down or only written in another way.
-func TestCheckOfFloors(t *testing.T) {
+func TestCheckShowsEachFloorBesideWhoIsThere(t *testing.T) {
 	for _, api := range []string{"rest", "auto"} {
 		t.Run(api, func(t *testing.T) {
 			w := mounted(t, newWorld(t, gitlabsim.Options{Seed: 1}))
@@ -373,7 +373,7 @@ func TestCheckOfFloors(t *testing.T) {
 }
 
 // By REST each floor costs requests: their number is bounded.
-func TestCheckBoundsFloors(t *testing.T) {
+func TestCheckBoundsTheRequestsOfFloors(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	var tags strings.Builder
 	for i := range 300 {
@@ -387,7 +387,7 @@ func TestCheckBoundsFloors(t *testing.T) {
 }
 
 // Each group is checked alone and named as it is configured.
-func TestCheckOfSeveralGroups(t *testing.T) {
+func TestCheckNamesEachGroupAsConfigured(t *testing.T) {
 	for _, api := range []string{"rest", "auto"} {
 		t.Run("api "+api, func(t *testing.T) {
 			w := newWorld(t, smallFleet(1))
@@ -405,7 +405,7 @@ func TestCheckOfSeveralGroups(t *testing.T) {
 }
 
 // The documented set-up: a group's token, and instance runners in its list.
-func TestCheckOfGroupTokenWithInstanceRunners(t *testing.T) {
+func TestCheckAcceptsAGroupTokenWithInstanceRunners(t *testing.T) {
 	w := newWorld(t, gitlabsim.Options{Seed: 1, Runners: 30, Tags: 4, Token: "somebody-else"})
 	w.AddToken(gitlabsim.TokenSpec{Token: testToken, Groups: []int64{1}, Scopes: []string{"read_api"}})
 	c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, "    api: rest\n    scope: groups\n    groups: [1]\n"))
@@ -416,7 +416,7 @@ func TestCheckOfGroupTokenWithInstanceRunners(t *testing.T) {
 }
 
 // A proxy that lets only the runner lists pass is no other address.
-func TestCheckBehindANarrowProxy(t *testing.T) {
+func TestCheckAcceptsANarrowProxy(t *testing.T) {
 	w := mounted(t, newWorld(t, smallFleet(1)))
 	for _, route := range []string{"/metadata", "/version", "/personal_access_tokens/self"} {
 		w.AddFault(gitlabsim.Fault{Route: route, Status: 404, Body: "no route", ContentType: "text/plain"})
@@ -429,7 +429,7 @@ func TestCheckBehindANarrowProxy(t *testing.T) {
 }
 
 // A GraphQL that is out of order is distinguished from one that is not open to the token.
-func TestCheckOfGraphQLOutOfOrder(t *testing.T) {
+func TestCheckDistinguishesGraphQLOutOfOrder(t *testing.T) {
 	w := mounted(t, newWorld(t, smallFleet(1)))
 	w.AddFault(gitlabsim.Fault{Route: "POST /graphql", Status: 405})
 	c := checkOf(t, "gitlabs:\n"+entry("corp", w.url, ""))
@@ -441,7 +441,7 @@ func TestCheckOfGraphQLOutOfOrder(t *testing.T) {
 }
 
 // Asked to stop, it reports so and does not look as if it had found something.
-func TestCheckInterrupted(t *testing.T) {
+func TestInterruptedCheckReportsThatItWas(t *testing.T) {
 	asked := make(chan struct{}, 100)
 	release := make(chan struct{})
 	w := mounted(t, newWorld(t, smallFleet(1)))

@@ -167,8 +167,8 @@ func TestDemoBeginsAgain(t *testing.T) {
 	})
 }
 
-// TestDrill: each incident of the demonstration can be had at any time.
-func TestDrill(t *testing.T) {
+// TestEachDrillCanBePlayedAtAnyTime: each incident of the demonstration can be had at any time.
+func TestEachDrillCanBePlayedAtAnyTime(t *testing.T) {
 	r := startHere(t, "--demo")
 	r.until("the pools are there", "tag_available_runners", 2, `tag="`+tagLost+`"`)
 	for _, s := range stories() {
@@ -219,8 +219,8 @@ func TestStoriesNameAlertsThatExist(t *testing.T) {
 	}
 }
 
-// TestDrillUnderAPrefix: what the greeting prints to copy works behind a reverse proxy's path too.
-func TestDrillUnderAPrefix(t *testing.T) {
+// TestDrillWorksUnderAPrefix: what the greeting prints to copy works behind a reverse proxy's path too.
+func TestDrillWorksUnderAPrefix(t *testing.T) {
 	r := startHere(t, "--demo", "--web.route-prefix=/runners")
 	eventually(t, 5*time.Second, "the greeting", func() bool { return strings.Contains(r.stdout.String(), r.url+"/runners"+pathDrill) })
 	if status, body := r.do(http.MethodPost, "/runners"+pathDrill+"?name=floor"); status != http.StatusOK {

@@ -119,9 +119,9 @@ func (e echo) raw(w http.ResponseWriter, answer string) {
 	_, _ = conn.Write([]byte(answer))
 }
 
-// TestSecretsInForeignTexts plants each kind of secret in each place that a
+// TestSecretsInForeignTextsAreMasked plants each kind of secret in each place that a
 // text from outside can come from, and looks for it wherever somebody reads.
-func TestSecretsInForeignTexts(t *testing.T) {
+func TestSecretsInForeignTextsAreMasked(t *testing.T) {
 	var rotated atomic.Bool
 	srv := httptest.NewServer(echo{t, &rotated})
 	t.Cleanup(srv.Close)

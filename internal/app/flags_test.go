@@ -108,8 +108,8 @@ func TestExitStatusByTheKindOfEnd(t *testing.T) {
 	}
 }
 
-// TestRulesPrint: the rules come without any configuration; wrong values are named.
-func TestRulesPrint(t *testing.T) {
+// TestRulesPrintNeedsNoConfiguration: the rules come without any configuration; wrong values are named.
+func TestRulesPrintNeedsNoConfiguration(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -150,9 +150,9 @@ func TestRulesPrint(t *testing.T) {
 	}
 }
 
-// TestTokenFromEnvironment holds that a flag may come by its variable, and the
+// TestFlagsAndTokenComeFromTheEnvironment holds that a flag may come by its variable, and the
 // token by its own.
-func TestTokenFromEnvironment(t *testing.T) {
+func TestFlagsAndTokenComeFromTheEnvironment(t *testing.T) {
 	t.Setenv("GITLAB_TOKEN", "glpat-of-the-environment")
 	t.Setenv("GITLAB_RUNNER_FLEET_GITLAB_URL", "https://gitlab.example.org/root")
 	t.Setenv("GITLAB_RUNNER_FLEET_CONFIG_CHECK", "true")
@@ -226,8 +226,8 @@ func TestRefusedConfigurationsEndAtOnce(t *testing.T) {
 	}
 }
 
-// TestUnknownFamily: only the collector knows the names.
-func TestUnknownFamily(t *testing.T) {
+// TestUnknownFamilyIsRefused: only the collector has the names.
+func TestUnknownFamilyIsRefused(t *testing.T) {
 	file := configFile(t, "gitlabs:\n"+entry("a", "http://127.0.0.1:1", "")+"metrics: {disable: [runer_info]}\n")
 	code, _, stderr := runOnce(t, "--config.check", "--config.file="+file)
 	if code != exitFailure || !strings.Contains(stderr, "line 5") || !strings.Contains(stderr, "runner_info") {

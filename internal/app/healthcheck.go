@@ -105,9 +105,9 @@ func askAddress(ctx context.Context, address string, secure bool) error {
 	return err
 }
 
-// usesTLS tells whether the web configuration asks for TLS. One that cannot be
+// usesTLS reports whether the web configuration asks for TLS. One that cannot be
 // read is no reason to call the process dead: it may run with an earlier one,
-// and answers plain HTTP with 400 where it speaks TLS.
+// and answers plain HTTP with 400 where it expects TLS.
 func usesTLS(ctx context.Context, file string) bool {
 	if file == "" {
 		return false

@@ -53,7 +53,7 @@ func TestHealthcheckTakesAnyAnswerForLife(t *testing.T) {
 			if code, text := check(append(flags, "--web.listen-address="+address)...); code != exitOK {
 				t.Errorf("alive, and the check exits with %d: %s", code, text)
 			}
-			// A container's HEALTHCHECK knows the environment and not the arguments.
+			// A container's HEALTHCHECK gets the environment and not the arguments.
 			t.Setenv("GITLAB_RUNNER_FLEET_WEB_LISTEN_ADDRESS", address)
 			if code, text := check(); code != exitOK {
 				t.Errorf("by the environment: exit status %d: %s", code, text)
@@ -69,7 +69,7 @@ func TestHealthcheckTakesAnyAnswerForLife(t *testing.T) {
 }
 
 // TestHealthcheckNamesWhatIsWrong: what gives no answer is not alive, and the
-// error says what to do.
+// error names what to do.
 func TestHealthcheckNamesWhatIsWrong(t *testing.T) {
 	silent, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -24,13 +24,13 @@ import (
 // mostBytes is what the image may take, its binary and all.
 const mostBytes = 20 << 20
 
-// TestShipImage builds the image from the Dockerfile as the README says, and runs
+// TestShipImageRunsAsAnyUser builds the image from the Dockerfile as the README says, and runs
 // it: it must answer as nobody and as a user that a platform chose, print its
 // version, and keep its state in the volume.
 //
 // No registry is asked. The builder's base image is made here from the Go that
 // runs this test, its git, and a static busybox.
-func TestShipImage(t *testing.T) {
+func TestShipImageRunsAsAnyUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("needs root: make test-ship")
 	}

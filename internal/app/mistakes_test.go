@@ -50,7 +50,7 @@ func TestUnusedEnvironmentIsNamed(t *testing.T) {
 	}
 }
 
-// TestVersionHasNoEmptyField: whatever the build left out, --version says what is known and that the rest is not.
+// TestVersionHasNoEmptyField: whatever the build left out, --version shows what is known and that the rest is not.
 func TestVersionHasNoEmptyField(t *testing.T) {
 	fields := []*string{&version.Version, &version.Revision, &version.Branch, &version.BuildDate, &version.BuildUser}
 	before := make([]string, len(fields))

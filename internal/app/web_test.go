@@ -69,9 +69,9 @@ func TestHealthPageShowsTheFleet(t *testing.T) {
 	}
 }
 
-// TestWholeProgramUnderAPrefix: metrics, health, reload and pages, as with
+// TestWholeProgramWorksUnderAPrefix: metrics, health, reload and pages, as with
 // Prometheus; / leads there.
-func TestWholeProgramUnderAPrefix(t *testing.T) {
+func TestWholeProgramWorksUnderAPrefix(t *testing.T) {
 	w := newWorld(t, smallFleet(1))
 	file := configFile(t, fastPoll+"gitlabs:\n"+entry("corp", w.url, "    expected: {nobody-has-it: 2}\n"))
 	for name, tt := range map[string]struct {
@@ -118,8 +118,8 @@ func TestWholeProgramUnderAPrefix(t *testing.T) {
 	}
 }
 
-// TestPagesBehindTLSAndBasicAuth of the web configuration.
-func TestPagesBehindTLSAndBasicAuth(t *testing.T) {
+// TestPagesObeyTLSAndBasicAuth of the web configuration.
+func TestPagesObeyTLSAndBasicAuth(t *testing.T) {
 	dir := t.TempDir()
 	cert := loopbackCert(t, dir)
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret-password"), bcrypt.MinCost)
@@ -187,8 +187,8 @@ func loopbackCert(t *testing.T, dir string) []byte {
 	return cert
 }
 
-// TestLinkFlags: a mistake is named with its flag, and a password is not repeated.
-func TestLinkFlags(t *testing.T) {
+// TestWrongLinkFlagIsNamed: a mistake is named with its flag, and a password is not repeated.
+func TestWrongLinkFlagIsNamed(t *testing.T) {
 	for arg, want := range map[string]string{
 		"--web.external-url=proxy":                          "--web.external-url: it must be an address",
 		"--web.external-url=https://u:hunter2@proxy":        "must not hold a user or a password",

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestReadFile(t *testing.T) {
+func TestReadFileRefusesLargeAndIrregularFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
 	if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
@@ -45,8 +45,8 @@ func TestReadFile(t *testing.T) {
 	}
 }
 
-// TestOpenOfAPipe blocks in the kernel, where no context reaches.
-func TestOpenOfAPipe(t *testing.T) {
+// TestOpenOfAPipeEndsWithTheContext: it blocks in the kernel, where no context reaches.
+func TestOpenOfAPipeEndsWithTheContext(t *testing.T) {
 	open := func(pipe string) func() ([]byte, error) {
 		return func() ([]byte, error) { return os.ReadFile(pipe) }
 	}
@@ -79,9 +79,9 @@ func TestOpenOfAPipe(t *testing.T) {
 	}
 }
 
-// TestFewHang: while a call hangs others of its key fail at once, and only now
+// TestCallsFailAtOnceWhileOneHangs: while a call hangs others of its key fail at once, and only now
 // and then one is tried; once it returns all is as before.
-func TestFewHang(t *testing.T) {
+func TestCallsFailAtOnceWhileOneHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		var called atomic.Int64
@@ -110,9 +110,9 @@ func TestFewHang(t *testing.T) {
 	})
 }
 
-// TestGivenUp: a call whose context ends, as at each end of a request, is no
+// TestCallWhoseContextEndedIsNoHang: a call whose context ends, as at each end of a request, is no
 // proof that the next one hangs.
-func TestGivenUp(t *testing.T) {
+func TestCallWhoseContextEndedIsNoHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

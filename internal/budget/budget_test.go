@@ -150,7 +150,7 @@ func TestNeverMoreThanConfigured(t *testing.T) {
 	}
 }
 
-func TestFirstPictureAtOnce(t *testing.T) {
+func TestFirstPictureIsReadAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{RequestsPerSecond: 10, Concurrency: 8, Seed: 5})
 		l := newLog()
@@ -209,7 +209,7 @@ func TestCreditSurvivesADeadStart(t *testing.T) {
 	})
 }
 
-func TestConcurrency(t *testing.T) {
+func TestConcurrencyIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Concurrency: 3})
 		var wg sync.WaitGroup
@@ -244,7 +244,7 @@ func TestConcurrency(t *testing.T) {
 	})
 }
 
-func TestOrder(t *testing.T) {
+func TestUrgentClassesGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Concurrency: 1})
 		must(t, b.Gate(Walk).Acquire(t.Context()))
@@ -304,7 +304,7 @@ func TestEachStageGetsATenth(t *testing.T) {
 	})
 }
 
-func TestContext(t *testing.T) {
+func TestContextThatEndsGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Concurrency: 1})
 		must(t, b.Gate(Walk).Acquire(t.Context()))
@@ -353,7 +353,7 @@ func TestIdleSetsNoTimer(t *testing.T) {
 	})
 }
 
-func TestOutage(t *testing.T) {
+func TestOutageAllowsFewTrials(t *testing.T) {
 	for _, status := range []int{0, 502} {
 		synctest.Test(t, func(t *testing.T) {
 			b := New(Options{Concurrency: 8, Seed: 4})
@@ -415,7 +415,7 @@ func TestOutage(t *testing.T) {
 }
 
 // One failure in nine is GitLab's daily life, and 401, 403, 404 are answers.
-func TestNoOutage(t *testing.T) {
+func TestFewFailuresAreNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Concurrency: 8, Seed: 4})
 		var mu sync.Mutex
@@ -474,7 +474,7 @@ func TestTrialDoesNotDelayTheNext(t *testing.T) {
 
 // Others had used up the limit when we started: nothing was achieved yet, and
 // nothing must be concluded from that once the pause is over.
-func TestRefusedAtTheStart(t *testing.T) {
+func TestRefusalAtTheStartSlowsNothingLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := New(Options{Concurrency: 8, Seed: 1})
 		g := b.Gate(Details)
@@ -494,7 +494,7 @@ func TestRefusedAtTheStart(t *testing.T) {
 }
 
 // Exporters that run side by side must not ask in step.
-func TestJitter(t *testing.T) {
+func TestExportersSideBySideAskOutOfStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs [2]*log
 		var wg sync.WaitGroup

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// headerMode is when a throttle speaks of itself.
+// headerMode is when a throttle sends its headers.
 type headerMode int
 
 const (
@@ -192,7 +192,7 @@ func answer(kv ...string) http.Header {
 }
 
 // All that a 429 may give as the time to wait, and how it is bounded.
-func TestPauseAfter429(t *testing.T) {
+func TestPauseAfter429IsBounded(t *testing.T) {
 	// GitLab's clock is a month ahead of ours: only its own times may be compared.
 	server := func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
 	date := func() string { return server().UTC().Format(http.TimeFormat) }

@@ -31,7 +31,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-func TestNewRefuses(t *testing.T) {
+func TestNewRefusesWrongOptions(t *testing.T) {
 	for _, base := range []string{
 		"", "gitlab.example.com", "ftp://gitlab.example.com", "https://", "https:///gitlab", "https://h/?a=b", "https://h/?", "https://h/#x",
 		"https://user:s3cr3t-%zz@h/", "https://user:s3cr3t@h:port/", "https://us er:s3cr3t@h/\x7f",
@@ -48,8 +48,8 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestRequests holds the exact requests: path, escaping and query.
-func TestRequests(t *testing.T) {
+// TestRequestsAreExact holds the exact requests: path, escaping and query.
+func TestRequestsAreExact(t *testing.T) {
 	var got string
 	h := func(w http.ResponseWriter, r *http.Request) {
 		got = r.Method + " " + r.RequestURI
@@ -93,9 +93,9 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestOnlyReads calls every exported method there is, a future one included,
+// TestClientOnlyReads calls every exported method there is, a future one included,
 // and looks at what arrives.
-func TestOnlyReads(t *testing.T) {
+func TestClientOnlyReads(t *testing.T) {
 	var (
 		mu       sync.Mutex
 		requests []string
@@ -162,7 +162,7 @@ func mustBeQuery(t *testing.T, body []byte) {
 
 var operations = regexp.MustCompile(`\b(query|mutation|subscription)\b`)
 
-func TestJob(t *testing.T) {
+func TestJobHasItsProjectOrAReason(t *testing.T) {
 	for body, project := range map[string]int64{
 		`{"id":5,"status":"success","duration":1.5,"queued_duration":null,"project":{"id":8},"runner":{"id":7},"runner_manager":{"id":3}}`: 8,
 		`{"id":5,"status":"success","duration":1.5,"project":{"ci_job_token_scope_enabled":false}}`:                                        3,
@@ -186,7 +186,7 @@ func TestJob(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
+func TestVersionIsFoundOnOldReleases(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		metadata int
@@ -221,8 +221,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestJobsPaging: by number, by keyset, and by keyset on a release that does not know it.
-func TestJobsPaging(t *testing.T) {
+// TestJobsArePagedByNumberAndKeyset: by number, by keyset, and by keyset on a release that does not know it.
+func TestJobsArePagedByNumberAndKeyset(t *testing.T) {
 	full := "[" + strings.Repeat(`{"id":7},`, 99) + `{"id":6}]`
 	for _, c := range []struct {
 		name   string
@@ -268,8 +268,8 @@ func TestJobsPaging(t *testing.T) {
 	}
 }
 
-// TestWalkPages reads a list to its end, as its reader will.
-func TestWalkPages(t *testing.T) {
+// TestWalkReadsAListToItsEnd, as its reader will.
+func TestWalkReadsAListToItsEnd(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		page, err := strconv.Atoi(r.URL.Query().Get("page"))
 		if err != nil || page < 1 || page > 3 {
@@ -300,7 +300,7 @@ func TestWalkPages(t *testing.T) {
 	equal(t, "ids", ids, []int64{11, 12, 13})
 }
 
-func TestRunnersPointBack(t *testing.T) {
+func TestNextPageThatPointsBackIsRefused(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Next-Page", "1")
 		_, _ = w.Write([]byte(`[{"id":1}]`))
@@ -310,7 +310,7 @@ func TestRunnersPointBack(t *testing.T) {
 	}
 }
 
-func TestStatusReasons(t *testing.T) {
+func TestEachStatusHasItsReason(t *testing.T) {
 	for status, want := range map[int]Reason{
 		204: ReasonDecode, 301: ReasonRedirect, 302: ReasonRedirect, 308: ReasonRedirect, 400: ReasonBadRequest, 401: ReasonUnauthorized,
 		403: ReasonForbidden, 404: ReasonNotFound, 405: ReasonBadRequest, 409: ReasonBadRequest, 410: ReasonBadRequest, 414: ReasonBadRequest,
@@ -327,8 +327,8 @@ func TestStatusReasons(t *testing.T) {
 	}
 }
 
-// TestErrorBodies: GitLab's own words reach the error, whatever they stand in.
-func TestErrorBodies(t *testing.T) {
+// TestErrorsHaveGitLabsWords: GitLab's own words reach the error, whatever they stand in.
+func TestErrorsHaveGitLabsWords(t *testing.T) {
 	long := strings.Repeat("é", 300)
 	for _, c := range []struct {
 		name   string
@@ -382,9 +382,9 @@ func TestErrorBodies(t *testing.T) {
 	}
 }
 
-// TestWhoseAnswer: GitLab's own refusals count (5.3); the same
+// TestOnlyGitLabsOwnRefusalsCount: GitLab's own refusals count (5.3); the same
 // status from anything else is evidence of nothing, and is asked for again.
-func TestWhoseAnswer(t *testing.T) {
+func TestOnlyGitLabsOwnRefusalsCount(t *testing.T) {
 	const page = `<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>`
 	theirs := map[int]Reason{401: ReasonUnauthorized, 403: ReasonForbidden, 404: ReasonNotFound}
 	for _, c := range []struct {
@@ -459,7 +459,7 @@ func TestWhoseAnswer(t *testing.T) {
 	}
 }
 
-func TestRedirects(t *testing.T) {
+func TestRedirectErrorNamesTheURLToSet(t *testing.T) {
 	for _, c := range []struct{ name, to, want string }{
 		{"https", "https://gitlab.example.com:8443/api/v4/runners/7?private_token=s3cr3t", "redirected to gitlab.example.com:8443: set url to https://gitlab.example.com:8443"},
 		{"relative root", "https://u:s3cr3t@new.example.com/gitlab/api/v4/runners/7", "redirected to new.example.com: set url to https://new.example.com/gitlab"},
@@ -502,9 +502,9 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// TestTooLarge: a body may be as long as its endpoint's bound, gzip or not, and
+// TestTooLargeBodyIsReadOnce: a body may be as long as its endpoint's bound, gzip or not, and
 // a longer one is read once and no further.
-func TestTooLarge(t *testing.T) {
+func TestTooLargeBodyIsReadOnce(t *testing.T) {
 	for _, zip := range []bool{false, true} {
 		for size, want := range map[int]Reason{maxObjectBody: "", maxObjectBody + 1: ReasonTooLarge, 3 * maxObjectBody: ReasonTooLarge} {
 			begin, end := `{"version":"18.4.1","more":[`, `0]}`
@@ -530,9 +530,9 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestGzip: asked for, unpacked, also in errors, also where the transport does
+// TestGzipIsAskedForAndUnpacked: asked for, unpacked, also in errors, also where the transport does
 // it by itself, and the pool's unpacker is good for the next answer.
-func TestGzip(t *testing.T) {
+func TestGzipIsAskedForAndUnpacked(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		status := http.StatusOK
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -590,8 +590,8 @@ func TestConnectionIsReused(t *testing.T) {
 	}
 }
 
-// TestLyingContentLength: a whole value is taken, whatever was announced.
-func TestLyingContentLength(t *testing.T) {
+// TestWholeValueIsTakenWhateverItsContentLength: a whole value is taken, whatever was announced.
+func TestWholeValueIsTakenWhateverItsContentLength(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "5000")
 		_, _ = w.Write([]byte(`[{"id":5}]`))
@@ -602,7 +602,7 @@ func TestLyingContentLength(t *testing.T) {
 	}
 }
 
-func TestTLS(t *testing.T) {
+func TestTLSErrorIsNotTriedAgain(t *testing.T) {
 	srv := httptest.NewUnstartedServer(answers(`[]`))
 	srv.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // it would log each refused handshake
 	srv.StartTLS()
@@ -632,7 +632,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-func TestTransportReasons(t *testing.T) {
+func TestEachTransportErrorHasItsReason(t *testing.T) {
 	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}
 	for _, c := range []struct {
 		err   error
@@ -660,7 +660,7 @@ func TestTransportReasons(t *testing.T) {
 	}
 }
 
-func TestReasonOf(t *testing.T) {
+func TestReasonOfFindsTheReasonOfEachError(t *testing.T) {
 	for want, err := range map[Reason]error{
 		"":               nil,
 		ReasonCanceled:   fmt.Errorf("waiting: %w", context.Canceled),
@@ -674,7 +674,7 @@ func TestReasonOf(t *testing.T) {
 	}
 }
 
-func TestClosedSets(t *testing.T) {
+func TestRoutesAndReasonsAreClosedSets(t *testing.T) {
 	if got := Routes(); len(got) != 14 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != 14 {
 		t.Errorf("routes %v", got)
 	}
@@ -683,9 +683,9 @@ func TestClosedSets(t *testing.T) {
 	}
 }
 
-// TestSecrets sends a token every way it may travel to a server that shows it
+// TestClientShowsNoSecret sends a token every way it may travel to a server that shows it
 // back in every way it can, and looks for it wherever a user might.
-func TestSecrets(t *testing.T) {
+func TestClientShowsNoSecret(t *testing.T) {
 	const (
 		canary   = "c4n4ry-0123456789abcdef"
 		password = "p4ssw0rd-fedcba9876543210"
@@ -850,8 +850,8 @@ func TestNamesAreScrubbed(t *testing.T) {
 	}
 }
 
-// TestOwnWordsAreScrubbed: GitLab's version and token name go to pages and labels.
-func TestOwnWordsAreScrubbed(t *testing.T) {
+// TestVersionAndTokenNameAreScrubbed: GitLab's version and token name go to pages and labels.
+func TestVersionAndTokenNameAreScrubbed(t *testing.T) {
 	const canary = "c4n4ry-0123456789abcdef"
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/metadata") {
@@ -886,7 +886,7 @@ func TestErrorsNameTheirPlace(t *testing.T) {
 	}
 }
 
-func TestScrubLooks(t *testing.T) {
+func TestWhatLooksLikeASecretIsScrubbed(t *testing.T) {
 	for in, want := range map[string]string{
 		"dial https://user:pw@h:1/x failed":                   "dial https://h:1/x failed",
 		"postgres://u:p@h/db":                                 "postgres://h/db",
@@ -903,8 +903,8 @@ func TestScrubLooks(t *testing.T) {
 	}
 }
 
-// TestTransportSecrets: errors that never met a server.
-func TestTransportSecrets(t *testing.T) {
+// TestTransportErrorsShowNoSecret: errors that never met a server.
+func TestTransportErrorsShowNoSecret(t *testing.T) {
 	const secret = "c4n4ry-0123456789abcdef"
 	for _, cause := range []error{
 		fmt.Errorf("proxyconnect: %w", &url.Error{Op: "Get", URL: "https://u:" + secret + "@h/?a=" + secret, Err: errors.New("refused")}),
@@ -935,7 +935,7 @@ func TestTransportSecrets(t *testing.T) {
 }
 
 // The clock of a proxy that answers in GitLab's place is not GitLab's.
-func TestDateOfAForeignAnswer(t *testing.T) {
+func TestDateOfAForeignAnswerIsIgnored(t *testing.T) {
 	for body, known := range map[string]bool{`{"message":"404 Not found"}`: true, `default backend - 404`: false} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")

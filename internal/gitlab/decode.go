@@ -17,7 +17,7 @@ import (
 //
 // A member of an unexpected type leaves its field empty and keeps the row. An
 // id must be a positive integer: a string is not taken for one, because an API
-// that changed the type of its ids changed more than this package knows.
+// that changed the type of its ids changed more than this package can read.
 
 func (d *reader) runner() Runner {
 	var row runnerRow

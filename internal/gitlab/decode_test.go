@@ -29,9 +29,9 @@ func at(s string) time.Time {
 	return t.UTC()
 }
 
-// TestSamples reads the sample bodies of GitLab's own documentation, old and
+// TestSamplesOfTheDocumentationAreRead reads the sample bodies of GitLab's own documentation, old and
 // new, as they are.
-func TestSamples(t *testing.T) {
+func TestSamplesOfTheDocumentationAreRead(t *testing.T) {
 	list := func(name string, want ...Runner) {
 		t.Run(name, func(t *testing.T) {
 			p, err := serve(t, answers(sample(t, name))).Runners(t.Context(), Scope{}, 1)
@@ -114,8 +114,8 @@ func TestSamples(t *testing.T) {
 	})
 }
 
-// TestTolerantRunners: what releases, proxies and bugs may write into a row.
-func TestTolerantRunners(t *testing.T) {
+// TestOddRunnerRowsAreRead: what releases, proxies and bugs may write into a row.
+func TestOddRunnerRowsAreRead(t *testing.T) {
 	const body = `[
 		{"id":1},
 		{"id":2,"is_shared":true,"description":null,"status":"hibernating","online":null,"paused":null,"new_field":{"a":[1,{"b":2}]}},
@@ -159,7 +159,7 @@ func TestSkippedRowsAreReported(t *testing.T) {
 	}
 }
 
-func TestTolerantJobs(t *testing.T) {
+func TestOddJobRowsAreRead(t *testing.T) {
 	const body = `[
 		{"id":1,"status":"waiting_for_callback"},
 		{"id":2,"status":"failed","failure_reason":"brand_new_reason","created_at":"2024-02-29T23:59:59.999+05:30",
@@ -178,7 +178,7 @@ func TestTolerantJobs(t *testing.T) {
 	})
 }
 
-func TestTolerantDetails(t *testing.T) {
+func TestOddDetailsAreRead(t *testing.T) {
 	for _, c := range []struct {
 		name, body string
 		want       RunnerDetails
@@ -203,7 +203,7 @@ func TestTolerantDetails(t *testing.T) {
 	}
 }
 
-func TestToken(t *testing.T) {
+func TestTokenIsReadWhateverItsExpiry(t *testing.T) {
 	for body, want := range map[string]Token{
 		`{"id":4,"name":"exporter","user_id":7,"scopes":["read_api"],"active":true,"expires_at":"2026-03-01"}`: {Name: "exporter", UserID: 7, Scopes: []string{"read_api"}, ExpiresAt: at("2026-03-01T00:00:00Z")},
 		`{"user_id":7,"scopes":null,"expires_at":null}`:                                                        {UserID: 7},
@@ -218,9 +218,9 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestNotTheExpectedBody: each is an error, and only what was cut off is worth
+// TestUnexpectedBodyIsAnError: each is an error, and only what was cut off is worth
 // asking for again.
-func TestNotTheExpectedBody(t *testing.T) {
+func TestUnexpectedBodyIsAnError(t *testing.T) {
 	for _, c := range []struct {
 		body string
 		want error
@@ -358,8 +358,8 @@ func TestStreamingEqualsUnmarshal(t *testing.T) {
 	equal(t, "jobs", got, want)
 }
 
-// TestPageMemory: what a page costs must not depend on what GitLab attaches to its jobs.
-func TestPageMemory(t *testing.T) {
+// TestAttachedDataDoesNotMakePagesExpensive: what a page costs must not depend on what GitLab attaches to its jobs.
+func TestAttachedDataDoesNotMakePagesExpensive(t *testing.T) {
 	cost := func(page []byte) float64 {
 		return testing.AllocsPerRun(10, func() {
 			if _, _, err := decodeJobs(bytes.NewReader(page)); err != nil {
@@ -381,9 +381,9 @@ func TestPageMemory(t *testing.T) {
 	}
 }
 
-// TestTransportError: a connection cut off in the middle is reported as what it
+// TestCutConnectionIsReported: a connection cut off in the middle is reported as what it
 // is, after a whole page it is not.
-func TestTransportError(t *testing.T) {
+func TestCutConnectionIsReported(t *testing.T) {
 	cut := errors.New("connection reset")
 	for body, want := range map[string]error{`[{"id":1},{"id":`: cut, `[{"id":1}`: cut, ``: cut, `[{"id":1}]`: nil} {
 		_, _, err := decodeJobs(io.MultiReader(strings.NewReader(body), iotest.ErrReader(cut)))

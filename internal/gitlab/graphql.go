@@ -69,8 +69,8 @@ const (
 var graphqlTries = len(runnerFields) + 5
 
 // GraphQLDialect is what was learned about one GitLab's GraphQL with one token:
-// the fields it lacks, and the largest page it accepts. The zero value knows
-// nothing. The caller owns it and calls Reset when GitLab's version or the token
+// the fields it lacks, and the largest page it accepts. The zero value has
+// learned nothing. The caller owns it and calls Reset when GitLab's version or the token
 // changed, and from time to time, since a refusal need not last. It is safe for
 // concurrent use.
 type GraphQLDialect struct {

@@ -47,9 +47,9 @@ func (r *recorded) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(r.exchanges[i].Answer)), Request: req}, nil
 }
 
-// TestRecorded: by graphql-ruby's own answers each release is read whole and
+// TestRecordedReleasesAreReadWhole: by graphql-ruby's own answers each release is read whole and
 // right, in few requests, paused runners among them.
-func TestRecorded(t *testing.T) {
+func TestRecordedReleasesAreReadWhole(t *testing.T) {
 	const missing = gitlab.FieldExecuting | gitlab.FieldManagers
 	for _, c := range []struct {
 		release string
@@ -186,9 +186,9 @@ func asTruth(t *testing.T, got gitlab.FleetRunner, want gitlabsim.RunnerTruth, f
 	}
 }
 
-// TestRecordedQueue: by graphql-ruby's own answers the jobs that wait for a
+// TestRecordedQueueIsReadRight: by graphql-ruby's own answers the jobs that wait for a
 // runner, who sees them, and the permissions are read right, from 18.1 on.
-func TestRecordedQueue(t *testing.T) {
+func TestRecordedQueueIsReadRight(t *testing.T) {
 	for _, release := range recording.Releases {
 		t.Run(release, func(t *testing.T) {
 			exchanges, err := recording.Load(release)

@@ -111,9 +111,9 @@ func newInventory() *inventory.Inventory {
 	return inventory.New(inventory.Options{RunnersEnabled: true, TagLimit: 500, TagRetention: time.Hour})
 }
 
-// TestSameFleet: REST and GraphQL return the same fleet of the same world, on
+// TestRESTAndGraphQLReturnTheSameFleet: REST and GraphQL return the same fleet of the same world, on
 // releases that know all, some and little of what is asked.
-func TestSameFleet(t *testing.T) {
+func TestRESTAndGraphQLReturnTheSameFleet(t *testing.T) {
 	for _, c := range []struct {
 		version             string
 		managers, executing bool // in this release's GraphQL
@@ -246,9 +246,9 @@ func firstDifference(a, b string) string {
 	return "length"
 }
 
-// TestDialects: what each release lacks is learned in one more request,
+// TestDialectIsLearnedInOneMoreRequest: what each release lacks is learned in one more request,
 // remembered, and forgotten by Reset.
-func TestDialects(t *testing.T) {
+func TestDialectIsLearnedInOneMoreRequest(t *testing.T) {
 	for _, c := range []struct {
 		version string
 		lacks   gitlab.FieldSet
@@ -303,8 +303,8 @@ func TestDialects(t *testing.T) {
 	}
 }
 
-// TestLegacyWords: before 15.0 the word not_connected.
-func TestLegacyWords(t *testing.T) {
+// TestLegacyStatusWordIsRead: not_connected, before 15.0.
+func TestLegacyStatusWordIsRead(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{Version: "14.7.0"})
 	s.world.AddRunner(gitlabsim.RunnerSpec{Managers: -1})
 	paused := s.world.AddRunner(gitlabsim.RunnerSpec{Paused: true})
@@ -325,9 +325,9 @@ func TestLegacyWords(t *testing.T) {
 	}
 }
 
-// TestTooComplex: a lower limit makes smaller pages, then pages without
+// TestTooComplexPageIsMadeSmaller: a lower limit makes smaller pages, then pages without
 // machines, and each runner is still read once.
-func TestTooComplex(t *testing.T) {
+func TestTooComplexPageIsMadeSmaller(t *testing.T) {
 	for _, c := range []struct {
 		limit    int
 		managers bool
@@ -366,9 +366,9 @@ func distinct(runners []gitlab.FleetRunner) map[int64]bool {
 	return ids
 }
 
-// TestTooSlow: a page that takes GitLab too long is asked for in parts, and
+// TestTooSlowPageIsReadInParts: a page that takes GitLab too long is asked for in parts, and
 // the part that worked is asked for from then on.
-func TestTooSlow(t *testing.T) {
+func TestTooSlowPageIsReadInParts(t *testing.T) {
 	for name, fault := range map[string]graphql.Fault{
 		"inside 200":         {Errors: []graphql.Error{{Message: "Timeout on CiRunner.managers", Path: []any{"runners", "nodes", 3, "managers"}}}, Data: true},
 		"without data":       {Errors: []graphql.Error{{Message: "Timeout on Query.runners"}}},
@@ -404,9 +404,9 @@ func TestTooSlow(t *testing.T) {
 	}
 }
 
-// TestGroup: GraphQL shows the subgroups' and projects' runners that REST
+// TestGroupHasTheRunnersOfItsTree: GraphQL shows the subgroups' and projects' runners that REST
 // leaves out, beside all that REST shows.
-func TestGroup(t *testing.T) {
+func TestGroupHasTheRunnersOfItsTree(t *testing.T) {
 	build := func(version string) (s *sim, top int64, all, below []int64) {
 		s = newSim(t, gitlabsim.Options{Version: version})
 		top = s.world.AddGroup("top", 0)
@@ -512,9 +512,9 @@ func TestGroup(t *testing.T) {
 	})
 }
 
-// TestWhoMay: the instance is for administrators, and a token that GraphQL does
+// TestInstanceIsForAdministratorsOnly: the instance is for administrators, and a token that GraphQL does
 // not open answers 401.
-func TestWhoMay(t *testing.T) {
+func TestInstanceIsForAdministratorsOnly(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{Runners: 5})
 	s.world.AddToken(gitlabsim.TokenSpec{Token: "user", Scopes: []string{"read_api"}})
 	s.world.AddToken(gitlabsim.TokenSpec{Token: "auditor", Scopes: []string{"read_api"}, Auditor: true})
@@ -537,8 +537,8 @@ func TestWhoMay(t *testing.T) {
 	}
 }
 
-// TestByType: the three types in parallel, over one dialect that nobody knew.
-func TestByType(t *testing.T) {
+// TestTypesAreReadInParallel, over one dialect that was not known before.
+func TestTypesAreReadInParallel(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{Runners: 300, Version: "15.6.0"})
 	d := new(gitlab.GraphQLDialect)
 	var (
@@ -565,8 +565,8 @@ func TestByType(t *testing.T) {
 	}
 }
 
-// TestManyMachines: more than a page of them is not reported in part.
-func TestManyMachines(t *testing.T) {
+// TestManyMachinesAreNotReportedInPart: more than a page of them is not reported in part.
+func TestManyMachinesAreNotReportedInPart(t *testing.T) {
 	s := newSim(t, gitlabsim.Options{})
 	many := s.world.AddRunner(gitlabsim.RunnerSpec{Managers: 101, Version: "18.3.0"})
 	most := s.world.AddRunner(gitlabsim.RunnerSpec{Managers: 100})

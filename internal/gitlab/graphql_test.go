@@ -19,8 +19,8 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// TestDocument holds the whole request, as it goes out, for both scopes.
-func TestDocument(t *testing.T) {
+// TestDocumentIsExact holds the whole request, as it goes out, for both scopes.
+func TestDocumentIsExact(t *testing.T) {
 	type sent struct {
 		Query     string
 		Variables map[string]any
@@ -74,9 +74,9 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// TestOnlyQueries: whatever document is put into a request, one that changes
+// TestOnlyQueriesAreSent: whatever document is put into a request, one that changes
 // something does not leave.
-func TestOnlyQueries(t *testing.T) {
+func TestOnlyQueriesAreSent(t *testing.T) {
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s %s was sent", r.Method, r.URL) })
 	for _, doc := range []string{`mutation { runnerDelete(input: {}) { errors } }`, `subscription { x }`, ` query { x }`, `{ x }`, `querymutation`} {
 		_, err := c.get(t.Context(), request{route: RouteGraphQL, document: doc}, func(io.Reader) error { return nil })
@@ -105,8 +105,8 @@ func TestOnlyQueries(t *testing.T) {
 	}
 }
 
-// TestErrorsInside200 gives what GitLab writes into an answer of status 200.
-func TestErrorsInside200(t *testing.T) {
+// TestErrorsInside200AreErrors gives what GitLab writes into an answer of status 200.
+func TestErrorsInside200AreErrors(t *testing.T) {
 	const row = `{"id":"gid://gitlab/Ci::Runner/7","status":"ONLINE"}`
 	const denied = "The resource that you are attempting to access does not exist or you don't have permission to perform this action"
 	const odd = "not the expected JSON (text/plain; charset=utf-8): a part of the answer is neither what was asked for nor null"
@@ -186,10 +186,10 @@ func asking(t *testing.T, answer func(document string) string) (c *Client, asked
 	}), asked
 }
 
-// TestLegacyMode: up to 15.11 the status of a paused runner is hidden unless
+// TestLegacyModeIsLearned: up to 15.11 the status of a paused runner is hidden unless
 // legacyMode is null; from 16.0 the argument is refused. Either is learned in
 // one more request, over an update too.
-func TestLegacyMode(t *testing.T) {
+func TestLegacyModeIsLearned(t *testing.T) {
 	const (
 		page    = `{"data":{"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7","status":"%s"}]}}}`
 		refused = `{"errors":[{"message":"Field 'status' doesn't accept argument 'legacyMode'","path":["query fleet","runners","nodes","status","legacyMode"],"extensions":{"code":"argumentNotAccepted"}}]}`
@@ -234,10 +234,10 @@ func TestLegacyMode(t *testing.T) {
 	}
 }
 
-// TestFewObjectionsAtATime: GitLab names at most five, and a release that lacks
+// TestReleaseThatLacksAllIsStillRead: GitLab names at most five, and a release that lacks
 // all that can lack is still read, each round with less. One that objects to
 // everything is asked a bounded number of times.
-func TestFewObjectionsAtATime(t *testing.T) {
+func TestReleaseThatLacksAllIsStillRead(t *testing.T) {
 	for most, want := range map[int]int{1: 13, 5: 4} {
 		c, asked := asking(t, func(document string) string {
 			var objections []string
@@ -282,8 +282,8 @@ func TestFewObjectionsAtATime(t *testing.T) {
 	}
 }
 
-// TestGraphQLFailure: the text for users names the failure that happened.
-func TestGraphQLFailure(t *testing.T) {
+// TestGraphQLFailureIsNamed: the text for users names the failure that happened.
+func TestGraphQLFailureIsNamed(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		body   string
@@ -325,8 +325,8 @@ func TestGraphQLFailure(t *testing.T) {
 	}
 }
 
-// TestOneFieldFails: what one optional field fails of does not cost the rest.
-func TestOneFieldFails(t *testing.T) {
+// TestFailedFieldCostsNoOther: what one optional field fails of does not cost the rest.
+func TestFailedFieldCostsNoOther(t *testing.T) {
 	for _, path := range []string{`"runners","nodes",0,"ownerProject"`, `"runners","nodes",0,"ownerProject","fullPath"`} {
 		d := new(GraphQLDialect)
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -344,8 +344,8 @@ func TestOneFieldFails(t *testing.T) {
 	}
 }
 
-// TestGraphQLStatuses of HTTP, and whether REST may be tried after them.
-func TestGraphQLStatuses(t *testing.T) {
+// TestGraphQLStatusDecidesTheFallback: whether REST may be tried after a status of HTTP.
+func TestGraphQLStatusDecidesTheFallback(t *testing.T) {
 	for _, c := range []struct {
 		status  int
 		body    string
@@ -404,9 +404,9 @@ func TestOutageIsNoReasonToShrink(t *testing.T) {
 	})
 }
 
-// TestOwnTimeout: a page that outlasts request_timeout is asked for in parts;
+// TestPageBeyondTheTimeoutIsReadInParts: a page that outlasts request_timeout is asked for in parts;
 // the caller's own end is not GitLab's slowness.
-func TestOwnTimeout(t *testing.T) {
+func TestPageBeyondTheTimeoutIsReadInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []int
 		c := newClient(t, Options{BaseURL: "https://h", Timeout: 10 * time.Second, HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -443,8 +443,8 @@ func TestOwnTimeout(t *testing.T) {
 	})
 }
 
-// TestGraphQLRows: one row as GitLab writes it, one with nothing, and damaged ones.
-func TestGraphQLRows(t *testing.T) {
+// TestGraphQLRowsAreRead: one row as GitLab writes it, one with nothing, and damaged ones.
+func TestGraphQLRowsAreRead(t *testing.T) {
 	p, err := serve(t, answers(sample(t, "graphql_runners.json"))).RunnersGraphQL(t.Context(), GraphQLQuery{})
 	if err != nil {
 		t.Fatal(err)
@@ -470,9 +470,9 @@ func TestGraphQLRows(t *testing.T) {
 	})
 }
 
-// TestSecretsInside200: a GitLab, or what poses as one, that shows the token
+// TestSecretsInside200AreScrubbed: a GitLab, or what poses as one, that shows the token
 // back in a GraphQL error.
-func TestSecretsInside200(t *testing.T) {
+func TestSecretsInside200AreScrubbed(t *testing.T) {
 	const canary = "c4n4ry-0123456789abcdef"
 	for _, form := range []string{
 		`{"errors":[{"message":"token %[1]s","path":["%[1]s"],"extensions":{"code":"%[1]s"}}]}`,
@@ -565,8 +565,8 @@ func coded(message, code string, path ...string) graphqlError {
 	return e
 }
 
-// TestRefusal holds what each objection costs: the fields left out for it, or none.
-func TestRefusal(t *testing.T) {
+// TestObjectionLeavesOutItsFields holds what each objection costs: the fields left out for it, or none.
+func TestObjectionLeavesOutItsFields(t *testing.T) {
 	const denied = "you don't have permission to perform this action"
 	inside := func(name string) []any { return []any{"runners", "nodes", 0.0, name} }
 	for _, c := range []struct {
@@ -638,8 +638,8 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestCut: the page only shrinks, at least by half, and not below the least.
-func TestCut(t *testing.T) {
+// TestPageOnlyShrinks: the page only shrinks, at least by half, and not below the least.
+func TestPageOnlyShrinks(t *testing.T) {
 	d := new(GraphQLDialect)
 	for _, c := range []struct{ rows, score, limit, want int }{
 		{100, 1000, 250, 25}, {100, 260, 250, 25}, {25, 0, 0, 12}, {12, 1 << 40, 1, 10},
@@ -653,9 +653,9 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestKeepsBelowTheLimit: an administrator may ask for more than others, and
+// TestNextPageStaysBelowTheLimit: an administrator may ask for more than others, and
 // the next page asks for less all the same.
-func TestKeepsBelowTheLimit(t *testing.T) {
+func TestNextPageStaysBelowTheLimit(t *testing.T) {
 	d := new(GraphQLDialect)
 	c := serve(t, answers(`{"data":{"queryComplexity":{"score":251,"limit":300},"runners":{"nodes":[{"id":"gid://gitlab/Ci::Runner/7"}]}}}`))
 	p, err := c.RunnersGraphQL(t.Context(), GraphQLQuery{Dialect: d})
@@ -664,9 +664,9 @@ func TestKeepsBelowTheLimit(t *testing.T) {
 	}
 }
 
-// TestGroupAsksNoMore: only an empty first page, or a refusal, makes a group's
+// TestOnlyEmptyOrRefusedGroupsAreAskedForLess: only an empty first page, or a refusal, makes a group's
 // runners be asked for in the lesser way.
-func TestGroupAsksNoMore(t *testing.T) {
+func TestOnlyEmptyOrRefusedGroupsAreAskedForLess(t *testing.T) {
 	requests := 0
 	body := `{"data":{"group":{"runners":{"nodes":[]}}}}`
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -689,7 +689,7 @@ func TestGroupAsksNoMore(t *testing.T) {
 	}
 }
 
-func TestFieldSetString(t *testing.T) {
+func TestFieldSetIsNamedByItsFields(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
 	if len(names) != 16 || names[0] != "jobExecutionStatus" || names[13] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
@@ -704,9 +704,9 @@ func TestFieldSetString(t *testing.T) {
 	}
 }
 
-// TestFieldsOnce: what a query requests of a runner is read from the answer, in
+// TestRequestedFieldsAreTheFieldsRead: what a query requests of a runner is read from the answer, in
 // any form, and what is read is requested: one table makes both.
-func TestFieldsOnce(t *testing.T) {
+func TestRequestedFieldsAreTheFieldsRead(t *testing.T) {
 	first := regexp.MustCompile(`^[A-Za-z]+`)
 	members := map[string]bool{}
 	for _, f := range []FieldSet{FieldsAll, 0, FieldMachine, fieldEnd - 1, fieldLegacyMode} {

@@ -178,11 +178,11 @@ func hostileAnswers() []hostile {
 	}
 }
 
-// TestHostileAnswers: no answer costs more than some tens of MiB, though as many
+// TestHostileAnswersAreBounded: no answer costs more than some tens of MiB, though as many
 // as may run at once are all of them hostile, and each reading ends.
 //
 //	go test ./internal/gitlab -run HostileAnswers -v
-func TestHostileAnswers(t *testing.T) {
+func TestHostileAnswersAreBounded(t *testing.T) {
 	for _, h := range hostileAnswers() {
 		t.Run(h.name, func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -287,9 +287,9 @@ func memoryHeld() uint64 {
 	return s[0].Value.Uint64() - s[1].Value.Uint64()
 }
 
-// TestHeaderLimit: the limit is that of one header, not of a connection, and
+// TestHeaderLimitIsThatOfOneHeader: the limit is that of one header, not of a connection, and
 // does not touch HTTP/2, where answers share one.
-func TestHeaderLimit(t *testing.T) {
+func TestHeaderLimitIsThatOfOneHeader(t *testing.T) {
 	for _, h2 := range []bool{false, true} {
 		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Padding", strings.Repeat("x", maxHeader/2))
@@ -315,8 +315,8 @@ func TestHeaderLimit(t *testing.T) {
 	}
 }
 
-// TestSlowAnswer: an answer that comes by drops ends with the time of an attempt.
-func TestSlowAnswer(t *testing.T) {
+// TestSlowAnswerEndsWithItsAttempt: an answer that comes by drops ends with the time of an attempt.
+func TestSlowAnswerEndsWithItsAttempt(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			_, _ = io.WriteString(w, " ")

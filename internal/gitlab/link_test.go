@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestLinkTarget(t *testing.T) {
+func TestLinkTargetIsFound(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		header []string
@@ -36,7 +36,7 @@ func TestLinkTarget(t *testing.T) {
 	}
 }
 
-func TestNextPage(t *testing.T) {
+func TestNextPageIsFound(t *testing.T) {
 	link := func(s string) http.Header { return http.Header{"Link": {s}} }
 	next := func(s string) http.Header { return http.Header{"X-Next-Page": {s}} }
 	for _, c := range []struct {
@@ -79,7 +79,7 @@ func TestNextPage(t *testing.T) {
 	}
 }
 
-func TestNextCursor(t *testing.T) {
+func TestNextCursorIsFound(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		header  http.Header

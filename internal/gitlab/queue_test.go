@@ -30,9 +30,9 @@ func queueSim(t *testing.T, version string) (s *sim, instance, ofGroup, project 
 	return s, instance, ofGroup, project
 }
 
-// TestQueuePages: pages of several runners come in one query, in their order,
-// down to the end, and cost what Cost says.
-func TestQueuePages(t *testing.T) {
+// TestQueuePagesComeInOneQuery: pages of several runners come in one query, in their order,
+// down to the end, and cost what Cost returns.
+func TestQueuePagesComeInOneQuery(t *testing.T) {
 	s, instance, ofGroup, _ := queueSim(t, "18.1.0-ee")
 	pages := []gitlab.QueuePage{
 		{Runner: instance, First: 24},
@@ -50,7 +50,7 @@ func TestQueuePages(t *testing.T) {
 	}
 	q := s.ql.Queries()[0]
 	if q.Score != cost || len(q.Document) > characters+100 || len(q.Document) < characters-100 {
-		t.Errorf("scores %d, Cost says %d; %d characters, Cost says %d", q.Score, cost, len(q.Document), characters)
+		t.Errorf("scores %d, Cost returns %d; %d characters, Cost returns %d", q.Score, cost, len(q.Document), characters)
 	}
 	if got := a.Pages[0]; got.Count != 130 || len(got.Jobs) != 24 || got.Jobs[0].TagsKnown {
 		t.Errorf("survey: %d jobs of %d, %+v", len(got.Jobs), got.Count, got.Jobs[0])
@@ -73,8 +73,8 @@ func TestQueuePages(t *testing.T) {
 	}
 }
 
-// TestQueueFits: a query filled up to what fits is accepted, one page more is not.
-func TestQueueFits(t *testing.T) {
+// TestQueryThatFitsIsAccepted: a query filled up to what fits is accepted, one page more is not.
+func TestQueryThatFitsIsAccepted(t *testing.T) {
 	s, instance, _, _ := queueSim(t, "")
 	for _, p := range []gitlab.QueuePage{{Runner: instance, First: 24}, {Runner: instance, Details: true}} {
 		var pages []gitlab.QueuePage
@@ -98,8 +98,8 @@ func TestQueueFits(t *testing.T) {
 	}
 }
 
-// TestQueueRights: who may not read gets an empty list, and the permission says so.
-func TestQueueRights(t *testing.T) {
+// TestQueueWithoutTheRightIsEmpty: who may not read gets an empty list, and the permission shows it.
+func TestQueueWithoutTheRightIsEmpty(t *testing.T) {
 	s, instance, ofGroup, _ := queueSim(t, "")
 	for who, want := range map[string]struct {
 		instance, group int
@@ -126,8 +126,8 @@ func TestQueueRights(t *testing.T) {
 	}
 }
 
-// TestQueueReleases: before 18.1 there is no source, which is an error of its own.
-func TestQueueReleases(t *testing.T) {
+// TestQueueOfAnOldReleaseIsAnError: before 18.1 there is no source, which is an error of its own.
+func TestQueueOfAnOldReleaseIsAnError(t *testing.T) {
 	for _, release := range []string{"15.0.0", "17.11.0", "18.0.0-ee"} {
 		s, instance, _, _ := queueSim(t, release)
 		_, err := s.client.Queue(t.Context(), gitlab.QueueRequest{Pages: []gitlab.QueuePage{{Runner: instance}}})
@@ -137,8 +137,8 @@ func TestQueueReleases(t *testing.T) {
 	}
 }
 
-// TestQueueOfProject by REST, with the time since each job waits.
-func TestQueueOfProject(t *testing.T) {
+// TestQueueOfProjectIsRead by REST, with the time since each job waits.
+func TestQueueOfProjectIsRead(t *testing.T) {
 	s, _, _, project := queueSim(t, "16.0.0")
 	path, n := strconv.FormatInt(project, 10), 0
 	for page := 1; ; page++ {
@@ -164,9 +164,9 @@ func TestQueueOfProject(t *testing.T) {
 	}
 }
 
-// TestQueueAnswers: a field that is null is not known; one part that fails does
+// TestDamagedQueueAnswersAreUnknownOrErrors: a field that is null is not known; one part that fails does
 // not take the others with it; an answer that is none is an error.
-func TestQueueAnswers(t *testing.T) {
+func TestDamagedQueueAnswersAreUnknownOrErrors(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body   string
 		reason gitlab.Reason // of the query

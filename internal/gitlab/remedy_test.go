@@ -27,7 +27,7 @@ func remedyOf(t *testing.T, url string, c *http.Client) string {
 }
 
 // Each way to write the address wrong, met on real connections.
-func TestRemedyOfConnections(t *testing.T) {
+func TestEachWrongAddressHasARemedy(t *testing.T) {
 	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
 	plain, secure := httptest.NewServer(page), httptest.NewTLSServer(page)
 	t.Cleanup(plain.Close)
@@ -69,7 +69,7 @@ func TestRemedyOfConnections(t *testing.T) {
 }
 
 // Each answer of GitLab or of what stands in front of it.
-func TestRemedyOfAnswers(t *testing.T) {
+func TestEachAnswerHasARemedy(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		err      *Error
@@ -103,7 +103,7 @@ func TestRemedyOfAnswers(t *testing.T) {
 }
 
 // Every reason has words, without an error too.
-func TestRemedyOfEachReason(t *testing.T) {
+func TestEachReasonHasARemedy(t *testing.T) {
 	for _, r := range append(Reasons(), ReasonNotGitLab) {
 		if got := Remedy(r, nil); got == "" || got == "see the message" && r != ReasonCanceled {
 			t.Errorf("%s: %q", r, got)

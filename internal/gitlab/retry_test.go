@@ -108,8 +108,8 @@ func (s *script) client(t *testing.T, retries *[]Reason) *Client {
 
 const good = `[{"id":5}]`
 
-// TestRetries: what is tried again, how often, and after which waits, in virtual time.
-func TestRetries(t *testing.T) {
+// TestRetriesAreBounded: what is tried again, how often, and after which waits, in virtual time.
+func TestRetriesAreBounded(t *testing.T) {
 	type between struct{ low, high time.Duration }
 	first, second, third, full := between{500 * time.Millisecond, time.Second}, between{2 * time.Second, 4 * time.Second}, between{8 * time.Second, 15 * time.Second}, between{15 * time.Second, 15 * time.Second}
 	none := between{}
@@ -283,8 +283,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// TestLastRealError: a caller out of time gets GitLab's last failure, at once.
-func TestLastRealError(t *testing.T) {
+// TestCallerOutOfTimeGetsTheLastError: a caller out of time gets GitLab's last failure, at once.
+func TestCallerOutOfTimeGetsTheLastError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{status: 502}}}
 		var retries []Reason
@@ -326,8 +326,8 @@ func TestLastRealError(t *testing.T) {
 	})
 }
 
-// TestGivenUp: the caller's end is distinguished from GitLab's slowness and is not repeated.
-func TestGivenUp(t *testing.T) {
+// TestRequestThatTheCallerEndedIsNotRepeated: the caller's end is distinguished from GitLab's slowness.
+func TestRequestThatTheCallerEndedIsNotRepeated(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		end    func(context.Context) (context.Context, context.CancelFunc)
@@ -383,9 +383,9 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// TestBodyTimeout: an answer that begins and never ends is a timeout of the
+// TestBodyWithoutEndIsTriedAgain: an answer that begins and never ends is a timeout of the
 // attempt, which is worth another.
-func TestBodyTimeout(t *testing.T) {
+func TestBodyWithoutEndIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
 		c := newClient(t, Options{BaseURL: "https://h", Timeout: 4 * time.Second, HTTPClient: &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -405,9 +405,9 @@ func TestBodyTimeout(t *testing.T) {
 	})
 }
 
-// TestAttemptTimes: the clock difference needs both clocks at the same moment,
+// TestAttemptHasItsTimes: the clock difference needs both clocks at the same moment,
 // the answer's header; the duration goes on until the body was read.
-func TestAttemptTimes(t *testing.T) {
+func TestAttemptHasItsTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		date := start.Add(42 * time.Second).UTC().Truncate(time.Second)
@@ -437,8 +437,8 @@ func TestAttemptTimes(t *testing.T) {
 	})
 }
 
-// TestFor: a bound client shares everything but the gate.
-func TestFor(t *testing.T) {
+// TestForChangesTheGateOnly: a bound client shares everything but the gate.
+func TestForChangesTheGateOnly(t *testing.T) {
 	var retries []Reason
 	s := &script{steps: []step{{status: 200, body: good}}}
 	c := s.client(t, &retries)

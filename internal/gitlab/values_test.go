@@ -27,9 +27,9 @@ func bothWays(t *testing.T, tags, description, version, contact string) map[stri
 	return map[string]RunnerDetails{"REST": rest, "GraphQL": a.page.Runners[0].RunnerDetails}
 }
 
-// TestOneBadValue: what is beyond a bound is left out or cut by itself, and the
+// TestBadValueCostsNoOther: what is beyond a bound is left out or cut by itself, and the
 // rest of the runner counts.
-func TestOneBadValue(t *testing.T) {
+func TestBadValueCostsNoOther(t *testing.T) {
 	quoted := func(tags ...string) string {
 		for i := range tags {
 			tags[i] = strconv.Quote(tags[i])
@@ -81,7 +81,7 @@ func TestOneBadValue(t *testing.T) {
 	}
 }
 
-func TestNumbers(t *testing.T) {
+func TestNumbersOutOfBoundsAreUnknown(t *testing.T) {
 	for text, want := range map[string]Job{
 		`"id":7,"duration":1e308,"queued_duration":315360001`:                       {ID: 7, Duration: -1, Queued: -1},
 		`"id":7,"duration":1e999,"queued_duration":-5`:                              {ID: 7, Duration: -1, Queued: -1},
@@ -106,8 +106,8 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// TestRowsAtOnce: more rows than GitLab gives are refused, and a full page is not.
-func TestRowsAtOnce(t *testing.T) {
+// TestTooManyRowsAreRefused: more rows than GitLab gives are refused, and a full page is not.
+func TestTooManyRowsAreRefused(t *testing.T) {
 	page := func(rows int) string {
 		return "[" + strings.Repeat(`{"id":7},`, rows-1) + `{"id":7}]`
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestErrorBodies(t *testing.T) {
+func TestErrorBodiesAreGitLabs(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 10, Seed: 1})
 	instance := w.AddRunner(RunnerSpec{})
 	groupRunner := w.AddRunner(RunnerSpec{Group: 1})
@@ -95,7 +95,7 @@ func TestErrorBodies(t *testing.T) {
 	_ = res.Body.Close()
 }
 
-func TestAdminMode(t *testing.T) {
+func TestAdminModeRefusesTokensWithoutItsScope(t *testing.T) {
 	w, c := newWorld(Options{AdminMode: true})
 	if r := get(t, w, "/runners/all"); r.status != http.StatusForbidden || r.body != `{"message":"403 Forbidden"}` {
 		t.Errorf("without admin_mode: %d %s", r.status, r.body)
@@ -119,9 +119,9 @@ func TestAdminMode(t *testing.T) {
 	}
 }
 
-// TestPartialJobs: a user who is no administrator sees the jobs of some projects,
+// TestPlainUserSeesSomeJobsOnly: a user who is no administrator sees the jobs of some projects,
 // and nothing in the answer shows it (docs/gitlab-api.md 4.3).
-func TestPartialJobs(t *testing.T) {
+func TestPlainUserSeesSomeJobsOnly(t *testing.T) {
 	w, _ := newWorld(Options{})
 	g := w.AddGroup("team", 0)
 	mine, theirs := w.AddProject("mine", g), w.AddProject("theirs", g)
@@ -141,7 +141,7 @@ func TestPartialJobs(t *testing.T) {
 	}
 }
 
-func TestTokenSelf(t *testing.T) {
+func TestTokenDescribesItself(t *testing.T) {
 	w, _ := newWorld(Options{})
 	w.AddToken(TokenSpec{Token: "x", Name: "bot", Scopes: []string{"read_api"}, ExpiresAt: noon.AddDate(0, 2, 0)})
 	v := must(t, w, "/personal_access_tokens/self").object(t)
@@ -154,8 +154,8 @@ func TestTokenSelf(t *testing.T) {
 	}
 }
 
-// TestRateLimit: a fixed window for each user, all tokens together (docs/gitlab-api.md 5.1).
-func TestRateLimit(t *testing.T) {
+// TestRateLimitIsAWindowForEachUser: a fixed window for each user, all tokens together (docs/gitlab-api.md 5.1).
+func TestRateLimitIsAWindowForEachUser(t *testing.T) {
 	for _, version := range []string{"19.1.0", "15.11.0"} {
 		w, c := newWorld(Options{Version: version, RateLimit: 5, RateWindow: 2 * time.Minute})
 		w.AddToken(TokenSpec{Token: "second", Username: "root", Admin: true, Scopes: []string{"read_api"}})
@@ -199,8 +199,8 @@ func TestRateLimit(t *testing.T) {
 	}
 }
 
-// TestReleases holds what older releases lack or name differently (docs/gitlab-api.md 1.7).
-func TestReleases(t *testing.T) {
+// TestOlderReleasesLackNewerFields holds what older releases lack or name differently (docs/gitlab-api.md 1.7).
+func TestOlderReleasesLackNewerFields(t *testing.T) {
 	type world struct {
 		version                            string
 		execution, created, failure, total bool

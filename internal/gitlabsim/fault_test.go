@@ -56,7 +56,7 @@ func fetch(t *testing.T, c *http.Client, method string) (reply, error) {
 	return reply{res.StatusCode, res.Header, string(b)}, err
 }
 
-func TestFaults(t *testing.T) {
+func TestFaultsAnswerAsScripted(t *testing.T) {
 	w, c := newWorld(Options{Runners: 30})
 	for name, client := range clients(t, w) {
 		t.Run(name, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestFaultProbability(t *testing.T) {
+func TestFaultsKeepTheirProbability(t *testing.T) {
 	w, _ := newWorld(Options{Seed: 5})
 	w.AddFault(Fault{Status: 500, Probability: 0.3})
 	bad := 0
@@ -135,8 +135,8 @@ func TestFaultProbability(t *testing.T) {
 	}
 }
 
-// TestStaleReplica: an answer as of 10 minutes ago, whatever has changed.
-func TestStaleReplica(t *testing.T) {
+// TestStaleReplicaAnswersAsOfThePast: an answer as of 10 minutes ago, whatever has changed.
+func TestStaleReplicaAnswersAsOfThePast(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Tags: []string{"old"}})
 	gone := w.AddRunner(RunnerSpec{})
@@ -186,9 +186,9 @@ func TestStaleReplica(t *testing.T) {
 	}
 }
 
-// TestLatency runs in virtual time: the answer is that of its end, and a
+// TestLatencyDelaysTheAnswer runs in virtual time: the answer is that of its end, and a
 // context that ends sooner ends the wait.
-func TestLatency(t *testing.T) {
+func TestLatencyDelaysTheAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(Options{Runners: 3, Token: adminToken, Latency: func(route string) time.Duration {
 			if route == "GET /runners/all" {
@@ -217,8 +217,8 @@ func TestLatency(t *testing.T) {
 	})
 }
 
-// TestBodyContext: a body that is read after its request was given up fails.
-func TestBodyContext(t *testing.T) {
+// TestBodyOfARequestGivenUpFails: a body that is read after its request was given up fails.
+func TestBodyOfARequestGivenUpFails(t *testing.T) {
 	w, _ := newWorld(Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://x/api/v4/version", nil)
@@ -233,7 +233,7 @@ func TestBodyContext(t *testing.T) {
 	}
 }
 
-func TestLog(t *testing.T) {
+func TestLogHasEachRequestWithoutSecrets(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 1})
 	must(t, w, "/runners/1/jobs?order_by=id")
 	get(t, w, "/runners/77")
@@ -250,7 +250,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-func TestGraphQLPlace(t *testing.T) {
+func TestGraphQLIsServedUnderTheRoot(t *testing.T) {
 	w, _ := newWorld(Options{Root: "/git"})
 	client := &http.Client{Transport: w.RoundTripper()}
 	post := func(token string) (int, string) {

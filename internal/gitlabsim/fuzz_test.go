@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// FuzzRequest: whatever is asked, the API answers with a status it knows and
+// FuzzRequest: whatever is asked, the API answers with a status that GitLab has and
 // with JSON, does not panic, and the world stays whole.
 func FuzzRequest(f *testing.F) {
 	f.Add("GET", "/runners/all?page=2&per_page=3")

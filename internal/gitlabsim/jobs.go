@@ -144,7 +144,7 @@ func (w *World) tagset(tags []string) uint16 {
 	return id
 }
 
-// reason numbers a failure reason, translated into what this release knows
+// reason numbers a failure reason, translated into what this release has
 // (docs/gitlab-api.md 4.5).
 func (w *World) reason(s string) uint8 {
 	if !w.f.newReasons {
@@ -636,7 +636,7 @@ func (w *World) deletePipeline(k int32, t int64) {
 	w.pipelineJobs(&w.pipelines[k], func(i int32) { w.deleteJob(i, t) })
 }
 
-// JobSpec describes a job to create by hand. What it says happens, even on a
+// JobSpec describes a job to create by hand. What it describes happens, even on a
 // runner that is paused or silent.
 type JobSpec struct {
 	ID        int64         // 0: the next; otherwise above every id so far

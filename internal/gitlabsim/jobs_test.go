@@ -37,9 +37,9 @@ func instant(t *testing.T, v any) time.Time {
 	return at
 }
 
-// TestGeneratedJobs holds the generated life to its own truth and to docs/gitlab-api.md 4:
+// TestGeneratedJobsAreShownInTheirTrueState holds the generated life to its own truth and to docs/gitlab-api.md 4:
 // the API shows each picked job once, in the state that truth has.
-func TestGeneratedJobs(t *testing.T) {
+func TestGeneratedJobsAreShownInTheirTrueState(t *testing.T) {
 	w, c := newWorld(Options{Seed: 11, Runners: 40, Tags: 15, JobsPerHour: 300, History: 12 * time.Hour, Shape: JobShape{DeletedShare: 0.1, DeletedAfter: 3 * time.Hour}})
 	c.add(10 * time.Minute)
 	truth := w.Truth()
@@ -133,7 +133,7 @@ func TestGeneratedJobs(t *testing.T) {
 	}
 }
 
-func TestJobShape(t *testing.T) {
+func TestJobShapeDecidesTheOutcomes(t *testing.T) {
 	w, _ := newWorld(Options{Seed: 2, Runners: 5, Healthy: true, JobsPerHour: 1000, History: 5 * time.Hour, Shape: JobShape{
 		LateShare: -1, ShortShare: -1, FailedShare: 1, CanceledShare: -1, RetryShare: -1, MeanQueued: -1, Reasons: map[string]float64{"x": 1, "y": 3},
 	}})
@@ -155,8 +155,8 @@ func TestJobShape(t *testing.T) {
 	}
 }
 
-// TestJobsByHand goes through a job's life as an administrator drives it.
-func TestJobsByHand(t *testing.T) {
+// TestJobsByHandGoThroughEachState goes through a job's life as an administrator drives it.
+func TestJobsByHandGoThroughEachState(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Tags: []string{"before"}})
 	status := func(job int64) string {
@@ -267,9 +267,9 @@ func TestJobsByHand(t *testing.T) {
 	}
 }
 
-// TestOrphans: the jobs of a machine that dies fail an hour later for want of
+// TestOrphansFailAfterAnHour: the jobs of a machine that dies fail an hour later for want of
 // updates, with the release's own reason.
-func TestOrphans(t *testing.T) {
+func TestOrphansFailAfterAnHour(t *testing.T) {
 	for version, want := range map[string]string{"19.1.0": "no_updates_running", "17.8.0": "stuck_or_timeout_failure"} {
 		w, c := newWorld(Options{Seed: 4, Version: version, Runners: 3, Healthy: true, JobsPerHour: 600, History: time.Hour, Shape: JobShape{MeanDuration: 2 * time.Hour, ShortShare: -1, CanceledShare: -1}})
 		var id int64
@@ -292,9 +292,9 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// TestDeterminism: a seed and a clock make the world, however often it is
+// TestSeedAndClockDecideTheWorld: a seed and a clock make the world, however often it is
 // looked at.
-func TestDeterminism(t *testing.T) {
+func TestSeedAndClockDecideTheWorld(t *testing.T) {
 	run := func(seed uint64, step time.Duration) *Truth {
 		w, c := newWorld(Options{Seed: seed, Runners: 60, Tags: 20, JobsPerHour: 1500, Daily: true, Shape: JobShape{DeletedShare: 0.2, DeletedAfter: time.Hour}})
 		for range 6 * time.Hour / step {
@@ -315,8 +315,8 @@ func TestDeterminism(t *testing.T) {
 	}
 }
 
-// TestDaily: the demonstration's fleet lives, and stays bounded, for days.
-func TestDaily(t *testing.T) {
+// TestDemonstrationStaysBoundedForDays: the demonstration's fleet lives, and stays bounded, for days.
+func TestDemonstrationStaysBoundedForDays(t *testing.T) {
 	w, c := newWorld(Options{Seed: 1, Runners: 100, Tags: 25, JobsPerHour: 300, Daily: true})
 	seen, flaps := map[string]int{}, map[int64]int{}
 	last := map[int64]RunnerTruth{}
@@ -374,8 +374,8 @@ func TestDaily(t *testing.T) {
 	}
 }
 
-// TestVirtualTime: inside synctest the world follows its fake time.
-func TestVirtualTime(t *testing.T) {
+// TestWorldFollowsVirtualTime: inside synctest the world follows its fake time.
+func TestWorldFollowsVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := New(Options{Runners: 10, JobsPerHour: 100, Token: adminToken})
 		time.Sleep(10 * time.Hour)
@@ -388,8 +388,8 @@ func TestVirtualTime(t *testing.T) {
 	})
 }
 
-// TestClockBack: a clock that goes back does not take the world with it.
-func TestClockBack(t *testing.T) {
+// TestClockThatGoesBackMovesNothing: a clock that goes back does not take the world with it.
+func TestClockThatGoesBackMovesNothing(t *testing.T) {
 	w, c := newWorld(Options{})
 	before := w.Now()
 	c.add(-time.Hour)
@@ -398,8 +398,8 @@ func TestClockBack(t *testing.T) {
 	}
 }
 
-// TestConcurrency is for the race detector: requests, hands and looks at once.
-func TestConcurrency(t *testing.T) {
+// TestWorldIsSafeForConcurrentUse is for the race detector: requests, hands and looks at once.
+func TestWorldIsSafeForConcurrentUse(t *testing.T) {
 	w, c := newWorld(Options{Runners: 50, Tags: 10, JobsPerHour: 3000, RateLimit: 1e6})
 	var wg sync.WaitGroup
 	for g := range 4 {
@@ -431,9 +431,9 @@ func TestConcurrency(t *testing.T) {
 	wg.Wait()
 }
 
-// TestNobodyPicks: a generated job that no runner takes waits, and fails a day
+// TestJobThatNobodyPicksFailsAfterADay: a generated job that no runner takes waits, and fails a day
 // later without one.
-func TestNobodyPicks(t *testing.T) {
+func TestJobThatNobodyPicksFailsAfterADay(t *testing.T) {
 	w, c := newWorld(Options{Runners: 4, Healthy: true, JobsPerHour: 20, Shape: JobShape{LateShare: -1}})
 	for id := range int64(4) {
 		w.Pause(id+1, true)

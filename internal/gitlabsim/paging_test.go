@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestPagingTable(t *testing.T) {
+func TestPagingHeadersAreGitLabs(t *testing.T) {
 	for _, tc := range []struct {
 		n                                   int
 		query                               string
@@ -67,9 +67,9 @@ func TestPagingTable(t *testing.T) {
 	}
 }
 
-// TestPageShift: a deletion between two page requests hides one runner, an
+// TestDeletionBetweenPagesHidesARunner: a deletion between two page requests hides one runner, an
 // addition none (docs/gitlab-api.md 2).
-func TestPageShift(t *testing.T) {
+func TestDeletionBetweenPagesHidesARunner(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 40})
 	one := ids(must(t, w, "/runners/all").rows(t))
 	w.DeleteRunner(3)
@@ -92,7 +92,7 @@ func jobWorld(o Options, n int) (*World, []int64) {
 	return w, all
 }
 
-func TestJobOrder(t *testing.T) {
+func TestJobsComeInTheOrderAskedFor(t *testing.T) {
 	w, all := jobWorld(Options{}, 45)
 	down := slices.Clone(all)
 	slices.Reverse(down)
@@ -115,7 +115,7 @@ func TestJobOrder(t *testing.T) {
 	}
 }
 
-func TestKeyset(t *testing.T) {
+func TestKeysetPagesHaveEachJobOnce(t *testing.T) {
 	w, all := jobWorld(Options{}, 45)
 	path := "/runners/1/jobs?pagination=keyset&order_by=id&sort=desc&per_page=10"
 	var got []int64
@@ -168,7 +168,7 @@ func TestKeyset(t *testing.T) {
 	}
 }
 
-func TestJobTotals(t *testing.T) {
+func TestTotalsOfManyJobsAreWithheld(t *testing.T) {
 	w, _ := jobWorld(Options{OffsetLimit: true}, 10_001)
 	r, _ := w.Runner(1)
 	for query, want := range map[string]string{
@@ -197,7 +197,7 @@ func TestJobTotals(t *testing.T) {
 	}
 }
 
-func TestFilters(t *testing.T) {
+func TestFiltersSelectRunners(t *testing.T) {
 	w, _ := newWorld(Options{})
 	g := w.AddGroup("top", 0)
 	sub := w.AddGroup("sub", g)
@@ -246,8 +246,8 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestTimes: RFC 3339 with milliseconds, in the instance's zone.
-func TestTimes(t *testing.T) {
+// TestTimesHaveMillisecondsAndTheZone: RFC 3339 with milliseconds, in the instance's zone.
+func TestTimesHaveMillisecondsAndTheZone(t *testing.T) {
 	for zone, want := range map[*time.Location]string{
 		time.UTC:                        "2026-03-01T12:00:00.000Z",
 		time.FixedZone("", 9*3600+1800): "2026-03-01T21:30:00.000+09:30",
@@ -265,7 +265,7 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-func TestRelativeRoot(t *testing.T) {
+func TestRelativeRootPrefixesEachPath(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 30, Root: "/git/lab", ExternalURL: "https://corp.example/git/lab/"})
 	r := must(t, w, "/runners/all")
 	if !strings.Contains(r.header.Get("Link"), "<https://corp.example/git/lab/api/v4/runners/all?page=2&per_page=20>") {
@@ -282,7 +282,7 @@ func TestRelativeRoot(t *testing.T) {
 	}
 }
 
-func TestRunnerIDs(t *testing.T) {
+func TestRunnerIDsAreNeverReused(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 5})
 	if id := w.AddRunner(RunnerSpec{ID: 1000}); id != 1000 {
 		t.Errorf("id %d", id)

@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// TestPythonGitLab lets python-gitlab read the simulated GitLab over HTTP, with
+// TestShipPythonGitLabReadsTheTruth lets python-gitlab read the simulated GitLab over HTTP, with
 // its own paging, and compares what it saw with the truth.
-func TestPythonGitLab(t *testing.T) {
+func TestShipPythonGitLabReadsTheTruth(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if out, err := exec.CommandContext(t.Context(), python, "-c", "import gitlab").CombinedOutput(); err != nil {
 		t.Fatalf("python-gitlab is missing: apt-get install python3-gitlab (%v: %s)", err, out)

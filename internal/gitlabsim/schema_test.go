@@ -253,8 +253,8 @@ func TestAnswersFitSchemas(t *testing.T) {
 	}
 }
 
-// TestCheckerFinds sees the checker itself fail.
-func TestCheckerFinds(t *testing.T) {
+// TestCheckerFindsWhatDoesNotFit sees the checker itself fail.
+func TestCheckerFindsWhatDoesNotFit(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"id":"1"}`:                  "API_Entities_Ci_Runner.id: 1 is not integer",
 		`{"runner_type":"x"}`:         "API_Entities_Ci_Runner.runner_type: x is none of [instance_type group_type project_type]",

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// TestStatusRules holds the rules of docs/gitlab-api.md 3.1 and 3.2: what a silent
+// TestStatusFollowsGitLabsRules holds the rules of docs/gitlab-api.md 3.1 and 3.2: what a silent
 // runner's row, its machine's row and the status filters show as time passes.
-func TestStatusRules(t *testing.T) {
+func TestStatusFollowsGitLabsRules(t *testing.T) {
 	for _, tc := range []struct {
 		version string
 		silent  time.Duration
@@ -64,7 +64,7 @@ func TestStatusRules(t *testing.T) {
 	}
 }
 
-func TestNeverContacted(t *testing.T) {
+func TestNeverContactedRunnerIsStaleAfterAWeek(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Managers: -1})
 	row := must(t, w, "/runners/all?status=never_contacted").rows(t)[0]
@@ -103,9 +103,9 @@ func contacted(t *testing.T, w *World, id int64) time.Time {
 	return at
 }
 
-// TestContacts: a healthy idle runner's contact is up to an hour old, and now
+// TestIdleContactIsUpToAnHourOld: a healthy idle runner's contact is up to an hour old, and now
 // and then really old; one that works is fresh (docs/gitlab-api.md 3.3).
-func TestContacts(t *testing.T) {
+func TestIdleContactIsUpToAnHourOld(t *testing.T) {
 	for _, paused := range []bool{false, true} {
 		w, c := newWorld(Options{Seed: 7})
 		id := w.AddRunner(RunnerSpec{Paused: paused})
@@ -149,9 +149,9 @@ func TestContacts(t *testing.T) {
 	}
 }
 
-// TestRedis: the shown contact is the cached one; the database column lags up
+// TestShownContactIsTheCachedOne: the shown contact is the cached one; the database column lags up
 // to 55 minutes and shows through after the cache is lost.
-func TestRedis(t *testing.T) {
+func TestShownContactIsTheCachedOne(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{})
 	w.CreateJob(JobSpec{Runner: id})
@@ -202,8 +202,8 @@ func lagging(t *testing.T) (w *World, c *clock, id int64, lag time.Duration) {
 	return nil, nil, 0, 0
 }
 
-// TestCacheExpires: a day after the last contact Redis has forgotten it.
-func TestCacheExpires(t *testing.T) {
+// TestCacheForgetsAContactAfterADay: a day after the last contact Redis has forgotten it.
+func TestCacheForgetsAContactAfterADay(t *testing.T) {
 	w, c, id, lag := lagging(t)
 	last := contacted(t, w, id)
 	c.add(23 * time.Hour)
@@ -216,8 +216,8 @@ func TestCacheExpires(t *testing.T) {
 	}
 }
 
-// TestFilterDisagrees: ?status= compares the column, the row shows the cache.
-func TestFilterDisagrees(t *testing.T) {
+// TestFilterComparesTheColumnNotTheCache: ?status= compares the column, the row shows the cache.
+func TestFilterComparesTheColumnNotTheCache(t *testing.T) {
 	w, c, _, lag := lagging(t)
 	c.add(2*time.Hour - lag + time.Minute)
 	rows := must(t, w, "/runners/all?status=offline").rows(t)
@@ -226,7 +226,7 @@ func TestFilterDisagrees(t *testing.T) {
 	}
 }
 
-func TestManagers(t *testing.T) {
+func TestMachinesComeAndGoByThemselves(t *testing.T) {
 	w, c := newWorld(Options{})
 	id := w.AddRunner(RunnerSpec{Managers: 3})
 	w.AddManager(id, ManagerSpec{SystemID: "r_x", Version: "16.0.0"})
@@ -262,7 +262,7 @@ func TestManagers(t *testing.T) {
 	}
 }
 
-func TestExecutionStatus(t *testing.T) {
+func TestExecutionStatusIsThatOfTheRelease(t *testing.T) {
 	for version, whileCanceling := range map[string]string{"19.1.0-ee": "active", "19.2.0": "idle"} {
 		w, c := newWorld(Options{Version: version})
 		id := w.AddRunner(RunnerSpec{Managers: 2})
@@ -292,7 +292,7 @@ func TestExecutionStatus(t *testing.T) {
 	}
 }
 
-func TestTruthCounts(t *testing.T) {
+func TestTruthCountsWhatTheAPIShows(t *testing.T) {
 	w, _ := newWorld(Options{Runners: 300, Tags: 40, Seed: 3})
 	truth := w.Truth()
 	types, statuses, total := map[string]bool{}, map[string]bool{}, 0

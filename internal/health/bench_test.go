@@ -82,8 +82,8 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// TestMemory holds a runner to its bound: 1 kB, jobs of a busy one included.
-func TestMemory(t *testing.T) {
+// TestRunnerTakesUnder1kB holds a runner to its bound: 1 kB, jobs of a busy one included.
+func TestRunnerTakesUnder1kB(t *testing.T) {
 	const n = 3000
 	var before, after runtime.MemStats
 	runtime.GC()

@@ -18,8 +18,8 @@ func (s *stage) minutes(n int) {
 	}
 }
 
-// TestAfterOutage: what fell silent with GitLab is not down before gitlab-runner could be back.
-func TestAfterOutage(t *testing.T) {
+// TestNobodyIsDownRightAfterAnOutage: what fell silent with GitLab is not down before gitlab-runner could be back.
+func TestNobodyIsDownRightAfterAnOutage(t *testing.T) {
 	s := newStage(t, 3)
 	s.minutes(4 * 24 * 60)
 	s.f.ListingFailed(s.now)
@@ -44,8 +44,8 @@ func TestAfterOutage(t *testing.T) {
 	}
 }
 
-// TestFleetSilent: when most runners whose sign is due are not seen, nobody is down, for two hours at most.
-func TestFleetSilent(t *testing.T) {
+// TestNobodyIsDownWhileTheFleetIsSilent: when most runners whose sign is due are not seen, nobody is down, for two hours at most.
+func TestNobodyIsDownWhileTheFleetIsSilent(t *testing.T) {
 	s := newStage(t, 6)
 	s.minutes(4 * 24 * 60)
 	// They are seen each minute, so their limit is the base only with longer gaps in the week.
@@ -91,8 +91,8 @@ func TestOneSilentIsNotTheFleet(t *testing.T) {
 	}
 }
 
-// TestCacheLost: contacts that go back are no silence, and the signs of before count against nobody.
-func TestCacheLost(t *testing.T) {
+// TestLostCacheIsNoSilence: contacts that go back are no silence, and the signs of before count against nobody.
+func TestLostCacheIsNoSilence(t *testing.T) {
 	s := newStage(t, 6)
 	s.minutes(5)
 	seen := s.f.LastSeen(1)
@@ -113,8 +113,8 @@ func TestCacheLost(t *testing.T) {
 	}
 }
 
-// TestMachineOfMany: a machine that dies in mid-job leaves its job behind, whatever its runner does.
-func TestMachineOfMany(t *testing.T) {
+// TestDeadMachineLeavesItsJobBehind: a machine that dies in mid-job leaves its job behind, whatever its runner does.
+func TestDeadMachineLeavesItsJobBehind(t *testing.T) {
 	f := New()
 	start := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 	for m := range 12 {
@@ -143,8 +143,8 @@ func TestMachineOfMany(t *testing.T) {
 	}
 }
 
-// TestRemoved: nothing stays of runners that are gone.
-func TestRemoved(t *testing.T) {
+// TestRemovedRunnersLeaveNothing: nothing stays of runners that are gone.
+func TestRemovedRunnersLeaveNothing(t *testing.T) {
 	s := newStage(t, 5)
 	for range 70 {
 		s.minute()
@@ -176,8 +176,7 @@ func TestRemoved(t *testing.T) {
 	}
 }
 
-// TestDue: the readings at once, by REST only.
-func TestDue(t *testing.T) {
+func TestReadingsAtOnceAreByRESTOnly(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		change  func(r *runner)

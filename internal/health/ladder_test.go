@@ -2,8 +2,8 @@ package health
 
 import "testing"
 
-// TestLadder is the ladder by its rows: what must fit where, and in which order.
-func TestLadder(t *testing.T) {
+// TestLadderGivesTheVerdictOfEachRow: what must fit where, and in which order.
+func TestLadderGivesTheVerdictOfEachRow(t *testing.T) {
 	well := evidence{known: true, silence: 20 * minute, habit: baseHabit, limit: baseLimit, chance: 1, sinceJob: day}
 	for _, c := range []struct {
 		name   string
@@ -51,8 +51,8 @@ func TestLadder(t *testing.T) {
 	}
 }
 
-// TestConfirmed: a down verdict needs a second reading, not a second look.
-func TestConfirmed(t *testing.T) {
+// TestDownNeedsASecondReading: a down verdict needs a second reading, not a second look.
+func TestDownNeedsASecondReading(t *testing.T) {
 	f, r := New(), &runner{id: 1, first: 1, readAt: 10 * day, sign: 10*day - 3*hour, verdict: Alive}
 	f.runners[1] = r
 	now := r.readAt
@@ -79,8 +79,8 @@ func TestConfirmed(t *testing.T) {
 	look(Alive)
 }
 
-// TestLimit is the habit by its rows.
-func TestLimit(t *testing.T) {
+// TestLimitFollowsTheHabitOfARunner, row by row.
+func TestLimitFollowsTheHabitOfARunner(t *testing.T) {
 	now := 100 * day
 	for _, c := range []struct {
 		name   string

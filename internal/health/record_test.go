@@ -34,7 +34,7 @@ func encode(r *runner) []byte {
 	return c.buf
 }
 
-func TestRecordRoundTrip(t *testing.T) {
+func TestRecordKeepsWhatWasKnown(t *testing.T) {
 	want := full()
 	f := New()
 	handled, err := f.Load(runnerKey(12), encode(want))
@@ -57,7 +57,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-func TestRecordRefused(t *testing.T) {
+func TestDamagedRecordIsRefused(t *testing.T) {
 	good := encode(full())
 	nan := bytes.Clone(good)
 	at := bytes.Index(nan, []byte{0, 0x80, 0x16, 0x43}) // 150.5
@@ -127,8 +127,8 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// TestFailedRecords: what could not be committed is returned again.
-func TestFailedRecords(t *testing.T) {
+// TestFailedRecordsAreReturnedAgain: what could not be committed is returned again.
+func TestFailedRecordsAreReturnedAgain(t *testing.T) {
 	f := New()
 	f.Listed(Row{ID: 1}, time.Unix(1e9, 0))
 	f.Listed(Row{ID: 2}, time.Unix(1e9, 0))
@@ -150,8 +150,8 @@ func TestFailedRecords(t *testing.T) {
 	}
 }
 
-// TestSignOnDisk: a sign that changes nothing is on disk within 5 min.
-func TestSignOnDisk(t *testing.T) {
+// TestSignIsOnDiskWithin5Min: a sign that changes nothing is on disk within 5 min.
+func TestSignIsOnDiskWithin5Min(t *testing.T) {
 	f := New()
 	saved := map[int64]int64{}
 	for m := range int64(60) {

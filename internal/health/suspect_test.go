@@ -74,7 +74,7 @@ func (s *stage) suspected(id int64, what Suspicion) *Ill {
 	return nil
 }
 
-func TestBlackHole(t *testing.T) {
+func TestBlackHoleIsSuspected(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		took      time.Duration
@@ -124,7 +124,7 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
-func TestInfrastructure(t *testing.T) {
+func TestInfrastructureFailuresAreSuspected(t *testing.T) {
 	s := newStage(t, 4)
 	s.minute()
 	named := 0
@@ -159,7 +159,7 @@ func TestInfrastructure(t *testing.T) {
 	}
 }
 
-func TestTakesNoJobs(t *testing.T) {
+func TestRunnerThatTakesNoJobsIsSuspected(t *testing.T) {
 	s := newStage(t, 5)
 	take := func(from, to int64, minutes int) (named int) {
 		for m := range minutes {
@@ -190,7 +190,7 @@ func TestTakesNoJobs(t *testing.T) {
 	}
 }
 
-func TestOverTimeout(t *testing.T) {
+func TestJobOverItsTimeoutIsSuspected(t *testing.T) {
 	s := newStage(t, 1)
 	s.minute()
 	s.busy[1] = true
@@ -209,8 +209,8 @@ func TestOverTimeout(t *testing.T) {
 	}
 }
 
-// TestOwnReport: only what the runner itself reported is a sign of it.
-func TestOwnReport(t *testing.T) {
+// TestOnlyOwnReportsAreSigns: only what the runner itself reported is a sign of it.
+func TestOnlyOwnReportsAreSigns(t *testing.T) {
 	for _, c := range []struct {
 		status, reason string
 		want           bool

@@ -21,7 +21,7 @@ func contacted(r gitlab.Runner, minutes float64) gitlab.RunnerDetails {
 func minute(m float64) time.Time { return t0.Add(time.Duration(m * float64(time.Minute))) }
 
 // What a contact proves of the jobs read at minute 60.
-func TestUntouchedUntil(t *testing.T) {
+func TestContactProvesJobsUntouched(t *testing.T) {
 	type reading struct {
 		at, contact float64
 	}
@@ -76,7 +76,7 @@ func TestUntouchedUntil(t *testing.T) {
 }
 
 // A reading at SettledAt is the last that a contact asks for.
-func TestSettledAt(t *testing.T) {
+func TestSettledAtIsTheLastReadingThatAContactAsksFor(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1), true, t0)
 	if at := inv.SettledAt(1); !at.IsZero() {
@@ -91,7 +91,7 @@ func TestSettledAt(t *testing.T) {
 }
 
 // The list's number of executing jobs is shown where it is newer than the jobs.
-func TestExecutingByTheList(t *testing.T) {
+func TestNewerNumberOfTheListIsShown(t *testing.T) {
 	for _, c := range []struct {
 		name                         string
 		listed                       int

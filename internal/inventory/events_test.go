@@ -32,9 +32,9 @@ func stale(id int64) gitlab.Runner {
 	return r
 }
 
-// TestSince: the first reading that showed the present value, whatever else
+// TestSinceIsTheFirstReadingOfAValue: the first reading that showed the present value, whatever else
 // changes, over restarts too.
-func TestSince(t *testing.T) {
+func TestSinceIsTheFirstReadingOfAValue(t *testing.T) {
 	const never = -1
 	inv := New(options())
 	list := func(n int, row gitlab.Runner) { inv.Listed([]gitlab.Runner{row}, true, minutes(n)) }
@@ -76,9 +76,9 @@ func TestSince(t *testing.T) {
 	}
 }
 
-// TestJoinedAndLeft counts who came to GitLab and left it, not what the
+// TestOnlyRealMovesAreCounted: who came to GitLab and left it, not what the
 // configuration, a refusal or another shard showed and hid.
-func TestJoinedAndLeft(t *testing.T) {
+func TestOnlyRealMovesAreCounted(t *testing.T) {
 	inv := New(scoped("a"))
 	want := func(what string, joined, left uint64) {
 		t.Helper()

@@ -22,7 +22,7 @@ func ofType(id int64, kind string) gitlab.Runner {
 
 // Anyone who registers a runner chooses its tags: none of them may merge with a
 // special value of the exporter's own.
-func TestTagsNamedAsOurs(t *testing.T) {
+func TestTagsNamedAsOursStayApart(t *testing.T) {
 	o := options()
 	inv := New(o)
 	inv.Listed(ups(1, 2, 3, 4, 5, 6, 7), true, t0)
@@ -157,7 +157,7 @@ func TestProjectTagsHoldHalf(t *testing.T) {
 
 // What counts as the project's is fitted in after a changed configuration: tags
 // that had a floor, or a lowered limit.
-func TestProjectTagsAfterAReload(t *testing.T) {
+func TestProjectTagsAreFittedInAfterAReload(t *testing.T) {
 	o := options()
 	o.TagLimit, o.Expected = 8, map[string]int{"x1": 1, "x2": 1, "x3": 1}
 	inv := New(o)
@@ -180,11 +180,11 @@ func TestProjectTagsAfterAReload(t *testing.T) {
 	check("g1 x7", 1)
 }
 
-// TestAdmission: whatever happens, the limit and the half are kept, expected
+// TestAdmissionKeepsTheLimits: whatever happens, the limit and the half are kept, expected
 // tags are there, a tag keeps its series as long as it is carried and through
 // the retention, nobody waits while there is a place for them, and a restart
 // changes nothing.
-func TestAdmission(t *testing.T) {
+func TestAdmissionKeepsTheLimits(t *testing.T) {
 	for seed := range uint64(rig.Sized(150, 40)) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		o := options()
@@ -299,7 +299,7 @@ func versionsOf(inv *Inventory) map[string]int {
 
 // A runner sends any text as its version: 50 have series, those with most
 // runners, and those that have one do not take turns with others.
-func TestManyVersions(t *testing.T) {
+func TestVersionsAreBounded(t *testing.T) {
 	inv := New(options())
 	var fleet []string
 	add := func(v string, n int) {
@@ -359,7 +359,7 @@ func TestManyVersions(t *testing.T) {
 
 // A runner known for less than min_age has no series of its own but stands in
 // the sums; how long it is known outlives a restart.
-func TestMinAge(t *testing.T) {
+func TestYoungRunnerHasNoSeriesOfItsOwn(t *testing.T) {
 	o := options()
 	o.RunnerMinAge = 15 * time.Minute
 	inv := New(o)
@@ -403,7 +403,7 @@ func TestMinAge(t *testing.T) {
 }
 
 // A record that cannot be encoded is left out alone, and named.
-func TestRecordsLeaveOutOne(t *testing.T) {
+func TestRecordThatCannotBeEncodedIsLeftOutAlone(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2, 3), true, t0)
 	for id := range int64(3) {
@@ -445,7 +445,7 @@ func TestRecordsLeaveOutOne(t *testing.T) {
 }
 
 // A contact of the far future, once read, must not outdo the true ones for ever.
-func TestContactOfTheFuture(t *testing.T) {
+func TestContactOfTheFutureDoesNotStand(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1), true, t0)
 	at := func(minutes int) time.Time { return t0.Add(time.Duration(minutes) * time.Minute) }

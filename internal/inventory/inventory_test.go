@@ -80,7 +80,7 @@ func sum(t *snapshot.Tag) (n int) {
 	return n
 }
 
-func TestStatusAndPaused(t *testing.T) {
+func TestStatusAndPausedAreReadApart(t *testing.T) {
 	yes, no := new(true), new(false)
 	for _, c := range []struct {
 		name   string
@@ -142,7 +142,7 @@ func TestStatusAndPaused(t *testing.T) {
 	}
 }
 
-func TestRunnerType(t *testing.T) {
+func TestUnknownTypeIsProjectType(t *testing.T) {
 	for word, want := range map[string]snapshot.RunnerType{
 		"instance_type": snapshot.InstanceType, "group_type": snapshot.GroupType, "project_type": snapshot.ProjectType,
 		"galaxy_type": snapshot.ProjectType, "": snapshot.ProjectType,
@@ -170,7 +170,7 @@ func TestRunnerType(t *testing.T) {
 	}
 }
 
-func TestJoinsAndLeaves(t *testing.T) {
+func TestRunnerLeavesAfterTwoListingsWithoutIt(t *testing.T) {
 	inv := New(options())
 	if inv.Fleet(noJobs, true) != nil {
 		t.Error("a picture before the first listing")
@@ -249,7 +249,7 @@ func TestJoinsAndLeaves(t *testing.T) {
 }
 
 // A count of misses must survive a restart, neither lost nor doubled.
-func TestLeavesOverARestart(t *testing.T) {
+func TestMissesSurviveARestart(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2), true, t0)
 	inv.Listed(ups(1), true, t0.Add(time.Minute))
@@ -265,7 +265,7 @@ func TestLeavesOverARestart(t *testing.T) {
 	}
 }
 
-func TestActive(t *testing.T) {
+func TestActiveIsWhatTheNewestReadingShows(t *testing.T) {
 	inv := New(options())
 	a, b, old := up(5), up(2), up(3)
 	a.Execution, b.Execution, old.Execution = "active", "active", ""
@@ -298,7 +298,7 @@ func TestActive(t *testing.T) {
 	}
 }
 
-func TestBusy(t *testing.T) {
+func TestNewerOfFlagAndJobsDecidesBusy(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		execution string
@@ -343,7 +343,7 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-func TestRows(t *testing.T) {
+func TestRowsHaveWhatWasRead(t *testing.T) {
 	o := options()
 	o.Runners = matcher("prod-.*", ".*-secret")
 	inv := New(o)
@@ -417,7 +417,7 @@ func TestRows(t *testing.T) {
 }
 
 // Sums by tag are whole or absent, and once they are there they stay.
-func TestDetailedLatch(t *testing.T) {
+func TestSumsByTagAreWholeOrAbsent(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2), true, t0)
 	detailed := func() bool { return inv.Fleet(noJobs, false).Detailed }

@@ -227,7 +227,7 @@ func TestRecordsHoldEverything(t *testing.T) {
 	}
 }
 
-func TestLoadRefuses(t *testing.T) {
+func TestLoadRefusesDamagedRecords(t *testing.T) {
 	runner := func(id int64) string { return string(runnerKey(id)) }
 	for _, c := range []struct {
 		key, value string
@@ -331,7 +331,7 @@ func BenchmarkListedAndFleet(b *testing.B) {
 }
 
 // A picture must not allocate for each runner: it is made every few seconds.
-func TestFleetAllocations(t *testing.T) {
+func TestPictureAllocatesNothingForEachRunner(t *testing.T) {
 	inv, rows := benchFleet(10_000)
 	inv.Listed(rows, true, t0.Add(time.Minute))
 	tags := len(inv.TagNames())

@@ -24,7 +24,7 @@ func listScope(inv *Inventory, scope string, n int, ids ...int64) Change {
 }
 
 // GitLab's own 404 and a complete listing that began later: two witnesses.
-func TestTwoWitnesses(t *testing.T) {
+func TestRunnerLeavesByTwoWitnesses(t *testing.T) {
 	for name, c := range map[string]struct {
 		notFound time.Time
 		listing  Listing
@@ -71,7 +71,7 @@ func TestTwoWitnesses(t *testing.T) {
 
 // A runner leaves when every scope that showed it was read without it: one
 // that cannot be read keeps its runners, and no other's.
-func TestLeavesByEachScope(t *testing.T) {
+func TestRunnerLeavesWhenEachScopeLacksIt(t *testing.T) {
 	inv := New(scoped("a", "b"))
 	listScope(inv, "a", 0, 1, 2)
 	listScope(inv, "b", 0, 2, 3)
@@ -117,7 +117,7 @@ func TestLeavesByEachScope(t *testing.T) {
 
 // Runners of a scope that is older than staleness leave the sums, not the
 // fleet, and the tags they had are unknown, not 0.
-func TestWithdrawnScope(t *testing.T) {
+func TestWithdrawnScopeLeavesTheSums(t *testing.T) {
 	o := scoped("a", "b")
 	o.Expected = map[string]int{"gpu": 1, "both": 1, "none": 1}
 	inv := New(o)
@@ -180,7 +180,7 @@ func TestWithdrawnScope(t *testing.T) {
 }
 
 // A scope that was refused when it was taken out stays out of the sums.
-func TestRefusedScopeTakenOut(t *testing.T) {
+func TestRefusedScopeTakenOutStaysOut(t *testing.T) {
 	inv := New(scoped("a", "b"))
 	listScope(inv, "a", 0, 1)
 	listScope(inv, "b", 0, 2)
@@ -216,7 +216,7 @@ func TestRefusedScopeTakenOut(t *testing.T) {
 
 // As long as the runners of a scope were never read, a tag that nobody has may
 // be theirs: a floor must not page for it.
-func TestScopeNeverRead(t *testing.T) {
+func TestScopeNeverReadMakesTagsUnknown(t *testing.T) {
 	o := scoped("a", "b")
 	o.Expected = map[string]int{"gpu": 1, "cpu": 1}
 	inv := New(o)
@@ -243,7 +243,7 @@ func TestScopeNeverRead(t *testing.T) {
 }
 
 // Since when a runner that joins may have been there.
-func TestSinceOfThoseThatJoin(t *testing.T) {
+func TestJoinedRunnerHasItsEarliestTime(t *testing.T) {
 	inv := New(scoped("a", "b", "c"))
 	inv.Refused("c", minutes(-1))
 	inv.Begin(t0)

@@ -13,7 +13,7 @@ import (
 
 func labels(inv *Inventory, id int64) string { return strings.Join(inv.TagLabels(id), " ") }
 
-func TestTagLabels(t *testing.T) {
+func TestRunnerStandsUnderItsTags(t *testing.T) {
 	o := options()
 	o.TagLimit = 2
 	o.Tags = matcher("[a-z]+|[0-9]+", "tmp.*|secret")
@@ -178,7 +178,7 @@ func TestTagLimitIsSticky(t *testing.T) {
 // The retention counts from the last reading in which a runner had the tag,
 // not from the first: a tag in use for a month must not vanish with a restart
 // a minute after its last runner left.
-func TestRetentionAfterALongUse(t *testing.T) {
+func TestRetentionCountsFromTheLastUse(t *testing.T) {
 	for _, row := range []gitlab.Runner{up(1), down(1)} {
 		for _, restart := range []bool{false, true} {
 			inv := New(options())
@@ -278,7 +278,7 @@ func TestTagTypesStay(t *testing.T) {
 	}
 }
 
-func TestAvailable(t *testing.T) {
+func TestAvailableExcludesPausedAndOffline(t *testing.T) {
 	inv := New(options())
 	paused := up(2)
 	paused.Paused, paused.Status = new(true), "paused"
@@ -314,7 +314,7 @@ func TestAvailable(t *testing.T) {
 	}
 }
 
-func TestCapacity(t *testing.T) {
+func TestCapacityIsTheMostJobsSeen(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2), true, t0)
 	inv.Details(1, tagged(up(1), "a"), nil, t0)
@@ -364,7 +364,7 @@ func TestCapacity(t *testing.T) {
 	want(a, b, 1, 0)
 }
 
-func TestPeaks(t *testing.T) {
+func TestPeaksKeepTheMostOfEachDay(t *testing.T) {
 	var p peaks
 	at := time.Date(2026, 1, 1, 23, 59, 0, 0, time.UTC)
 	for i, c := range []struct {

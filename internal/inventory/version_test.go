@@ -8,7 +8,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-func TestBehind(t *testing.T) {
+func TestBehindCountsMinorReleases(t *testing.T) {
 	for _, c := range []struct {
 		v, newest string
 		want      int
@@ -51,7 +51,7 @@ func TestBehind(t *testing.T) {
 	}
 }
 
-func TestCompareVersions(t *testing.T) {
+func TestVersionsCompareAsReleases(t *testing.T) {
 	ascending := []string{"", "nonsense", "9.5.0", "13.12.0", "14.0.0", "14.0.1", "14.0.10", "14.2.0", "14.10.0", "15.0.0"}
 	for i, a := range ascending {
 		for j, b := range ascending {
@@ -67,7 +67,7 @@ func TestCompareVersions(t *testing.T) {
 }
 
 // A version is any text that a runner sends: whatever it is, a picture is made at once.
-func TestVersions(t *testing.T) {
+func TestAnyTextMayBeAVersion(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2, 3, 4, 5, 6), true, t0)
 	for id, v := range map[int64]string{1: "17.5.0", 2: "17.5.0", 3: "", 4: "development version", 5: "1999999999.0.0", 6: "16.11.0"} {
@@ -110,7 +110,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-func TestOldestOnlineMachine(t *testing.T) {
+func TestVersionIsThatOfTheOldestOnlineMachine(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		managers []gitlab.Manager

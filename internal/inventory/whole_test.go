@@ -10,7 +10,7 @@ import (
 
 // Sums of machines and versions wait for the machines of all, or for three
 // failures, and stay from then on.
-func TestMachinesLatch(t *testing.T) {
+func TestMachineSumsWaitForAll(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2, 3), true, t0)
 	whole := func() bool { return inv.Fleet(noJobs, false).MachinesWhole }
@@ -55,7 +55,7 @@ func TestMachinesLatch(t *testing.T) {
 }
 
 // Where GitLab does not show machines no version waits for them.
-func TestNoMachinesToTell(t *testing.T) {
+func TestVersionsDoNotWaitForHiddenMachines(t *testing.T) {
 	inv := New(options())
 	inv.Listed(ups(1, 2), true, t0)
 	for id := range int64(2) {
@@ -74,7 +74,7 @@ func TestNoMachinesToTell(t *testing.T) {
 }
 
 // Sums of jobs wait for each runner that may be executing, and for no other.
-func TestJobsLatch(t *testing.T) {
+func TestJobSumsWaitForBusyRunners(t *testing.T) {
 	type list struct {
 		execution, status string
 		listed            int // by the list; -1: it did not count

@@ -64,7 +64,7 @@ func full(tb testing.TB) (*Ledger, disk) {
 	return l, d
 }
 
-func TestRoundTrip(t *testing.T) {
+func TestRestartKeepsTheLedger(t *testing.T) {
 	l, d := full(t)
 	l2 := d.open(t, day)
 	same(t, l, l2)
@@ -87,7 +87,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-func TestChunk(t *testing.T) {
+func TestChunkKeepsItsJobs(t *testing.T) {
 	jobs := []settledJob{{1 << 60, 5}, {7, -3}, {8, 1 << 45}, {7_000_000, 0}}
 	got := decodeChunk(&decoder{b: encodeChunk(jobs)})
 	for _, j := range jobs {
@@ -100,7 +100,7 @@ func TestChunk(t *testing.T) {
 	}
 }
 
-func TestLoadRefuses(t *testing.T) {
+func TestLoadRefusesDamagedRecords(t *testing.T) {
 	_, d := full(t)
 	for k, v := range d {
 		for n := range v {
@@ -144,7 +144,7 @@ func TestLoadRefuses(t *testing.T) {
 }
 
 // A state of a version that knew fewer failure reasons.
-func TestFewerReasons(t *testing.T) {
+func TestStateWithFewerReasonsLoads(t *testing.T) {
 	g := newTypeGroup(snapshot.GroupType, 5)
 	g.live.counts = g.live.counts[:10]
 	g.live.counts[9] = 42

@@ -124,10 +124,10 @@ func (c *crowd) commit() {
 	}
 }
 
-// TestEviction: whatever comes and goes, the latest that left are known, those
+// TestRunnersThatLeftAreBounded: whatever comes and goes, the latest that left are known, those
 // with watched jobs too, the others are bounded in memory and on disk, and what
 // they counted stays.
-func TestEviction(t *testing.T) {
+func TestRunnersThatLeftAreBounded(t *testing.T) {
 	seed := seedOf()
 	for i := range uint64(rig.Sized(60, 20)) {
 		l, d := begun(t)
@@ -174,7 +174,7 @@ func TestEviction(t *testing.T) {
 
 // A fleet that churns through 100,000 ids keeps the latest 20,000. With a sort
 // for each that leaves, also where all of them hold jobs, this would not end.
-func TestChurn(t *testing.T) {
+func TestChurnKeepsTheLatestRunners(t *testing.T) {
 	for _, watching := range []bool{false, true} {
 		l, _ := begun(t)
 		const ids = 100_000
@@ -255,7 +255,7 @@ func at0(l *Ledger) time.Time { return time.UnixMilli(l.now) }
 
 // A record that no commit can hold is left out alone: the rest is committed and
 // shown, and a restart goes on without it.
-func TestDrop(t *testing.T) {
+func TestRecordThatNoCommitCanHoldIsLeftOut(t *testing.T) {
 	l, d := begun(t)
 	long := strings.Repeat("x", 40_000)
 	l.Describe(10, []string{"a", long})
@@ -313,7 +313,7 @@ func TestDrop(t *testing.T) {
 
 // A runner that gets series of its own only later (metrics.runners.min_age)
 // shows what it counted until then at 0 first, as any new series does.
-func TestSeriesThatComeLater(t *testing.T) {
+func TestSeriesThatComeLaterBeginAtZero(t *testing.T) {
 	l, d := begun(t)
 	exported := false
 	shown := func(gen uint64, now time.Time) float64 {

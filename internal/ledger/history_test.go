@@ -41,7 +41,7 @@ func newStory(t *testing.T, seed uint64) *story {
 		j := newModelJob(s.rng, r, simStart-2*hour+s.rng.Int64N(10*hour))
 		j.deleted = 0
 		if j.noStarted && j.noFinished {
-			j.noFinished = false // when it ended is not to be known: see TestJobsWithoutStamps
+			j.noFinished = false // when it ended is not to be known: see TestJobsWithoutStampsAreCounted
 		}
 		s.jobs = append(s.jobs, j)
 	}
@@ -177,8 +177,8 @@ func (s *story) drain() {
 	s.publish()
 }
 
-// TestHistories: whatever the order, each finished job is counted exactly once.
-func TestHistories(t *testing.T) {
+// TestHistoriesCountEachJobOnce: whatever the order, each finished job is counted exactly once.
+func TestHistoriesCountEachJobOnce(t *testing.T) {
 	seed := seedOf()
 	for i := range uint64(rig.Sized(400, 150)) {
 		s := newStory(t, seed+i)

@@ -1,4 +1,4 @@
-// Package ledger knows which finished jobs were counted, so that each is
+// Package ledger keeps which finished jobs were counted, so that each is
 // counted exactly once: through restarts, failed and stale answers, pages that
 // shift, and job ids given long before the job starts (docs/counting.md).
 //
@@ -416,7 +416,7 @@ func (l *Ledger) forgetRunner(r *runner) {
 	l.gone = append(l.gone, runnerKey(r.id))
 }
 
-// Watched tells how many jobs of a runner are being watched.
+// Watched returns how many jobs of a runner are being watched.
 func (l *Ledger) Watched(id int64) int {
 	if r := l.runners[id]; r != nil {
 		return len(r.watch)

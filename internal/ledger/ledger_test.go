@@ -166,7 +166,7 @@ func TestBeginIsOnceAndNothingComesBefore(t *testing.T) {
 	}
 }
 
-func TestSince(t *testing.T) {
+func TestSinceIsWhenARunnerCameIntoView(t *testing.T) {
 	type listing struct {
 		ids   []int64
 		scope string
@@ -184,7 +184,7 @@ func TestSince(t *testing.T) {
 		{"came into view: below the highest id", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
 		{"hidden by a shifted page of the first listing", []listing{{ids: []int64{10}}, {ids: []int64{9, 10}, at: 1}}, 9, 0},
 		{"another scope: new ids may be old runners", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10, 11}, at: 9, scope: "wider"}}, 11, 5},
-		{"the scope's next listing knows new ones again", []listing{{ids: []int64{10}}, {ids: []int64{10, 11}, at: 9, scope: "wider"}, {ids: []int64{10, 11, 12}, at: 10, scope: "wider"}}, 12, 0},
+		{"the scope's next listing shows new ones again", []listing{{ids: []int64{10}}, {ids: []int64{10, 11}, at: 9, scope: "wider"}, {ids: []int64{10, 11, 12}, at: 10, scope: "wider"}}, 12, 0},
 		{"rejoins in the same scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9}}, 9, 0},
 		{"rejoins by another scope", []listing{{ids: []int64{9, 10}}, {ids: []int64{10}, at: 5, leave: 9}, {ids: []int64{9, 10}, at: 9, scope: "wider"}}, 9, 5},
 		{"a Date of the past between", []listing{{ids: []int64{10}}, {ids: []int64{10}, at: 5}, {ids: []int64{10}, at: -5000}, {ids: []int64{9, 10}, at: 9}}, 9, 5},
@@ -209,7 +209,7 @@ func TestSince(t *testing.T) {
 	}
 }
 
-func TestSinceDecides(t *testing.T) {
+func TestJobsBeforeSinceDoNotCount(t *testing.T) {
 	l, _ := begun(t)
 	l.Listed([]Member{{ID: 10, Type: snapshot.GroupType}}, "instance", at(60))
 	l.Listed([]Member{{ID: 9, Type: snapshot.GroupType}, {ID: 10, Type: snapshot.GroupType}}, "instance", at(61))
@@ -217,7 +217,7 @@ func TestSinceDecides(t *testing.T) {
 	wantFinished(t, l, 1) // not its history
 }
 
-func TestFloor(t *testing.T) {
+func TestFloorNeverGoesBack(t *testing.T) {
 	l, d := begun(t)
 	if now := l.Advance(at(10*24*60), at(1)); now != at(1).Add(clockSlack) {
 		t.Errorf("a Date ten days ahead gave %v", now)
@@ -268,7 +268,7 @@ func TestFloorIsOnDiskWithWhatWasForgotten(t *testing.T) {
 	wantFinished(t, l, 1)
 }
 
-func TestForget(t *testing.T) {
+func TestOnlyJobsBelowTheFloorAreForgotten(t *testing.T) {
 	l, d := begun(t)
 	for i := range 50 {
 		read(l, 10, at(float64(i)*60), reading{newest: []gitlab.Job{ran(int64(i+1), "success", float64(i)*60-5, float64(i)*60-1)}})
@@ -302,7 +302,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-func TestWatchAndAsk(t *testing.T) {
+func TestWatchedJobIsAskedForUntilItEnds(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{executing: []gitlab.Job{ran(7, "running", 0.5, 0), ran(8, "running", 0.6, 0)}})
 	if running, canceling, oldest, ok := l.Executing(10); running != 2 || canceling != 0 || !oldest.Equal(at(0.5)) || !ok {
@@ -340,7 +340,7 @@ func TestWatchAndAsk(t *testing.T) {
 	}
 }
 
-func TestThreeRefusalsInARow(t *testing.T) {
+func TestJobIsGivenUpAfterThreeRefusalsInARow(t *testing.T) {
 	for code, reason := range map[int]snapshot.UnresolvedReason{404: snapshot.UnresolvedDeleted, 403: snapshot.UnresolvedForbidden} {
 		t.Run(strconv.Itoa(code), func(t *testing.T) {
 			l, d := begun(t)
@@ -361,14 +361,14 @@ func TestThreeRefusalsInARow(t *testing.T) {
 			if l.Watched(10) != 0 || l.totals.unresolved[reason] != 1 {
 				t.Fatal("not given up")
 			}
-			if _, told := l.Totals(); told[reason] != 0 {
-				t.Error("told before it was committed")
+			if _, unresolved := l.Totals(); unresolved[reason] != 0 {
+				t.Error("counted before it was committed")
 			}
 			d.commit(l)
-			if _, told := l.Totals(); told[reason] != 1 {
-				t.Error("not told")
+			if _, unresolved := l.Totals(); unresolved[reason] != 1 {
+				t.Error("not counted")
 			}
-			if _, told := d.open(t, day).Totals(); told[reason] != 1 {
+			if _, unresolved := d.open(t, day).Totals(); unresolved[reason] != 1 {
 				t.Error("forgotten by a restart")
 			}
 		})
@@ -428,7 +428,7 @@ func TestAnOutageGivesNothingUp(t *testing.T) {
 
 // A runner that comes into view with a scope that was new, or refused, may be
 // an old one: what it did before the scope was read does not count.
-func TestRunnerOfAScopeThatWasOutOfSight(t *testing.T) {
+func TestHistoryBehindANewScopeDoesNotCount(t *testing.T) {
 	for name, c := range map[string]struct {
 		member  Member
 		counted uint64
@@ -450,7 +450,7 @@ func TestRunnerOfAScopeThatWasOutOfSight(t *testing.T) {
 	}
 }
 
-func TestRunnerGone(t *testing.T) {
+func TestJobsOfADeletedRunnerAreAskedFor(t *testing.T) {
 	l, _ := begun(t)
 	homeless := ran(8, "running", 0.5, 0)
 	homeless.ProjectID = 0
@@ -516,9 +516,9 @@ func TestQueueTimeIsObservedOnce(t *testing.T) {
 		{"watched: at its entry", []reading{{executing: []gitlab.Job{running}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 1, 1},
 		{"executing at the first start", []reading{{executing: []gitlab.Job{early(running)}}, {newest: []gitlab.Job{early(done)}}}, 0, 0},
 		{"ended after the first start, begun before", []reading{{newest: []gitlab.Job{early(done)}}}, 0, 0},
-		{"told only at its end", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{done}}}, 0, 1},
-		{"told while it executes", []reading{{executing: []gitlab.Job{mute(running)}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 0, 1},
-		{"never told", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{mute(done)}}}, 0, 0},
+		{"queue time known only at its end", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"queue time known while it executes", []reading{{executing: []gitlab.Job{mute(running)}}, {executing: []gitlab.Job{running}}, {newest: []gitlab.Job{done}}}, 0, 1},
+		{"queue time never known", []reading{{executing: []gitlab.Job{mute(running)}}, {newest: []gitlab.Job{mute(done)}}}, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, d := begun(t)
@@ -547,7 +547,7 @@ func TestQueueTimeIsObservedOnce(t *testing.T) {
 	}
 }
 
-func TestJobsWithoutStamps(t *testing.T) {
+func TestJobsWithoutStampsAreCounted(t *testing.T) {
 	refused := ran(1, "failed", 0, 0)
 	refused.CreatedAt = at(1)
 	refusedLate := ran(2, "failed", 0, 0)
@@ -570,7 +570,7 @@ func TestJobsWithoutStamps(t *testing.T) {
 	}
 }
 
-func TestDurationBuckets(t *testing.T) {
+func TestDurationsFallIntoTheirBuckets(t *testing.T) {
 	l, _ := begun(t)
 	exact := ran(1, "failed", 1, 2) // 60 s: a bound belongs to its bucket
 	exact.FailureReason = "script_failure"
@@ -586,7 +586,7 @@ func TestDurationBuckets(t *testing.T) {
 	}
 }
 
-func TestSettledWins(t *testing.T) {
+func TestSettledJobStaysSettled(t *testing.T) {
 	l, d := begun(t)
 	done, running := ran(7, "success", 1, 2), ran(7, "running", 1, 0)
 	read(l, 10, at(3), reading{newest: []gitlab.Job{done, done}})
@@ -694,7 +694,7 @@ func TestAPollToTheBottomIsAWalk(t *testing.T) {
 	}
 }
 
-func TestHint(t *testing.T) {
+func TestGrownTotalHintsAtUnseenJobs(t *testing.T) {
 	l, _ := begun(t)
 	a, b := ran(1, "success", 1, 2), ran(2, "success", 1, 2)
 	list := func(total int, jobs ...gitlab.Job) bool {
@@ -717,7 +717,7 @@ func TestHint(t *testing.T) {
 	w := l.walk(10, at(6))
 	w.page(gitlab.JobsPage{Jobs: []gitlab.Job{ran(-5, "success", 1, 2)}, Total: -1})
 	if n, _ := l.Totals(); n != 0 || l.totals.recovered != 1 {
-		t.Errorf("recovered %d, told %d", l.totals.recovered, n)
+		t.Errorf("recovered %d, in the totals %d", l.totals.recovered, n)
 	}
 	if list(12, a, b) {
 		t.Error("explained by the walk, and it hints")
@@ -824,7 +824,7 @@ func TestAWalkKeepsItsBound(t *testing.T) {
 	}
 }
 
-func TestTooOldIsToldOnce(t *testing.T) {
+func TestTooOldIsReportedOnce(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 5, 1, 0.5)})
 	d.commit(l)
@@ -840,25 +840,25 @@ func TestTooOldIsToldOnce(t *testing.T) {
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.done(false) // the next reading will show it
 	if l.totals.unresolved[snapshot.UnresolvedTooOld] != 0 {
-		t.Error("told by a reading that was not whole")
+		t.Error("counted by a reading that was not whole")
 	}
 	p = l.poll(10, at(now+1))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.newest(gitlab.JobsPage{Jobs: append(lost[1:2:2], rows("success", 5, 1, 0.5)...), Next: 0, Total: 3}) // shifted
 	p.done(true)
 	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
-		t.Errorf("%d told, want 2", n)
+		t.Errorf("%d counted, want 2", n)
 	}
 	p = l.poll(10, at(now+2))
 	p.newest(gitlab.JobsPage{Jobs: lost, Next: 2, Total: 3})
 	p.done(true)
 	if n := l.totals.unresolved[snapshot.UnresolvedTooOld]; n != 2 {
-		t.Errorf("%d told, want 2", n)
+		t.Errorf("%d counted, want 2", n)
 	}
 	wantFinished(t, l, 1)
 }
 
-func TestDelays(t *testing.T) {
+func TestDelaysAreReportedOnce(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(5), reading{newest: []gitlab.Job{ran(2, "success", 1, 3), ran(1, "success", 1, 5.5)}})
 	if d := l.Delays(); len(d) != 1 || d[0] != 2*time.Minute {
@@ -950,7 +950,7 @@ func tagNames(l *Ledger) (names []string) {
 	return names
 }
 
-func TestTagsEndAndReturn(t *testing.T) {
+func TestTagKeepsItsCountersFor30Days(t *testing.T) {
 	l, d := begun(t)
 	l.Tags([]string{"a", "b", snapshot.TagOther})
 	l.Describe(10, []string{"a", snapshot.TagOther})
@@ -993,7 +993,7 @@ func TestTagsEndAndReturn(t *testing.T) {
 	}
 }
 
-func TestARunnerLeavesAndReturns(t *testing.T) {
+func TestRunnerKeepsItsCountersFor30Days(t *testing.T) {
 	members := []Member{{ID: 10, Type: snapshot.GroupType}}
 	for _, c := range []struct {
 		days float64
@@ -1077,7 +1077,7 @@ func TestAFailedBatchIsDeliveredAgain(t *testing.T) {
 }
 
 // A commit may be reported as failed and yet be on disk.
-func TestAFailedBatchThatIsOnDisk(t *testing.T) {
+func TestFailedBatchThatIsOnDiskLeavesNothingOver(t *testing.T) {
 	l, d := begun(t)
 	read(l, 10, at(1), reading{newest: rows("success", 5, 3, 0.5)})
 	b := l.Batch()
@@ -1095,7 +1095,7 @@ func TestAFailedBatchThatIsOnDisk(t *testing.T) {
 }
 
 // A record that is to be deleted must not take one with it that came anew.
-func TestDeletedAndBack(t *testing.T) {
+func TestDeletionSparesWhatReturned(t *testing.T) {
 	l, d := begun(t)
 	l.Tags([]string{"a"})
 	l.Tags(nil)
@@ -1156,7 +1156,7 @@ func TestForgetLeavesNothing(t *testing.T) {
 	same(t, l, d.open(t, day))
 }
 
-func TestWalkWanted(t *testing.T) {
+func TestWalkIsWantedUntilOneIsWhole(t *testing.T) {
 	l, d := begun(t)
 	list := func(total int) {
 		p := l.poll(10, at(5))
@@ -1237,20 +1237,20 @@ func TestAPollLeavesTheRestToAWalk(t *testing.T) {
 
 // The running list is left out where the newest rows show as many jobs as the
 // list of runners counted, at the time that it counted, and no watched one is missing.
-func TestExplains(t *testing.T) {
+func TestNewestRowsExplainTheNumberOfTheList(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}})
 	for _, c := range []struct {
 		name   string
 		newest []gitlab.Job
-		told   int // at minute 2
+		listed int // at minute 2
 		want   bool
 	}{
 		{"both are shown", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 2, true},
 		{"a third one executes somewhere", []gitlab.Job{ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
 		{"one began since, a third one executes somewhere", []gitlab.Job{ran(9, "running", 2.5, 0), ran(8, "running", 0.6, 0), ran(7, "running", 0.5, 0)}, 3, false},
 		{"one is missing, another is new", []gitlab.Job{ran(9, "running", 0.9, 0), ran(7, "running", 0.5, 0)}, 2, false},
-		{"one ended before the list told", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1.9), ran(7, "running", 0.5, 0)}, 2, true},
+		{"one ended before the list counted", []gitlab.Job{ran(9, "running", 0.9, 0), ran(8, "success", 0.6, 1.9), ran(7, "running", 0.5, 0)}, 2, true},
 		{"one ended since", []gitlab.Job{ran(9, "failed", 0.9, 2.1), ran(7, "running", 0.5, 0)}, 2, true},
 		{"all ended", []gitlab.Job{ran(7, "canceled", 0.5, 1.1)}, 0, true},
 	} {
@@ -1259,7 +1259,7 @@ func TestExplains(t *testing.T) {
 			t.Errorf("%s: no rows could explain it", c.name)
 		}
 		p.newest(gitlab.JobsPage{Jobs: c.newest})
-		if got := p.explains(c.told); got != c.want {
+		if got := p.explains(c.listed); got != c.want {
 			t.Errorf("%s: %t, %d watched", c.name, got, l.Watched(10))
 		}
 		p.done(true)
@@ -1274,7 +1274,7 @@ func TestExplains(t *testing.T) {
 
 // A job that is met after the list's total was read is not in it: the next total
 // holds nothing unknown.
-func TestMetAfterTheTotal(t *testing.T) {
+func TestJobMetAfterTheTotalWantsNoWalk(t *testing.T) {
 	l, _ := begun(t)
 	read(l, 10, at(1), reading{newest: []gitlab.Job{ran(7, "success", 0.5, 0.7)}, total: 1})
 	for i, total := range []int{1, 2} {
@@ -1295,7 +1295,7 @@ func TestMetAfterTheTotal(t *testing.T) {
 
 // A few rows are read where a few will do: not at first, not after many, and
 // not where a full page may spare a walk.
-func TestRows(t *testing.T) {
+func TestFewRowsAreReadWhereAFewWillDo(t *testing.T) {
 	l, _ := begun(t)
 	rows := func(minutes float64) int { return l.poll(10, at(minutes)).rows(time.Hour) }
 	if got := rows(1); got != 0 {

@@ -280,7 +280,7 @@ func (p *JobsPoll) End() Outcome {
 	return o
 }
 
-// walking is what this process knows of a runner's walk under way.
+// walking is what this process has of a runner's walk under way.
 type walking struct {
 	descent
 

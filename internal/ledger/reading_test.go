@@ -57,7 +57,7 @@ func TestRowsThatShiftAreProgress(t *testing.T) {
 }
 
 // What a poll asks for, in what order, whatever is answered.
-func TestOrderOfReading(t *testing.T) {
+func TestPollAsksInAFixedOrder(t *testing.T) {
 	notFound, broken := &gitlab.Error{Reason: gitlab.ReasonNotFound}, errors.New("broken")
 	type answer struct {
 		Answer

@@ -21,8 +21,8 @@ import (
 )
 
 var (
-	simJobs = flag.Int("sim.jobs", 0, "finished jobs of TestSimulation; 0: 50,000, or fewer where that is slow")
-	simRate = flag.Float64("sim.requests", 0.9, "request budget of TestSimulation a minute and runner")
+	simJobs = flag.Int("sim.jobs", 0, "finished jobs of TestSimulationCountsEachJobOnce; 0: 50,000, or fewer where that is slow")
+	simRate = flag.Float64("sim.requests", 0.9, "request budget of TestSimulationCountsEachJobOnce a minute and runner")
 	simSeed = flag.Uint64("sim.seed", 0, "seed of the simulations and histories; 0: a random one, which is printed")
 )
 
@@ -794,7 +794,7 @@ func (s *sim) stop(kind int) (down int64) {
 	return down
 }
 
-func TestSimulation(t *testing.T) {
+func TestSimulationCountsEachJobOnce(t *testing.T) {
 	seed := seedOf()
 	began := time.Now()
 	jobs := *simJobs
@@ -919,7 +919,7 @@ func (s *sim) run() {
 }
 
 // retag changes the tags of some runner, after all it finished so far is on
-// disk: so the truth knows under which tags a job was counted.
+// disk: so the truth shows under which tags a job was counted.
 func (s *sim) retag() {
 	if s.rng.IntN(10) != 0 {
 		return

@@ -14,14 +14,14 @@ import (
 	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudget; one in fifty executes, and GitLab allows 6 requests a minute for each 100; 0: 500, or fewer where that is slow")
+var budgetedFleet = flag.Int("fleet", 0, "runners of TestLargeFleetOnASmallBudgetLosesNoJob; one in fifty executes, and GitLab allows 6 requests a minute for each 100; 0: 500, or fewer where that is slow")
 
 // A fleet whose budget suffices for the list and for the runners that execute,
 // and for little else: these are read as configured, the others late by a
 // bounded time that is shown, and no job is lost. By GraphQL, which shows
 // each runner whether it did anything, the same budget suffices for all.
 // -args -fleet=10000: 10,000 runners, 200 of them execute, 600 requests a minute.
-func TestLargeFleetOnASmallBudget(t *testing.T) {
+func TestLargeFleetOnASmallBudgetLosesNoJob(t *testing.T) {
 	t.Parallel()
 	rig.Long(t, "simulates a day of a fleet")
 	t.Run("REST", func(t *testing.T) {
@@ -126,7 +126,7 @@ func smallBudget(t *testing.T, graphql bool) {
 	slices.Sort(ages)
 	most := ages[len(ages)-1]
 	t.Logf("jobs of a runner that executes were last read: p50 %.0f s, p99 %.0f s, at most %.0f s ago (%d looks)", ages[len(ages)/2], ages[len(ages)*99/100], most, len(ages))
-	t.Logf("the longest lag told: list %v, details %v, jobs %v, reconcile %v", lags[0], lags[1], lags[2], lags[3])
+	t.Logf("the longest lag shown: list %v, details %v, jobs %v, reconcile %v", lags[0], lags[1], lags[2], lags[3])
 	t.Logf("list requests a minute: %v to %v", slices.Min(lists), slices.Max(lists))
 	t.Logf("answers by status: %v, of the 429 in the first minute: %d", world.RequestsByStatus(), refused)
 	if n := world.RequestsByStatus()[429]; n > refused {
@@ -155,7 +155,7 @@ func smallBudget(t *testing.T, graphql bool) {
 		t.Errorf("%d runners starve; lags %v", unread, lags)
 	}
 	if !graphql && lags[snapshot.StageDetails] < time.Hour {
-		t.Errorf("the lag of details is told as %v: either it is not told, or the budget is not small", lags[snapshot.StageDetails])
+		t.Errorf("the lag of details is shown as %v: either it is not shown, or the budget is not small", lags[snapshot.StageDetails])
 	}
 
 	// Each job is counted in the end.
@@ -199,7 +199,7 @@ func TestBeginningToExecuteIsNotALag(t *testing.T) {
 			r.m.fleet.mu.Lock()
 			for stage, st := range r.m.publisher.self(time.Now()).Stages {
 				if st.Lag > 5*time.Second {
-					t.Errorf("%v after the jobs began, stage %v is told to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
+					t.Errorf("%v after the jobs began, stage %v is shown to lag by %v", time.Since(began), snapshot.Stage(stage), st.Lag)
 				}
 			}
 			r.m.fleet.mu.Unlock()

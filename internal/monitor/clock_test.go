@@ -108,7 +108,7 @@ func TestStartIsNotBeforeWhatRowsShow(t *testing.T) {
 }
 
 // It follows GitLab when that changes its clock, after half of the samples.
-func TestClockFollows(t *testing.T) {
+func TestClockFollowsGitLab(t *testing.T) {
 	c, local := newClock(), time.Now()
 	for range clockSamples {
 		local = local.Add(clockEvery)
@@ -125,7 +125,7 @@ func TestClockFollows(t *testing.T) {
 }
 
 // The first start without any Date is the local time.
-func TestClockWithoutDates(t *testing.T) {
+func TestClockWithoutDatesIsTheLocalOne(t *testing.T) {
 	c, local := newClock(), time.Now()
 	if got := c.start(local); !got.Equal(local) {
 		t.Errorf("start %v without an answer, want %v", got, local)
@@ -135,7 +135,7 @@ func TestClockWithoutDates(t *testing.T) {
 		t.Errorf("start %v, want that of the first answer, %v", got, local)
 	}
 	if !c.gitlab(local).IsZero() {
-		t.Error("a time that nobody told")
+		t.Error("a time before any answer")
 	}
 }
 

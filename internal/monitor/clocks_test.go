@@ -43,11 +43,11 @@ func wrong(rng *rand.Rand) time.Duration {
 	return d
 }
 
-// TestClockHistories steps GitLab's Date or the local clock to and fro by
+// TestWrongClocksLoseNoJob steps GitLab's Date or the local clock to and fro by
 // minutes to days, for up to an hour each time, while the times in GitLab's rows
 // stay right. No job may be lost or counted twice, and no reading may wait
 // longer than its interval, which poll_lag_seconds must show.
-func TestClockHistories(t *testing.T) {
+func TestWrongClocksLoseNoJob(t *testing.T) {
 	t.Parallel()
 	for seed := range rig.Sized(20, 4) {
 		t.Run(strconv.Itoa(seed), func(t *testing.T) {
@@ -143,7 +143,7 @@ func clockHistory(t *testing.T, seed uint64) {
 
 // A first start behind a wrong Date must not count the history of three days in
 // one step: the contacts that the first listing and details show correct it.
-func TestFirstStartBehindAWrongDate(t *testing.T) {
+func TestFirstStartBehindAWrongDateCountsNoHistory(t *testing.T) {
 	t.Parallel()
 	for _, graphql := range []bool{false, true} {
 		t.Run(fmt.Sprintf("graphql=%t", graphql), func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestFirstStartBehindAWrongDate(t *testing.T) {
 					t.Errorf("%d jobs counted, %d to %d finished since the first start, %d before it", total, least, most, history)
 				}
 				if !graphql && len(out.with("behind the times in its rows")) == 0 {
-					t.Error("the log does not say that the Date was wrong")
+					t.Error("the log does not report that the Date was wrong")
 				}
 			})
 		})

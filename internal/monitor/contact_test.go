@@ -83,7 +83,7 @@ func TestBusyRunnersAreNotWalkedForNothing(t *testing.T) {
 }
 
 // The proxy that writes Date may be minutes ahead of what writes contacts.
-func TestContactsOfAClockBehind(t *testing.T) {
+func TestJobsAreCountedThoughTheDateIsAhead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const skew = 5 * time.Minute

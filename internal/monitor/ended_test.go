@@ -12,7 +12,7 @@ import (
 
 // A last save that fails is reported to whoever ended the monitor: an exit status 0
 // would mean that all is on disk.
-func TestUnsavedAtTheEnd(t *testing.T) {
+func TestFailedLastSaveIsReported(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret, Runners: 5, JobsPerHour: 500})

@@ -53,7 +53,7 @@ func pagesOf(t *testing.T, ids func(page int) []int) ([]gitlab.RunnersPage, erro
 }
 
 // A list that never ends because each page is the same fails soon.
-func TestListThatRepeatsItself(t *testing.T) {
+func TestListThatRepeatsItselfFailsSoon(t *testing.T) {
 	pages, err := pagesOf(t, func(int) []int { return []int{7, 8, 9} })
 	if gitlab.ReasonOf(err) != gitlab.ReasonDecode || len(pages) > 0 || !strings.HasPrefix(err.Error(), "get /runners/all: decode: ") {
 		t.Errorf("%d pages, %v", len(pages), err)
@@ -130,7 +130,7 @@ func TestEveryListingEnds(t *testing.T) {
 	fresh := func(page, row int) int { return 1000 + 100*page + row }
 	for name, c := range map[string]struct {
 		list   endlessList
-		says   string
+		text   string
 		reason string
 		most   int64 // requests a listing
 	}{
@@ -183,9 +183,9 @@ func TestEveryListingEnds(t *testing.T) {
 				if c.list.pause == 0 && (g.Fleet == nil || len(g.Fleet.Rows) != 50) || r.known() != 50 {
 					t.Errorf("runners joined or left: %d", r.known())
 				}
-				told := out.with("level=error")
-				if len(told) != 1 || !strings.Contains(told[0], c.says) || !strings.Contains(told[0], "reason="+c.reason) {
-					t.Errorf("told: %s", strings.Join(told, ""))
+				logged := out.with("level=error")
+				if len(logged) != 1 || !strings.Contains(logged[0], c.text) || !strings.Contains(logged[0], "reason="+c.reason) {
+					t.Errorf("logged: %s", strings.Join(logged, ""))
 				}
 				failed := int64(s.counted("failure runners " + c.reason))
 				if n := asked.Load(); failed == 0 || n > (failed+1)*c.most {

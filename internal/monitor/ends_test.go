@@ -93,8 +93,8 @@ func TestEveryReadingEnds(t *testing.T) {
 				if n := s.counted(fmt.Sprintf("failure %s decode", c.stage)); n < 3 || n > 40 {
 					t.Errorf("%d failures", n)
 				}
-				if told := out.with("stage="); len(told) != 1 || len(out.with(c.message, "remedy=")) != 1 {
-					t.Errorf("told %d times: %s", len(told), told)
+				if logged := out.with("stage="); len(logged) != 1 || len(out.with(c.message, "remedy=")) != 1 {
+					t.Errorf("logged %d times: %s", len(logged), logged)
 				}
 				if n := asked.Load(); n > c.most || n < 4 {
 					t.Errorf("%d requests for a list that does not end", n)

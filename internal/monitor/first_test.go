@@ -311,7 +311,7 @@ func TestAnInterruptedFirstPictureLosesNoJobs(t *testing.T) {
 
 // A release without the endpoint of machines costs a few requests and holds no
 // version back; runners that were just deleted are no such release.
-func TestNoEndpointForMachines(t *testing.T) {
+func TestMissingMachinesEndpointHoldsNothingBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Version: "15.0.0", Runners: 300, Tags: 8, Token: secret})
 		s := newScraper()
@@ -407,7 +407,7 @@ func tagOf(f *snapshot.Fleet, name string) *snapshot.Tag {
 
 // A long first reading is reported each minute: how many of how many, and
 // about how long still.
-func TestProgressOfALongFirstReading(t *testing.T) {
+func TestProgressOfALongFirstReadingIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 900, Tags: 8, Token: secret, JobsPerHour: 150, History: time.Hour})
 		var out lines
@@ -427,13 +427,13 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 			}
 		}
 		took := parts().at[snapshot.PartDetails]
-		told := out.with("first reading is under way", "reading=details")
-		if minutes := int(took / time.Minute); len(told) < minutes-1 || len(told) > minutes+1 {
-			t.Errorf("told %d times in %v", len(told), took)
+		logged := out.with("first reading is under way", "reading=details")
+		if minutes := int(took / time.Minute); len(logged) < minutes-1 || len(logged) > minutes+1 {
+			t.Errorf("logged %d times in %v", len(logged), took)
 		}
 		line := regexp.MustCompile(`read=(\d+) of=900 left=(\S+)`)
 		last := -1
-		for i, l := range told {
+		for i, l := range logged {
 			m := line.FindStringSubmatch(l)
 			if m == nil {
 				t.Fatalf("line %q", l)
@@ -446,7 +446,7 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 			last = read
 		}
 		if len(out.with("the first picture is whole", "runners=900", "unreadable=0")) != 1 {
-			t.Error("its end is not told")
+			t.Error("its end is not logged")
 		}
 		for parts().picture[snapshot.PartMachines] == nil || parts().picture[snapshot.PartJobs] == nil {
 			time.Sleep(time.Minute)
@@ -455,20 +455,20 @@ func TestProgressOfALongFirstReading(t *testing.T) {
 			}
 		}
 		if n := len(out.with("first reading is under way", "reading=machines")); n < 3 {
-			t.Errorf("the reading of machines is told %d times", n)
+			t.Errorf("the reading of machines is logged %d times", n)
 		}
 		time.Sleep(10 * time.Second)
 		before := len(out.with("under way"))
 		time.Sleep(5 * time.Minute)
 		if p := s.scrape().Self.First; len(p) > 0 || len(out.with("under way")) > before {
-			t.Errorf("it is over, but told on: %+v", p)
+			t.Errorf("it is over, but still reported: %+v", p)
 		}
 		r.end(t)
 	})
 }
 
 // GitLab down: how long it takes is not known.
-func TestProgressStandsStill(t *testing.T) {
+func TestProgressInAnOutageIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 900, Tags: 8, Token: secret})
 		var out lines
@@ -479,8 +479,8 @@ func TestProgressStandsStill(t *testing.T) {
 		}, Status: 502})
 		r := start(t, world, state, s, setup{rate: 10, logger: out.logger()})
 		time.Sleep(2*time.Minute + 10*time.Second)
-		if told := out.with("under way", `left="not known"`, "read=0"); len(told) != 2 {
-			t.Errorf("told %d times", len(told))
+		if logged := out.with("under way", `left="not known"`, "read=0"); len(logged) != 2 {
+			t.Errorf("logged %d times", len(logged))
 		}
 		r.end(t)
 	})

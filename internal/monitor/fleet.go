@@ -271,7 +271,7 @@ func (f *fleet) jobsFailed(id int64) bool {
 		f.failures.reason(snapshot.StageJobs, id) == gitlab.ReasonForbidden
 }
 
-// jobs is what the ledger knows of a runner's jobs.
+// jobs is what the ledger has of a runner's jobs.
 func (f *fleet) jobs(id int64) inventory.Jobs {
 	var j inventory.Jobs
 	var read bool

@@ -101,7 +101,7 @@ func TestListsALargeFleetOnce(t *testing.T) {
 	})
 }
 
-func TestFollowsChanges(t *testing.T) {
+func TestChangesAreFollowed(t *testing.T) {
 	for _, version := range []string{"19.1.0-ee", "17.8.0-ee", "15.11.0"} {
 		t.Run(version, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { followChanges(t, version, nil) })
@@ -159,7 +159,7 @@ func followChanges(t *testing.T, version string, prepare func(*gitlabsim.World))
 
 // GitLab limits to 25 requests/s and fails 1 in 9: still right, and hardly
 // ever refused.
-func TestLimitedAndFailingGitLab(t *testing.T) {
+func TestLimitedAndFailingGitLabIsReadRight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{
 			Seed: 9, Runners: 1500, Tags: 30, JobsPerHour: 1200, Token: secret,
@@ -192,7 +192,7 @@ func TestLimitedAndFailingGitLab(t *testing.T) {
 }
 
 // A request that could change anything must not leave, whatever is read.
-func TestOnlyReads(t *testing.T) {
+func TestMonitorOnlyReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 2, Runners: 40, Tags: 5, JobsPerHour: 600, Token: secret})
 		s := newScraper()
@@ -215,7 +215,7 @@ func TestOnlyReads(t *testing.T) {
 
 // What stands in no page because the pages were read at once would show as a
 // runner missing or listed twice.
-func TestListsPagesAtOnce(t *testing.T) {
+func TestPagesReadAtOnceHideNoRunner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{
 			Seed: 4, Runners: 2050, Tags: 10, Token: secret, Latency: func(string) time.Duration { return time.Second },

@@ -56,7 +56,7 @@ func (l *lister) listGraphQL(ctx context.Context, s *scope) (listing, error) {
 	return list, nil
 }
 
-// graphqlScope turns a group's id into its path, which is all GraphQL knows. It
+// graphqlScope turns a group's id into its path, which is all that GraphQL accepts. It
 // reports whether the path is one that was remembered.
 func (l *lister) graphqlScope(ctx context.Context, s *scope, now time.Time) (target gitlab.Scope, remembered bool, err error) {
 	if s.Kind != snapshot.ScopeGroups || strings.ContainsFunc(s.ID, func(r rune) bool { return r < '0' || r > '9' }) {

@@ -172,7 +172,7 @@ func TestGraphQLOfGroupsHasNoSilentFallback(t *testing.T) {
 
 // The line about the way round by REST names what it was: neither an outage nor
 // a proxy is blamed on the token.
-func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
+func TestGraphQLFallbackNamesItsCause(t *testing.T) {
 	const refused = "GitLab does not let this token"
 	for name, c := range map[string]struct {
 		version string
@@ -211,7 +211,7 @@ func TestGraphQLFallbackSaysWhatItWas(t *testing.T) {
 
 // To 15.11 GraphQL has no machines, and neither has REST: the details that it
 // has are taken, and REST is not asked for them runner by runner.
-func TestGraphQLWithoutMachines(t *testing.T) {
+func TestGraphQLWithoutMachinesSparesREST(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 4, Runners: 250, Tags: 10, Token: secret, Version: "15.11.0"})
 		mount(t, world)

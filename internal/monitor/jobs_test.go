@@ -18,7 +18,7 @@ func matchPath(suffix string) func(*http.Request) bool {
 }
 
 // A runner deleted while its job runs: the job is asked for by itself, and counted.
-func TestRunnerDeletedWhileItsJobRuns(t *testing.T) {
+func TestJobOfADeletedRunnerIsCounted(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) { runnerDeleted(t, restart) })
 	}
@@ -80,7 +80,7 @@ func tagJobs(g *snapshot.GitLab, labels ...string) float64 {
 
 // A job deleted while it runs is asked for three times, with listings between,
 // and then counted as unresolved; it is not counted and no longer executing.
-func TestJobDeletedWhileItRuns(t *testing.T) {
+func TestDeletedJobIsCountedAsUnresolved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
 		id := world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"gpu"}})
@@ -154,7 +154,7 @@ func TestNewSeriesAreShownAtZeroFirst(t *testing.T) {
 }
 
 // Three shards over one GitLab sum up to the whole, and nothing stands twice.
-func TestShards(t *testing.T) {
+func TestShardsSumToTheWhole(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 3
@@ -213,7 +213,7 @@ func add(to, from map[string]int) {
 
 // Another number of shards after a restart: no job is counted twice or lost
 // but around the change.
-func TestOtherNumberOfShards(t *testing.T) {
+func TestOtherNumberOfShardsCountsNoJobTwice(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 12, Runners: 15, Tags: 10, JobsPerHour: 900, Token: secret, Shape: briskJobs()})
@@ -275,7 +275,7 @@ func TestOtherNumberOfShards(t *testing.T) {
 }
 
 // Each GitLab fails alone.
-func TestTwoGitLabs(t *testing.T) {
+func TestEachGitLabFailsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 20, Tags: 4, JobsPerHour: 300, Token: secret, Shape: briskJobs()})
 		down := gitlabsim.New(gitlabsim.Options{Seed: 2, Runners: 20, Tags: 4, JobsPerHour: 300, Token: secret})
@@ -306,7 +306,7 @@ func TestTwoGitLabs(t *testing.T) {
 
 // A lookback that a restart raises brings no old job back, a lowered one
 // counts none twice.
-func TestLookbackChangedByARestart(t *testing.T) {
+func TestChangedLookbackCountsNoJobTwice(t *testing.T) {
 	t.Parallel()
 	for _, lookbacks := range [][2]time.Duration{{2 * time.Hour, 24 * time.Hour}, {24 * time.Hour, 2 * time.Hour}} {
 		t.Run(fmt.Sprint(lookbacks), func(t *testing.T) {

@@ -57,7 +57,7 @@ type State interface {
 	Commit(b store.Batch) error
 }
 
-// Publisher takes the pictures and knows which of them a scrape has read.
+// Publisher takes the pictures and reports which of them a scrape has read.
 type Publisher interface {
 	Publish(s *snapshot.GitLab)
 	Served(name string) uint64

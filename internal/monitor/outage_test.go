@@ -56,7 +56,7 @@ func requests(w *gitlabsim.World, route string) int { return w.Requests()["GET "
 
 // A revoked token stops all but the listing, is logged once with what to do,
 // and a rotated one is taken up without a restart.
-func TestTokenRevokedAndRotated(t *testing.T) {
+func TestRotatedTokenIsTakenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{
@@ -97,7 +97,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		}
 		refused := out.with("reason=unauthorized")
 		if len(refused) < 1 || len(refused) > 2 || !strings.Contains(refused[0], "read_api") {
-			t.Errorf("told %d times:\n%s", len(refused), strings.Join(refused, ""))
+			t.Errorf("logged %d times:\n%s", len(refused), strings.Join(refused, ""))
 		}
 		const fresh = "glpat-canary-rotated"
 		world.AddToken(gitlabsim.TokenSpec{Token: fresh, Username: "root", Admin: true, Everything: true, Scopes: []string{"read_api"}})
@@ -110,7 +110,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		}
 		check(t, "runners", fleetCounts(g.Fleet), truthCounts(world.Truth()))
 		if len(out.with("runners are listed again")) != 1 {
-			t.Errorf("its return was not told once:\n%s", strings.Join(out.with("listed"), ""))
+			t.Errorf("its return was not logged once:\n%s", strings.Join(out.with("listed"), ""))
 		}
 		time.Sleep(time.Minute)
 		if requests(world, "/runners/:id/jobs") == jobs || requests(world, "/runners/:id") == details {
@@ -119,7 +119,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 		world.RevokeToken(fresh)
 		time.Sleep(3 * time.Minute)
 		if n := len(out.with("reason=unauthorized")); n <= len(refused) {
-			t.Error("the second refusal is news and was not told")
+			t.Error("the second refusal is news and was not logged")
 		}
 		r.end(t)
 		if leaked := out.with("canary"); len(leaked) > 0 {
@@ -138,7 +138,7 @@ func TestTokenRevokedAndRotated(t *testing.T) {
 
 // While GitLab is down the last numbers stay until staleness, then the gauges
 // are withdrawn and the counters stay; afterwards all comes back.
-func TestGitLabIsDown(t *testing.T) {
+func TestGaugesAreWithdrawnWhileGitLabIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, JobsPerHour: 300, Shape: briskJobs(), Token: secret})
 		var out lines
@@ -168,11 +168,11 @@ func TestGitLabIsDown(t *testing.T) {
 			t.Errorf("counters: %d, were %d", sumOf(finished(g)), counted)
 		}
 		if g.Self.Stages[snapshot.StageRunners].Lag < 9*time.Minute {
-			t.Errorf("the lag of the listing is told as %v", g.Self.Stages[snapshot.StageRunners].Lag)
+			t.Errorf("the lag of the listing is shown as %v", g.Self.Stages[snapshot.StageRunners].Lag)
 		}
 		time.Sleep(19 * time.Minute)
-		if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "remedy=") {
-			t.Errorf("the outage was told %d times:\n%s", len(told), strings.Join(told, ""))
+		if logged := out.with("cannot be listed"); len(logged) != 1 || !strings.Contains(logged[0], "remedy=") {
+			t.Errorf("the outage was logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 		}
 		remove()
 		time.Sleep(3 * time.Minute)
@@ -204,7 +204,7 @@ func sumOf(m map[string]int) (n int) {
 	return n
 }
 
-func TestStartedWhileGitLabIsDown(t *testing.T) {
+func TestStartWhileGitLabIsDownRecovers(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{"refused": {Drop: true}, "502": {Status: 502}, "silent": {Latency: time.Hour}} {
 		t.Run(name, func(t *testing.T) {
@@ -257,7 +257,7 @@ func TestStartedWhileGitLabIsDown(t *testing.T) {
 
 // A Date that is wrong once by ten days must not move the first start, nor
 // throw away or invent a job.
-func TestWrongDate(t *testing.T) {
+func TestWrongDateLosesNoJob(t *testing.T) {
 	t.Parallel()
 	for _, skew := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour} {
 		for _, at := range []time.Duration{0, 2 * time.Minute} {

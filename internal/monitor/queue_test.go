@@ -61,7 +61,7 @@ func TestQueueIsRead(t *testing.T) {
 }
 
 // Before 18.1 nothing is shown, not 0, and the log has one line.
-func TestQueueOfAnOlderRelease(t *testing.T) {
+func TestQueueOfAnOlderReleaseIsAbsent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 5, Token: secret, Version: "17.11.0-ee"})
 		mount(t, world)
@@ -73,8 +73,8 @@ func TestQueueOfAnOlderRelease(t *testing.T) {
 		if q := s.scrape().Queue; q != nil {
 			t.Errorf("%+v", q)
 		}
-		if told := logs.with("cannot list the jobs that wait"); len(told) != 1 {
-			t.Errorf("logged: %s", strings.Join(told, ""))
+		if logged := logs.with("cannot list the jobs that wait"); len(logged) != 1 {
+			t.Errorf("logged: %s", strings.Join(logged, ""))
 		}
 		r.end(t)
 	})

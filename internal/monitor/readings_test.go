@@ -191,7 +191,7 @@ func ids(f *snapshot.Fleet) (out []int64) {
 
 // Scopes are merged by id; a runner that moves between two of them never
 // leaves, one that moves out does.
-func TestScopes(t *testing.T) {
+func TestScopesAreMergedByID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
 		a, b, c := world.AddGroup("a", 0), world.AddGroup("b", 0), world.AddGroup("c", 0)
@@ -251,7 +251,7 @@ func TestScopes(t *testing.T) {
 }
 
 // A token that may not see all is reported, and does what it can.
-func TestPlainUsersToken(t *testing.T) {
+func TestPlainUsersTokenIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 60, Tags: 8, JobsPerHour: 600, Token: "glpat-root"})
 		world.AddToken(gitlabsim.TokenSpec{Token: secret, Scopes: []string{"read_api"}, Groups: []int64{1, 2}})
@@ -265,9 +265,9 @@ func TestPlainUsersToken(t *testing.T) {
 		if g := sa.scrape(); g.Up || g.Fleet != nil {
 			t.Error("a plain user's token listed all runners")
 		}
-		told := out.with("reason=forbidden")
-		if len(told) != 1 || !strings.Contains(told[0], "administrator") || !strings.Contains(told[0], "remedy=") {
-			t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+		logged := out.with("reason=forbidden")
+		if len(logged) != 1 || !strings.Contains(logged[0], "administrator") || !strings.Contains(logged[0], "remedy=") {
+			t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 		}
 		g := so.scrape()
 		if !g.Up || len(ids(g.Fleet)) == 0 || len(ids(g.Fleet)) >= 60 {
@@ -299,7 +299,7 @@ func TestPlainUsersToken(t *testing.T) {
 
 // Where the token may list runners but is refused their details or jobs, the
 // sums still come, under (unknown), and it is logged once.
-func TestForbiddenReadings(t *testing.T) {
+func TestForbiddenReadingsHoldNoSumsBack(t *testing.T) {
 	for _, route := range []string{"/runners/:id", "/runners/:id/jobs", "/runners/:id/managers"} {
 		t.Run(route, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -314,8 +314,8 @@ func TestForbiddenReadings(t *testing.T) {
 				if !g.Up || g.Fleet == nil || !g.Fleet.Detailed {
 					t.Fatalf("up %t, fleet %t, sums by tag %t", g.Up, g.Fleet != nil, g.Fleet != nil && g.Fleet.Detailed)
 				}
-				if told := out.with("reason=forbidden"); len(told) != 1 || !strings.Contains(told[0], "remedy=") {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("reason=forbidden"); len(logged) != 1 || !strings.Contains(logged[0], "remedy=") {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				stage := snapshot.StageDetails
 				if route == "/runners/:id/jobs" {
@@ -371,7 +371,7 @@ func kindOf(w *gitlabsim.World, id int64) string {
 
 // A runner that leaves while a reading of it fails must leave no books behind:
 // nothing would ever clear them.
-func TestLeavesNoBooks(t *testing.T) {
+func TestRunnerThatLeavesLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 20, Tags: 8, Token: secret})
 		_, state := openState(t, "")
@@ -411,7 +411,7 @@ func TestLeavesNoBooks(t *testing.T) {
 }
 
 // A listing that takes longer than its interval stretches it, and is not late.
-func TestSlowListing(t *testing.T) {
+func TestSlowListingIsNotLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Runners: 450, Tags: 8, Token: secret})
 		world.AddFault(gitlabsim.Fault{Route: "/runners/all", Latency: 29 * time.Second})

@@ -23,7 +23,7 @@ const ownNotFound = `{"message":"404 Not Found"}`
 // An hour in which something in between, or a GitLab that is broken, answers
 // all there is with a 404, 401 or 403: nobody leaves, nothing is given up, and
 // with the first listing all is back.
-func TestAnHourOfForeignAnswers(t *testing.T) {
+func TestForeignAnswersRemoveNobody(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		fault  gitlabsim.Fault
@@ -79,8 +79,8 @@ func anHourOf(t *testing.T, fault gitlabsim.Fault, reason string) {
 	if n := r.known(); n != len(before.Fleet.Rows) {
 		t.Errorf("%d runners are known, %d were", n, len(before.Fleet.Rows))
 	}
-	if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "reason="+reason) {
-		t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+	if logged := out.with("cannot be listed"); len(logged) != 1 || !strings.Contains(logged[0], "reason="+reason) {
+		t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 	}
 	if locked(r, func(m *Monitor) bool { return m.fleet.blocked }) {
 		t.Error("taken for a refused token")
@@ -151,7 +151,7 @@ func scopesShown(g *snapshot.GitLab) string {
 
 // One group of three that GitLab refuses blinds no other: its runners stay for
 // staleness, then they and what is known of their tags leave the sums.
-func TestOneScopeIsRefused(t *testing.T) {
+func TestRefusedScopeBlindsNoOther(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{
 		"deleted":   {Status: 404, Body: `{"message":"404 Group Not Found"}`, ContentType: "application/json"},
@@ -193,8 +193,8 @@ func TestOneScopeIsRefused(t *testing.T) {
 				look("12 minutes later", "infra=1 web=1 unknown all mobile", 2)
 				time.Sleep(2 * time.Hour)
 				look("much later", "infra=1 web=0 unknown all mobile", 2)
-				if told := out.with("level=error", "scope=groups", "path=mobile"); len(told) != 1 || len(out.with("path=infra", "cannot")) > 0 {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("level=error", "scope=groups", "path=mobile"); len(logged) != 1 || len(out.with("path=infra", "cannot")) > 0 {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				if j, ok := world.Job(job); !ok || j.Status != "success" && j.Status != "failed" || sumOf(finished(s.scrape())) != 1 {
 					t.Errorf("its job %+v was not counted: %v", j, finished(s.scrape()))
@@ -214,7 +214,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 					t.Errorf("back: up %t, %s, tags %s", g.Up, scopesShown(g), tagsShown(g))
 				}
 				if again := out.with("runners are listed again", "path=mobile"); len(again) != 1 {
-					t.Errorf("its return was told %d times", len(again))
+					t.Errorf("its return was logged %d times", len(again))
 				}
 				// Refused once more and taken out of the configuration: it leaves.
 				fault.Match = ofMobile
@@ -248,7 +248,7 @@ func TestOneScopeIsRefused(t *testing.T) {
 
 // A scope that fails by itself, without being refused, makes up 0; the others
 // are read all the same, as often as ever.
-func TestOneScopeFails(t *testing.T) {
+func TestFailedScopeBlindsNoOther(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]gitlabsim.Fault{
 		"503":        {Status: 503},
@@ -280,14 +280,14 @@ func TestOneScopeFails(t *testing.T) {
 					t.Errorf("%d listings in 4 minutes: the others wait for it", n)
 				}
 				if lag := g.Self.Stages[snapshot.StageRunners].Lag; lag < 6*time.Minute {
-					t.Errorf("the lag is told as %v", lag)
+					t.Errorf("the lag is shown as %v", lag)
 				}
 				time.Sleep(4 * time.Hour)
 				if g = s.scrape(); g.Up || tagsShown(g) != "infra=0 web=1 unknown all mobile" {
 					t.Errorf("4 hours later: up %t, tags %s", g.Up, tagsShown(g))
 				}
-				if told := out.with("cannot be listed"); len(told) != 1 || !strings.Contains(told[0], "path=mobile") {
-					t.Errorf("told %d times:\n%s", len(told), strings.Join(told, ""))
+				if logged := out.with("cannot be listed"); len(logged) != 1 || !strings.Contains(logged[0], "path=mobile") {
+					t.Errorf("logged %d times:\n%s", len(logged), strings.Join(logged, ""))
 				}
 				remove()
 				time.Sleep(12 * time.Minute)
@@ -302,7 +302,7 @@ func TestOneScopeFails(t *testing.T) {
 
 // At a first start a scope that cannot be read must not hold up the others,
 // nor make a floor look like a tag that nobody has.
-func TestFirstStartWithAScopeThatFails(t *testing.T) {
+func TestFailedScopeHoldsUpNoFirstStart(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		fault gitlabsim.Fault
@@ -336,7 +336,7 @@ func TestFirstStartWithAScopeThatFails(t *testing.T) {
 
 // GitLab's own 404 for a runner that is listed removes nobody; one for a runner
 // that is not listed any more makes it leave with the next listing.
-func TestNotFoundIsADoubt(t *testing.T) {
+func TestNotFoundAloneRemovesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world, ids, o := scopedWorld(t)
@@ -397,7 +397,7 @@ func TestNotFoundIsADoubt(t *testing.T) {
 
 // A new runner that is listed, but not on each replica yet, is asked for again
 // with the next listings.
-func TestNewRunnerNotOnEachReplicaYet(t *testing.T) {
+func TestNewRunnerIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 3, Tags: 3, Token: secret})
@@ -417,8 +417,8 @@ func TestNewRunnerNotOnEachReplicaYet(t *testing.T) {
 		if g := s.scrape(); !strings.Contains(tagsShown(g), "new=1") {
 			t.Errorf("tags %s", tagsShown(g))
 		}
-		if told := out.with("level=error"); len(told) > 0 {
-			t.Errorf("told: %s", told[0])
+		if logged := out.with("level=error"); len(logged) > 0 {
+			t.Errorf("logged: %s", logged[0])
 		}
 		r.end(t)
 	})
@@ -496,8 +496,8 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 		if n := asks.Load(); n < 4 || n > 6 {
 			t.Errorf("in three hours its path was asked for %d times", n-2)
 		}
-		if told := out.with("level=error"); len(told) > 0 {
-			t.Errorf("told: %s", told[0])
+		if logged := out.with("level=error"); len(logged) > 0 {
+			t.Errorf("logged: %s", logged[0])
 		}
 		r.end(t)
 	})
@@ -505,7 +505,7 @@ func TestGroupByIDIsFoundAgain(t *testing.T) {
 
 // A GitLab that asks to wait for longer than staleness: logged once, and up is 0
 // with the gauges.
-func TestLongPauseIsTold(t *testing.T) {
+func TestLongPauseIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, Token: secret})
@@ -516,8 +516,8 @@ func TestLongPauseIsTold(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "20", Until: time.Now().Add(time.Minute)})
 		time.Sleep(5 * time.Minute)
-		if told := out.with("asks to wait"); len(told) > 0 {
-			t.Errorf("a short pause was told: %s", told[0])
+		if logged := out.with("asks to wait"); len(logged) > 0 {
+			t.Errorf("a short pause was logged: %s", logged[0])
 		}
 		began := time.Now()
 		remove := world.AddFault(gitlabsim.Fault{Status: 429, Body: "Retry later\n", ContentType: "text/plain", RetryAfter: "3600"})
@@ -527,9 +527,9 @@ func TestLongPauseIsTold(t *testing.T) {
 				t.Fatalf("after %v the gauges are withdrawn, and up is 1", time.Since(began))
 			}
 		}
-		told := out.with("asks to wait", "remedy=", "gauges_withdrawn_at=")
-		if len(told) != 1 || len(out.with("asks to wait")) != 1 || !strings.Contains(told[0], "wait=59m") && !strings.Contains(told[0], "wait=1h0m0s") {
-			t.Errorf("told %d times: %s", len(out.with("asks to wait")), strings.Join(told, ""))
+		logged := out.with("asks to wait", "remedy=", "gauges_withdrawn_at=")
+		if len(logged) != 1 || len(out.with("asks to wait")) != 1 || !strings.Contains(logged[0], "wait=59m") && !strings.Contains(logged[0], "wait=1h0m0s") {
+			t.Errorf("logged %d times: %s", len(out.with("asks to wait")), strings.Join(logged, ""))
 		}
 		if g := s.scrape(); g.Up || g.Fleet != nil {
 			t.Errorf("an hour later: up %t, fleet %t", g.Up, g.Fleet != nil)
@@ -566,7 +566,7 @@ func TestFirstPictureHasAllScopes(t *testing.T) {
 			t.Errorf("up %t, tags %s", g.Up, tagsShown(g))
 		}
 		if whole := out.with("the first picture is whole"); len(whole) != 1 || !strings.Contains(whole[0], "runners=3") {
-			t.Errorf("told: %s", strings.Join(whole, ""))
+			t.Errorf("logged: %s", strings.Join(whole, ""))
 		}
 		r.end(t)
 	})

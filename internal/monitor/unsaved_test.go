@@ -139,7 +139,7 @@ func TestOneBadValueDoesNotStopTheRest(t *testing.T) {
 
 // Without a record that others rest upon nothing may be saved; the cause of a
 // failure decides which remedy is logged.
-func TestSaveRemedies(t *testing.T) {
+func TestCauseDecidesTheSaveRemedy(t *testing.T) {
 	l := ledger.New(ledger.Options{Lookback: time.Hour})
 	l.Begin(time.Now())
 	l.Listed(nil, strings.Repeat("s", 100), time.Now())
@@ -183,7 +183,7 @@ func TestSaveRemedies(t *testing.T) {
 }
 
 // However many records are left out, the log stays readable.
-func TestManyLeftOut(t *testing.T) {
+func TestManyLeftOutKeepTheLogReadable(t *testing.T) {
 	var logged bytes.Buffer
 	m := &saver{log: log.NewLogfmtLogger(&logged)}
 	for i := range 1000 {

@@ -21,11 +21,11 @@ import (
 
 var pictures = flag.Bool("pictures", false, "draw docs/images/fleet-*.png")
 
-// TestShipBrowser opens the pages in headless Chromium: no finding of axe-core
+// TestShipBrowserFindsNothingWrong opens the pages in headless Chromium: no finding of axe-core
 // (contrast, names, structure), no layout wider than the window, nothing
 // foreign run, a visible focus. With -pictures it draws those of the documents.
 // It needs chromium, fonts-dejavu-core and npm.
-func TestShipBrowser(t *testing.T) {
+func TestShipBrowserFindsNothingWrong(t *testing.T) {
 	for _, tool := range []string{"npm", "node", "chromium"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%v: apt-get install --no-install-recommends chromium fonts-dejavu-core npm", err)

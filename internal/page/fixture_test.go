@@ -234,7 +234,7 @@ func hostile() *world {
 	return &world{gitlabs: []*snapshot.GitLab{b.sum()}, now: noon}
 }
 
-func TestFixtureIsWhatItSays(t *testing.T) {
+func TestFixtureHasASilentSite(t *testing.T) {
 	w := large()
 	s := w.gitlabs[0]
 	silent := 0

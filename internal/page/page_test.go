@@ -72,8 +72,8 @@ func hasNot(t *testing.T, page string, wants ...string) {
 	}
 }
 
-// TestFirstScreen: which tag, since when, what to do, before anything else.
-func TestFirstScreen(t *testing.T) {
+// TestFirstScreenHasTagTimeAndRemedy: which tag, since when, what to do, before anything else.
+func TestFirstScreenHasTagTimeAndRemedy(t *testing.T) {
 	page := fleetText(t, small())
 	has(t, page,
 		"List of runners read 20 s ago · oldest details 6 min ago · verdicts in force.",
@@ -233,8 +233,8 @@ func TestPageStaysSmall(t *testing.T) {
 	}
 }
 
-// TestSinceWhenATagIsShort goes by the loss that was one too many.
-func TestSinceWhenATagIsShort(t *testing.T) {
+// TestTagIsShortSinceTheLossThatWasOneTooMany, not since an earlier or a later one.
+func TestTagIsShortSinceTheLossThatWasOneTooMany(t *testing.T) {
 	at := func(minutes int) time.Time { return noon.Add(-time.Duration(minutes) * time.Minute) }
 	losses := []loss{{since: at(50)}, {since: at(30)}, {since: at(10)}}
 	floor := func(n int) *int { return &n }
@@ -259,8 +259,8 @@ func TestSinceWhenATagIsShort(t *testing.T) {
 	}
 }
 
-// TestChangesOfTheLastHour are found between pictures.
-func TestChangesOfTheLastHour(t *testing.T) {
+// TestChangesOfTheLastHourAreFound between pictures.
+func TestChangesOfTheLastHourAreFound(t *testing.T) {
 	w := &world{now: noon}
 	b := newBuild("corp")
 	for id := range int64(6) {
@@ -309,7 +309,7 @@ func TestChangesOfTheLastHour(t *testing.T) {
 	has(t, text(get(t, p.ServeFleet, "/fleet").Body.String()), "Nothing that is known here.")
 }
 
-func TestFilters(t *testing.T) {
+func TestFiltersSelectAndWrongOnesAreRefused(t *testing.T) {
 	w := small()
 	p := w.page(Options{})
 	for query, tt := range map[string]struct {
@@ -346,8 +346,8 @@ func TestFilters(t *testing.T) {
 	}
 }
 
-// TestRunnerPage has every piece of evidence and its time.
-func TestRunnerPage(t *testing.T) {
+// TestRunnerPageHasEachEvidenceAndItsTime: every piece of evidence of a verdict.
+func TestRunnerPageHasEachEvidenceAndItsTime(t *testing.T) {
 	w := small()
 	p := w.page(Options{Grafana: "https://grafana.example.com/", Runbooks: "https://rb.example.com/{alert}/"})
 	html := get(t, p.ServeRunner, "/fleet/runner?gitlab=corp&id=1").Body.String()
@@ -372,7 +372,7 @@ func TestRunnerPage(t *testing.T) {
 	has(t, text(get(t, w.page(Options{}).ServeRunner, "/fleet/runner?gitlab=corp&id=1").Body.String()), "Not judged yet.")
 }
 
-// TestForeignTextIsShownNotRun (in a browser: TestShipBrowser).
+// TestForeignTextIsShownNotRun (in a browser: TestShipBrowserFindsNothingWrong).
 func TestForeignTextIsShownNotRun(t *testing.T) {
 	w := hostile()
 	p := w.page(Options{Grafana: "https://g.example.com/{board}?t={tag}&r={runner}", Runbooks: "https://rb.example.com"})
@@ -406,7 +406,7 @@ func TestForeignTextIsShownNotRun(t *testing.T) {
 	hasNot(t, get(t, p.ServeFleet, "/fleet?type="+url.QueryEscape(`"><script>x</script>`)).Body.String(), "<script")
 }
 
-func TestLinks(t *testing.T) {
+func TestLinksAreBuiltAndChecked(t *testing.T) {
 	l := links{grafana: "https://g.example.com", runbooks: "https://rb.example.com/x/"}
 	for got, want := range map[string]string{
 		l.board(boardTags, "a b", "c&d", 0):                                                           "https://g.example.com/d/grf-tags?var-gitlab=a+b&var-tag=c%26d",
@@ -467,8 +467,8 @@ func TestBoardsExist(t *testing.T) {
 	}
 }
 
-// TestShards: a shard names the part it shows, with the others where they are known.
-func TestShards(t *testing.T) {
+// TestShardNamesThePartItShows: a shard names the part it shows, with the others where they are known.
+func TestShardNamesThePartItShows(t *testing.T) {
 	w := small()
 	html := get(t, w.page(Options{Shard: 1, Shards: 3, ExternalURL: "https://fleet-{shard}.example.com/x/", Prefix: "/x"}).ServeFleet, "/fleet").Body.String()
 	has(t, text(html), "Shard 1 of 3: this page shows its part of the runners only.")
@@ -495,8 +495,8 @@ func TestShards(t *testing.T) {
 	has(t, text(get(t, small().page(Options{Shards: 2}).ServeFleet, "/fleet").Body.String()), "0 of 2 usable in this part, floor 2 for all parts")
 }
 
-// TestTwoGitLabs: one that cannot be read does not vanish behind the other.
-func TestTwoGitLabs(t *testing.T) {
+// TestUnreadableGitLabStaysOnThePage: one that cannot be read does not vanish behind the other.
+func TestUnreadableGitLabStaysOnThePage(t *testing.T) {
 	w := healthy()
 	b := newBuild("dark")
 	b.Fleet, b.Health, b.Up = nil, nil, false
@@ -556,8 +556,8 @@ func TestAPIHasNoNull(t *testing.T) {
 	}
 }
 
-// TestServedWhilePublished is for the race detector.
-func TestServedWhilePublished(t *testing.T) {
+// TestPagesAreServedWhilePublished is for the race detector.
+func TestPagesAreServedWhilePublished(t *testing.T) {
 	pictures := atomic.Pointer[[]*snapshot.GitLab]{}
 	w := small()
 	pictures.Store(&w.gitlabs)

@@ -34,7 +34,7 @@ func (p *Plan) planned(t *testing.T, stage snapshot.Stage, id int64) Item {
 }
 
 // What a runner's state makes due: which class, and when, give or take the jitter.
-func TestWhatIsDue(t *testing.T) {
+func TestStateOfARunnerDecidesWhatIsDue(t *testing.T) {
 	known := Runner{Listed: true, TagsKnown: true, DetailsAt: start, JobsAt: start, WalkedAt: start, Quiet: time.Minute}
 	with := func(change func(r *Runner)) Runner { r := known; change(&r); return r }
 	now := start.Add(time.Second)
@@ -74,7 +74,7 @@ func TestWhatIsDue(t *testing.T) {
 
 // A reading that fails waits longer each time, up to its interval or 15 minutes,
 // but for those that sums wait for.
-func TestRetries(t *testing.T) {
+func TestFailedReadingWaitsLongerEachTime(t *testing.T) {
 	for name, c := range map[string]struct {
 		awaited bool
 		want    []time.Duration
@@ -106,7 +106,7 @@ func TestRetries(t *testing.T) {
 }
 
 // A runner's polls and walks are read one at a time; its details beside them.
-func TestOneReaderARunner(t *testing.T) {
+func TestRunnerHasOneReaderAtATime(t *testing.T) {
 	p, now := New(intervals(), start), start.Add(2*time.Hour)
 	r := Runner{Listed: true, TagsKnown: true, DetailsAt: start, JobsAt: start, WalkedAt: start}
 	p.Details(1, r, now)

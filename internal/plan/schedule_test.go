@@ -208,7 +208,7 @@ func drive(t *testing.T, step func() (byte, bool)) {
 	}
 }
 
-func TestScheduleAgainstModel(t *testing.T) {
+func TestScheduleEqualsItsModel(t *testing.T) {
 	for seed := range byte(20) {
 		var b [4 * 2000]byte
 		_, _ = rand.NewChaCha8([32]byte{seed}).Read(b[:])
@@ -242,7 +242,7 @@ func FuzzSchedule(f *testing.F) {
 	})
 }
 
-func TestScheduleOrder(t *testing.T) {
+func TestScheduleTakesUrgentClassesFirst(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	s := NewSchedule(now)
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
@@ -281,7 +281,7 @@ func TestScheduleOrder(t *testing.T) {
 
 // Before the first picture is whole nothing has a share beside the details that
 // it waits for, but walks past their deadline, whose jobs would be lost.
-func TestScheduleFirst(t *testing.T) {
+func TestScheduleSharesNothingBeforeTheFirstPicture(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	s := NewSchedule(now)
 	const runners = 200
@@ -318,7 +318,7 @@ func TestScheduleFirst(t *testing.T) {
 }
 
 // The zero time must not overflow into "not yet due".
-func TestScheduleZeroTime(t *testing.T) {
+func TestScheduleTakesTheZeroTimeForDue(t *testing.T) {
 	now := time.Now()
 	s := NewSchedule(now)
 	s.Set(budget.IdleJobs, 1, time.Time{}, time.Time{})

@@ -187,10 +187,10 @@ func (b *bench) fleet(runners int) {
 	}
 }
 
-// TestDay: over a day of 40,000 jobs on 1,000 runners in 60 classes, with two
+// TestReadingsOfADayEqualTheTruth: over a day of 40,000 jobs on 1,000 runners in 60 classes, with two
 // jams, a pool that is down, one that is wedged and a misspelt tag, each reading
 // that is not truncated is equal to the truth, and few are truncated.
-func TestDay(t *testing.T) {
+func TestReadingsOfADayEqualTheTruth(t *testing.T) {
 	hours := 24
 	if testing.Short() {
 		hours = 6
@@ -272,8 +272,8 @@ func TestDay(t *testing.T) {
 	}
 }
 
-// TestEmptyQueue of 60 classes costs one or two requests.
-func TestEmptyQueue(t *testing.T) {
+// TestEmptyQueueCostsOneOrTwoRequests, also one of 60 classes.
+func TestEmptyQueueCostsOneOrTwoRequests(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	b.fleet(1000)
 	for i := range 10 {

@@ -1,6 +1,6 @@
 // Package queue finds out which jobs wait for a runner, in few requests. It is
-// pure: no network, the clock as an argument. A reading speaks requests (Next)
-// and answers (Take); who sends them is not its affair.
+// pure: no network, the clock as an argument. A reading returns requests (Next)
+// and takes answers (Take); it sends nothing itself.
 //
 // GitLab lists the jobs that one runner could take (docs/gitlab-api.md 6.3, 10):
 // by the runner's type and owner, protected refs, tags, and whether it takes
@@ -13,7 +13,7 @@
 // A reading begins with a survey: of each class the number of jobs and the ids
 // of the newest. It ends there for an empty queue, and for a class whose number
 // is explained by jobs that were read already, for this class or for another:
-// their tags say which classes could take them. Only what is unexplained is read
+// their tags show which classes could take them. Only what is unexplained is read
 // as rows, at most MaxRequests in all. What cannot be read within them makes the
 // reading truncated: its numbers are lower bounds.
 //
@@ -101,7 +101,7 @@ type Queue struct {
 type owner struct{ typ, path string }
 
 // place is where jobs are offered: whether one belongs there is decided by its
-// project and its ref, which GitLab alone knows.
+// project and its ref, which only GitLab can decide.
 type place struct {
 	owner
 
@@ -238,7 +238,7 @@ func (c *class) represent(runners []Runner, round int) {
 }
 
 // contains reports whether each job of o is offered to c too, so that o needs
-// no reading: the tags of its jobs say which those are.
+// no reading: the tags of its jobs show which those are.
 func (c *class) contains(o *class) bool {
 	if c == o || o.untagged && !c.untagged || len(c.tags) == len(o.tags) && c.untagged == o.untagged {
 		return false

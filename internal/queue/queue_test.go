@@ -30,9 +30,9 @@ func (b *bench) holds(unregistered bool) {
 	}
 }
 
-// TestRight: who may not read gets empty lists, which are no empty queue. A job
+// TestEmptyListWithoutTheRightIsNoEmptyQueue: who may not read gets empty lists, which are no empty queue. A job
 // that is seen proves the right for the other runners of its owner.
-func TestRight(t *testing.T) {
+func TestEmptyListWithoutTheRightIsNoEmptyQueue(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	acme := b.AddGroup("acme", 0)
 	app := b.AddProject("app", acme)
@@ -95,8 +95,8 @@ func TestRight(t *testing.T) {
 	b.holds(false)
 }
 
-// TestOldRelease: below 18.1 there is no result, and no request is repeated.
-func TestOldRelease(t *testing.T) {
+// TestOldReleaseIsNotAskedAgain: below 18.1 there is no result, and no request is repeated.
+func TestOldReleaseIsNotAskedAgain(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{Version: "17.11.4"}, queue.Options{})
 	b.fleet(60)
 	if err := b.read(); err == nil || !b.queue.Unsupported() || b.requests != 1 {
@@ -111,9 +111,9 @@ func TestOldRelease(t *testing.T) {
 	}
 }
 
-// TestThousands: of a queue that is found full, the first readings are truncated
+// TestFullQueueIsTruncatedThenReadWhole: of a queue that is found full, the first readings are truncated
 // and never claim too much, each within the bound, and then it is read whole.
-func TestThousands(t *testing.T) {
+func TestFullQueueIsTruncatedThenReadWhole(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	b.fleet(120)
 	for i := range 5000 {
@@ -142,9 +142,9 @@ func TestThousands(t *testing.T) {
 	b.holds(false)
 }
 
-// TestManyClasses: of a fleet with more classes than a reading can look at, each
+// TestEachOfManyClassesIsReadInTurn: of a fleet with more classes than a reading can look at, each
 // is looked at in turn, and what was read stands until then.
-func TestManyClasses(t *testing.T) {
+func TestEachOfManyClassesIsReadInTurn(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	var ids []int64
 	for i := range 400 {
@@ -179,9 +179,9 @@ func TestManyClasses(t *testing.T) {
 	b.holds(false)
 }
 
-// TestFailures: a reading that failed changes nothing, and what it would have
+// TestFailedReadingChangesNothing: a reading that failed changes nothing, and what it would have
 // replaced is withdrawn after three intervals. A failed part truncates.
-func TestFailures(t *testing.T) {
+func TestFailedReadingChangesNothing(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	b.fleet(60)
 	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"pool-01"}})
@@ -214,9 +214,9 @@ func TestFailures(t *testing.T) {
 	b.holds(false)
 }
 
-// TestRunnerGone: for an administrator GitLab answers a runner that was deleted
+// TestJobsOfADeletedRunnerAreNotTaken: for an administrator GitLab answers a runner that was deleted
 // meanwhile with all jobs of the instance. They are not taken for its own.
-func TestRunnerGone(t *testing.T) {
+func TestJobsOfADeletedRunnerAreNotTaken(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	gone := b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
 	b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"b"}})
@@ -244,9 +244,9 @@ func TestRunnerGone(t *testing.T) {
 	b.holds(false)
 }
 
-// TestRetagged: a runner whose tags changed since its details were read is not
+// TestRetaggedRunnerIsReplaced: a runner whose tags changed since its details were read is not
 // taken for its class; another one stands in.
-func TestRetagged(t *testing.T) {
+func TestRetaggedRunnerIsReplaced(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	changed := b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
 	b.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"a"}})
@@ -303,8 +303,8 @@ func TestAllInAJam(t *testing.T) {
 	}
 }
 
-// TestProjects by REST: all that wait are known, those that nobody takes too.
-func TestProjects(t *testing.T) {
+// TestProjectJobsThatNobodyTakesAreKnown by REST: all that wait are known, those that nobody takes too.
+func TestProjectJobsThatNobodyTakesAreKnown(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{Version: "16.11.0"}, queue.Options{})
 	acme := b.AddGroup("acme", 0)
 	for _, name := range []string{"one", "two"} {
@@ -347,8 +347,8 @@ func tagNames(q *snapshot.Queue) (names []string) {
 	return names
 }
 
-// TestAll finds the jobs that are in nobody's list, and a slow GitLab stops it.
-func TestAll(t *testing.T) {
+// TestWalkFindsJobsInNobodysList, and a slow GitLab stops it.
+func TestWalkFindsJobsInNobodysList(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{All: true})
 	acme := b.AddGroup("acme", 0)
 	elsewhere := b.AddProject("elsewhere", b.AddGroup("elsewhere", 0))
@@ -397,9 +397,9 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// TestSeries: tag sets keep their series at 0, unmatched ones for an hour, and
+// TestTagSetsKeepTheirSeries: tag sets keep their series at 0, unmatched ones for an hour, and
 // there are at most 200 and (other).
-func TestSeries(t *testing.T) {
+func TestTagSetsKeepTheirSeries(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{})
 	tags := []string{"base"}
 	for i := range 260 {

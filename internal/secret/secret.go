@@ -1,4 +1,4 @@
-// Package secret knows every secret that this process was given and takes them
+// Package secret holds every secret that this process was given and takes them
 // out of texts. A text from outside may hold one: a proxy's error page repeats
 // the request's headers, a broken server its status line. What a secret looks
 // like cannot be guessed, but what was given is known.

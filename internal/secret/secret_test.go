@@ -18,7 +18,7 @@ import (
 	"github.com/go-kit/log"
 )
 
-func TestScrub(t *testing.T) {
+func TestSecretsAreMaskedInEachEncoding(t *testing.T) {
 	var none *List
 	if got := none.Scrub("text"); got != "text" {
 		t.Error(got)
@@ -52,7 +52,7 @@ func TestScrub(t *testing.T) {
 	}
 }
 
-func TestScrubName(t *testing.T) {
+func TestScrubNameKeepsShortWords(t *testing.T) {
 	var none *List
 	var l List
 	l.Hold("test", "docker", "0123456789abcdef")
@@ -61,9 +61,9 @@ func TestScrubName(t *testing.T) {
 	}
 }
 
-// TestWriter: whatever a log line holds, in each format, is masked, but for
+// TestLogLinesAreMasked: whatever a log line holds, in each format, is masked, but for
 // short words, which may be the program's own.
-func TestWriter(t *testing.T) {
+func TestLogLinesAreMasked(t *testing.T) {
 	const token = `q"uo\te<&>d-t0ken`
 	for _, format := range []func(*bytes.Buffer, *List) log.Logger{
 		func(b *bytes.Buffer, l *List) log.Logger { return log.NewLogfmtLogger(l.Writer(b)) },
@@ -98,9 +98,9 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
-// TestPast: a secret that is in use no more is masked for a day; one in use
+// TestPastSecretIsMaskedForADay: a secret that is in use no more is masked for a day; one in use
 // always, whatever comes and goes beside it.
-func TestPast(t *testing.T) {
+func TestPastSecretIsMaskedForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l List
 		l.Hold("env", "environment")
@@ -135,7 +135,7 @@ func TestPast(t *testing.T) {
 	})
 }
 
-func TestFiles(t *testing.T) {
+func TestSecretFilesAreReadAnewAndChecked(t *testing.T) {
 	var l List
 	path := filepath.Join(t.TempDir(), "token")
 	write := func(text string) {

@@ -9,7 +9,7 @@ type Health uint8
 const (
 	HealthAlive   Health = iota // positive evidence
 	HealthOverdue               // silent for longer than expected, or executing without a sign
-	HealthDown                  // silent beyond its limit, or long after its peers were heard
+	HealthDown                  // silent beyond its limit, or long after its peers gave a sign
 	HealthUnknown               // never contacted, or its own readings fail while the listing works
 	NumHealths
 )
@@ -19,7 +19,7 @@ var healthNames = [NumHealths]string{"alive", "overdue", "down", "unknown"}
 // String is the label value of health.
 func (h Health) String() string { return healthNames[h] }
 
-// HealthReason says why a runner is not alive.
+// HealthReason is why a runner is not alive.
 type HealthReason uint8
 
 // The reasons, in the order of their exposition. Their values are written to
@@ -29,7 +29,7 @@ const (
 	HealthNotSeen                              // never contacted GitLab, or its details were not read yet
 	HealthUnread                               // its own readings fail
 	HealthSilent                               // no sign for longer than its habit (overdue) or its limit (down)
-	HealthSilentAmongPeers                     // its group was heard at moments at which it was not
+	HealthSilentAmongPeers                     // its group gave signs at moments at which it gave none
 	HealthJobSilent                            // executing without a sign
 	HealthMachineBusy                          // silent while its machine works for another runner
 	HealthAfterOutage                          // silent beyond its limit, but GitLab was in trouble
@@ -70,7 +70,7 @@ type Suspicion uint8
 const (
 	SuspectBlackHole      Suspicion = iota // fails job after job at once, where the same projects succeed elsewhere
 	SuspectInfrastructure                  // more infrastructure failures than the same projects have elsewhere
-	SuspectTakesNoJobs                     // heard and idle, while its peers start the jobs that it should have had
+	SuspectTakesNoJobs                     // gives signs and is idle, while its peers start the jobs that it should have had
 	SuspectOverTimeout                     // a job runs beyond the runner's maximum_timeout
 	NumSuspicions
 )
@@ -95,7 +95,7 @@ type HealthPicture struct {
 	AfterOutage, FleetSilent bool
 	Until                    time.Time
 	CacheLostAt              time.Time // zero: not seen
-	// Ill are the runners with anything to say of, sorted by id.
+	// Ill are the runners with a verdict or a suspicion, sorted by id.
 	Ill []Ill
 }
 
@@ -153,9 +153,9 @@ type HealthEvidence struct {
 	PausedAt          time.Time // when it was last listed as paused
 	Silence           time.Duration
 	Habit, Limit      time.Duration // of its silence
-	Missed            int           // moments of its group at which it was not heard
+	Missed            int           // moments of its group at which it gave no sign
 	Chance            float64       // that it works and missed so many; 1: its hit rate is not known or too low
-	Hits, Misses      float64       // moments at which it was heard, and was not
+	Hits, Misses      float64       // moments at which it gave a sign, and gave none
 	Peers             int
 	SharesMachine     bool
 	OwedJobs          float64 // starts it should have had since its last one

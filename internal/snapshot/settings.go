@@ -2,7 +2,7 @@ package snapshot
 
 import "regexp"
 
-// API says which of GitLab's APIs the list of runners is read by.
+// API is which of GitLab's APIs the list of runners is read by.
 type API string
 
 // The APIs.
@@ -12,7 +12,7 @@ const (
 	APIGraphQL API = "graphql"
 )
 
-// ScopeKind says which runner list of a GitLab is read (docs/gitlab-api.md 1.1).
+// ScopeKind is which runner list of a GitLab is read (docs/gitlab-api.md 1.1).
 type ScopeKind string
 
 // The scopes.

@@ -180,7 +180,7 @@ type Histogram struct {
 }
 
 // Self describes the exporter's own reading of this GitLab, where
-// the monitor knows it better than a counter in the collector would.
+// the monitor counts it better than a counter in the collector would.
 type Self struct {
 	Stages [NumStages]StageState
 

@@ -2,9 +2,9 @@ package snapshot
 
 import "testing"
 
-// TestFailureClasses of the reasons where the class is not plain, and of those
+// TestEachFailureReasonHasItsClass: the reasons where the class is not plain, and of those
 // of the newest releases (docs/gitlab-api.md 11 and 12).
-func TestFailureClasses(t *testing.T) {
+func TestEachFailureReasonHasItsClass(t *testing.T) {
 	for word, want := range map[string]FailureClass{
 		"": OtherFailure, "no such reason": OtherFailure, "script_failure": Script, "job_execution_timeout": Script,
 		"job_execution_server_timeout": Infrastructure, "no_updates_running": Infrastructure, "no_updates_canceling": Infrastructure,

@@ -148,7 +148,7 @@ func childCommit(path string) int {
 
 // Killed at any moment, creation included, the state is that after some commit,
 // and no older than the last one that returned.
-func TestKilled(t *testing.T) {
+func TestKillLeavesTheStateOfACommit(t *testing.T) {
 	path := t.TempDir()
 	model, done := map[string]string{}, 0
 	rnd := random(uint64(time.Now().UnixNano()), 1)
@@ -289,7 +289,7 @@ func childFull(path string) int {
 }
 
 // The kernel refuses to let files grow, as a quota does.
-func TestNoRoom(t *testing.T) {
+func TestCommitWithoutRoomLosesNothing(t *testing.T) {
 	path := t.TempDir()
 	run(t, "full", path)
 	s := openState(t, open(t, path), "corp")
@@ -317,7 +317,7 @@ func childReadOnly(path string) int {
 	return 0
 }
 
-func TestReadOnlyFolder(t *testing.T) {
+func TestReadOnlyFolderIsReported(t *testing.T) {
 	path := t.TempDir()
 	// Used before, so that a lock lies there.
 	f := open(t, path)
@@ -338,7 +338,7 @@ func TestReadOnlyFolder(t *testing.T) {
 
 // A commit whose confirmation failed, though it is on disk: the next one goes on
 // from there, not from what memory held.
-func TestCommitThatFailedOnlyForUs(t *testing.T) {
+func TestCommitFollowsOneThatFailedOnlyForUs(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path)
 	s := openState(t, f, "corp")

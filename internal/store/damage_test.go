@@ -133,7 +133,7 @@ func blockOf(data []byte, i int) []byte {
 
 func blocks(data []byte) int { return (len(data) + 4095) / 4096 }
 
-func TestTruncated(t *testing.T) {
+func TestTruncationIsFound(t *testing.T) {
 	files, models := sample(t, 12)
 	data, model := files[len(files)-1], models[len(models)-1]
 	b := newBench(t)
@@ -157,7 +157,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-func TestFlippedBits(t *testing.T) {
+func TestFlippedBitsAreFound(t *testing.T) {
 	files, _ := sample(t, 12)
 	data := files[len(files)-1]
 	rnd := random(3, 4)
@@ -180,7 +180,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-func TestBlocksLostOrSwapped(t *testing.T) {
+func TestLostAndSwappedBlocksAreFound(t *testing.T) {
 	files, _ := sample(t, 12)
 	data := files[len(files)-1]
 	b := newBench(t)
@@ -206,7 +206,7 @@ func TestBlocksLostOrSwapped(t *testing.T) {
 
 // Old content is sound in itself. Only a header that is behind is harmless: a
 // power cut may lose it, and the commits behind it are found all the same.
-func TestStaleBlocks(t *testing.T) {
+func TestStaleBlocksAreFound(t *testing.T) {
 	files, models := sample(t, 30)
 	last := len(files) - 1
 	b := newBench(t)
@@ -225,7 +225,7 @@ func TestStaleBlocks(t *testing.T) {
 }
 
 // Frames that are sound each, but not together.
-func TestFramesGoneOrMoved(t *testing.T) {
+func TestMissingAndMovedFramesAreFound(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path)
 	s := openState(t, f, "corp")
@@ -260,7 +260,7 @@ func TestFramesGoneOrMoved(t *testing.T) {
 	b.mustSee(t, "one of another file", bytes.Replace(data, frame(3), forged, 1))
 }
 
-func TestWhatIsNoState(t *testing.T) {
+func TestWhatIsNoStateIsPutAside(t *testing.T) {
 	b := newBench(t)
 	b.mustSee(t, "empty", nil)
 	b.mustSee(t, "one byte", []byte{0})
@@ -301,7 +301,7 @@ func TestWhatIsNoState(t *testing.T) {
 }
 
 // The database of a build before the first release is no damage.
-func TestFormerDatabase(t *testing.T) {
+func TestFormerDatabaseIsNoDamage(t *testing.T) {
 	b := newBench(t)
 	data := make([]byte, 4096)
 	binary.NativeEndian.PutUint32(data[boltAt:], boltMagic)
@@ -341,7 +341,7 @@ func TestPutAsideNeverOverwrites(t *testing.T) {
 }
 
 // A damaged file harms no other GitLab.
-func TestDamageStaysAlone(t *testing.T) {
+func TestDamageHarmsNoOtherGitLab(t *testing.T) {
 	b := newBench(t)
 	other := openState(t, b.folder, "other")
 	commit(t, other, put("a", "1"))
@@ -351,7 +351,7 @@ func TestDamageStaysAlone(t *testing.T) {
 }
 
 // What is left of a creation that a crash ended is no damage.
-func TestCrashWhileCreating(t *testing.T) {
+func TestUnfinishedCreationIsNoDamage(t *testing.T) {
 	b := newBench(t)
 	file := filepath.Join(b.path, fileName("corp"))
 	if err := os.WriteFile(file+newExt, []byte("half a"), 0o600); err != nil {
@@ -365,7 +365,7 @@ func TestCrashWhileCreating(t *testing.T) {
 }
 
 // Cut short while it is open.
-func TestDamagedInUse(t *testing.T) {
+func TestDamageInUseIsFound(t *testing.T) {
 	files, _ := sample(t, 12)
 	data := files[len(files)-1]
 	for what, use := range map[string]func(s *State) error{
@@ -458,7 +458,7 @@ func newDisk(path string) *diskState {
 	}
 }
 
-func TestBatchCodec(t *testing.T) {
+func TestBatchIsDecodedAsEncoded(t *testing.T) {
 	b := put("a", "1", "b", "", strings.Repeat("k", maxKey), strings.Repeat("v", 100_000))
 	b.Delete = [][]byte{[]byte("a"), []byte("c")}
 	payload := encodeBatch(b)

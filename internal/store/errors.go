@@ -36,7 +36,7 @@ func (e *ForeignError) Error() string {
 // this one cannot read.
 type NewerError struct {
 	Name, Path string
-	Have, Want string // what the file has and what this release knows
+	Have, Want string // what the file has and what this release reads
 }
 
 func (e *NewerError) Error() string {

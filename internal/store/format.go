@@ -48,7 +48,7 @@ const (
 	boltMagic, boltAt = 0xED0CDAED, 16
 )
 
-// identity says whose file it is.
+// identity is whose file it is.
 type identity struct {
 	Program string `json:"program"`
 	Format  uint32 `json:"format"`

@@ -11,7 +11,7 @@ import (
 
 // A disk that is full in earnest: a small tmpfs, which only root can mount.
 // Another file holds the room that is given back.
-func TestDiskFull(t *testing.T) {
+func TestShipFullDiskLosesNoCommit(t *testing.T) {
 	path := t.TempDir()
 	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=3m,mode=0700"); err != nil {
 		t.Fatalf("mount a tmpfs (this test runs as root): %v", err)

@@ -88,7 +88,7 @@ func (d *disk) afterPowerCut(rnd *rand.Rand) []byte {
 
 // A power cut at any call loses no acknowledged commit, and is never taken for
 // damage. It may keep the commit that it interrupted, as a whole.
-func TestPowerCut(t *testing.T) {
+func TestPowerCutLosesNoCommit(t *testing.T) {
 	rnd := random(8, 9)
 	b := newBench(t)
 	path := t.TempDir()
@@ -96,7 +96,7 @@ func TestPowerCut(t *testing.T) {
 	d := s.backend.(*diskState)
 	model := map[string]string{}
 	for i := range 12 {
-		d.rewriteAt = 1 << 40 // another file; TestKilled has its interruptions
+		d.rewriteAt = 1 << 40 // another file; TestKillLeavesTheStateOfACommit has its interruptions
 		batch := randomBatch(rnd)
 		next := maps.Clone(model)
 		apply(next, batch)
@@ -130,7 +130,7 @@ func TestPowerCut(t *testing.T) {
 
 // Each call that fails leaves the records of the last commit, or those with the
 // batch where only its confirmation failed; the next commit works.
-func TestCallsThatFail(t *testing.T) {
+func TestFailedCallLosesNoCommit(t *testing.T) {
 	for _, failing := range []string{"write 1", "write 2", "sync 1", "write 1 truncate 1", "sync 1 truncate 1"} {
 		t.Run(failing, func(t *testing.T) {
 			path := t.TempDir()
@@ -169,7 +169,7 @@ func TestCallsThatFail(t *testing.T) {
 
 // The disk cannot read a frame that may have been acknowledged: that is damage,
 // not an interrupted commit, though the header may be behind.
-func TestUnreadableBlock(t *testing.T) {
+func TestUnreadableBlockIsDamage(t *testing.T) {
 	files, _ := sample(t, 3)
 	r, err := newReader(unreadable{bytes.NewReader(files[2]), int64(len(files[1]))}, int64(len(files[2])))
 	if err != nil {
@@ -200,8 +200,8 @@ func (u unreadable) ReadAt(p []byte, at int64) (int, error) {
 }
 
 // A file does not grow with its history, and a rewrite keeps every record, also
-// those whose keys no release knows.
-func TestRewrite(t *testing.T) {
+// those whose keys no release has.
+func TestRewriteKeepsEveryRecord(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path)
 	s := openState(t, f, "corp")
@@ -227,7 +227,7 @@ func TestRewrite(t *testing.T) {
 }
 
 // Where a rewrite fails the commits go on, and it is tried again later.
-func TestRewriteThatFails(t *testing.T) {
+func TestFailedRewriteStopsNoCommit(t *testing.T) {
 	var logged bytes.Buffer
 	path := t.TempDir()
 	f := open(t, path, func(o *Options) { o.Logger = log.NewLogfmtLogger(&logged) })
@@ -268,7 +268,7 @@ func TestRewriteThatFails(t *testing.T) {
 
 // A copy that is read from the start to the end while the state is written is
 // the state after some commit.
-func TestCopyWhileWritten(t *testing.T) {
+func TestCopyWhileWrittenIsWhole(t *testing.T) {
 	path := t.TempDir()
 	s := openState(t, open(t, path), "corp")
 	s.backend.(*diskState).slack = 20_000

@@ -213,7 +213,7 @@ func TestLoadEndsAtTheCallersError(t *testing.T) {
 	})
 }
 
-func TestRecordsThatCannotBeStored(t *testing.T) {
+func TestUnstorableRecordsAreRefused(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		s := openState(t, open(t, path), "corp")
@@ -234,7 +234,7 @@ func TestRecordsThatCannotBeStored(t *testing.T) {
 }
 
 // Any history of batches, reopened now and then, must leave what a map has.
-func TestAgainstAMap(t *testing.T) {
+func TestStoreEqualsAMap(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		for seed := range uint64(4) {
@@ -286,7 +286,7 @@ func apply(model map[string]string, b Batch) {
 	}
 }
 
-func TestWhoseStateItIs(t *testing.T) {
+func TestStateOfAnotherGitLabIsRefused(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		f := open(t, path)
@@ -339,7 +339,7 @@ func TestWhoseStateItIs(t *testing.T) {
 	})
 }
 
-func TestLayouts(t *testing.T) {
+func TestNewerLayoutIsRefused(t *testing.T) {
 	if _, err := Open(t.Context(), Options{}); err == nil {
 		t.Error("a folder without a layout")
 	}
@@ -402,7 +402,7 @@ func TestOlderLayoutIsPutAside(t *testing.T) {
 	if strings.Count(line, "\n") != 1 || !strings.Contains(line, "level=warn") || !strings.Contains(line, kept[0]) || !strings.Contains(line, "layout 1") {
 		t.Errorf("logged: %s", line)
 	}
-	// The next start finds nothing to say.
+	// The next start has nothing to report.
 	logged.Reset()
 	wantRecords(t, openState(t, f, "corp"), map[string]string{"b": "2"})
 	if logged.Len() > 0 {
@@ -419,7 +419,7 @@ func TestOlderLayoutIsPutAside(t *testing.T) {
 	}
 }
 
-// A newer release may keep more in the file than this one knows. That is not
+// A newer release may keep more in the file than this one reads. That is not
 // damage: put aside, a downgrade tried by mistake would cost all counters.
 func TestNewerFormatIsNotDamage(t *testing.T) {
 	path := t.TempDir()
@@ -437,7 +437,7 @@ func TestNewerFormatIsNotDamage(t *testing.T) {
 	}
 }
 
-func TestFileNames(t *testing.T) {
+func TestEachNameHasItsOwnFile(t *testing.T) {
 	names := []string{
 		"corp", "Corp", "CORP", "..", ".", "a/b", `a\b`, "a%2fb", "a%2Fb", "..db", "lock", "x.db", "x.db.damaged-20260101T000000Z", "x.db.new",
 		"ünïcode", "u\u0308", "ü", " ", "a b", "a\x00b", "\n", "~", "con", strings.Repeat("x", 99), strings.Repeat("x", 101), strings.Repeat("x", 200), strings.Repeat("x", 201),
@@ -499,7 +499,7 @@ func TestFolderIsPrivate(t *testing.T) {
 	}
 }
 
-func TestPrune(t *testing.T) {
+func TestPruneRemovesOnlyOldFilesOfOurs(t *testing.T) {
 	path := t.TempDir()
 	now := time.Now()
 	var logged bytes.Buffer
@@ -563,7 +563,7 @@ func TestPrune(t *testing.T) {
 	closeState(t, openState(t, f, "dropped"))
 	expect(2*day, fileName("kept"), fileName("dropped"), fileName("open"), fileName("broken"))
 	if !strings.Contains(logged.String(), fileName("Dropped/2")) {
-		t.Errorf("nothing said of the removal: %s", &logged)
+		t.Errorf("the removal is not logged: %s", &logged)
 	}
 	expect(29*day, fileName("kept"), fileName("open"), fileName("broken"))
 	wantRecords(t, inUse, map[string]string{})
@@ -585,7 +585,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-func TestOneProcessToAFolder(t *testing.T) {
+func TestFolderBelongsToOneProcess(t *testing.T) {
 	path := t.TempDir()
 	first := open(t, path)
 	synctest.Test(t, func(t *testing.T) {
@@ -622,7 +622,7 @@ func TestOneProcessToAFolder(t *testing.T) {
 	})
 }
 
-func TestFolderThatIsAFile(t *testing.T) {
+func TestFolderThatIsAFileIsNamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -632,9 +632,9 @@ func TestFolderThatIsAFile(t *testing.T) {
 	}
 }
 
-// Removed, replaced or renamed beneath us: said at once, not found out by the
+// Removed, replaced or renamed beneath us: reported at once, and not only by the
 // restart that reads nothing.
-func TestFileVanishesInUse(t *testing.T) {
+func TestVanishedFileIsReportedAtOnce(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, fileName("corp"))
 	f := open(t, path)
@@ -673,7 +673,7 @@ func TestFileVanishesInUse(t *testing.T) {
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestManyStatesMayBeUsedAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, path string) {
 		t.Helper()
 		f := open(t, path)

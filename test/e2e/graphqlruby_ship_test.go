@@ -251,9 +251,9 @@ func (r *ruby) take() []recording.Exchange {
 	return kept
 }
 
-// TestShipGraphQLRecordings: what graphql-ruby answers to this client's queries,
+// TestShipGraphQLRecordingsAreWhatGraphQLRubyAnswers: what graphql-ruby answers to this client's queries,
 // and to some others, is what `make test` holds the client and the simulator to.
-func TestShipGraphQLRecordings(t *testing.T) {
+func TestShipGraphQLRecordingsAreWhatGraphQLRubyAnswers(t *testing.T) {
 	r := startRuby(t)
 	for _, release := range recording.Releases {
 		t.Run(release, func(t *testing.T) {
@@ -368,10 +368,10 @@ func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.next.RoundTrip(r)
 }
 
-// TestShipGraphQLReleases: the real program with api: graphql is right about
+// TestShipGraphQLShowsTheFleetOfEachRelease: the real program with api: graphql is right about
 // the fleet of each release, paused runners included, and asks REST for nothing
 // that the release's GraphQL gives.
-func TestShipGraphQLReleases(t *testing.T) {
+func TestShipGraphQLShowsTheFleetOfEachRelease(t *testing.T) {
 	r := startRuby(t)
 	for _, release := range recording.Releases {
 		for _, scope := range []string{"instance", "groups"} {
@@ -438,7 +438,7 @@ func configureGraphQL(t *testing.T, url, scope string) string {
 	return path
 }
 
-// wanted are the runners by tag, status and paused, as the world knows them.
+// wanted are the runners by tag, status and paused, as the world has them.
 func wanted(w *gitlabsim.World, tree bool) map[string]float64 {
 	out := map[string]float64{}
 	for _, r := range w.Fleet().Runners {

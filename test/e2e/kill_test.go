@@ -12,10 +12,10 @@ import (
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
 
-// TestKilledAtAnyMoment kills the real program with SIGKILL at random moments
+// TestKillAtAnyMomentLosesNoCount kills the real program with SIGKILL at random moments
 // for a minute, while it is scraped every 100 ms. No counter or bucket may go
 // back, and at the end all equal the truth.
-func TestKilledAtAnyMoment(t *testing.T) {
+func TestKillAtAnyMomentLosesNoCount(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

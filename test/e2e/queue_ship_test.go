@@ -14,9 +14,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/queue"
 )
 
-// TestShipQueue: a queue of 60 classes is read whole through graphql-ruby, whose
+// TestShipQueueIsReadWhole: a queue of 60 classes is read whole through graphql-ruby, whose
 // limit of complexity for a user who is no administrator holds for each query.
-func TestShipQueue(t *testing.T) {
+func TestShipQueueIsReadWhole(t *testing.T) {
 	r := startRuby(t)
 	w := gitlabsim.New(gitlabsim.Options{Seed: 1, Token: recording.Admin, Now: func() time.Time { return recording.Now }})
 	acme := w.AddGroup("acme", 0)

@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// TestSampleAnswersOfGitLabsPage serves the Runner API page's own sample answers as they
+// TestSampleAnswersOfGitLabsPageAreRead serves the Runner API page's own sample answers as they
 // stand there, impossible ones among them (a runner that is active and called
 // paused, a running job with an end), and holds what the real program makes of
 // them. Two of the runners have no details: they are answered 403.
-func TestSampleAnswersOfGitLabsPage(t *testing.T) {
+func TestSampleAnswersOfGitLabsPageAreRead(t *testing.T) {
 	t.Parallel()
 	sample := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "gitlab", "testdata", name))
@@ -53,7 +53,7 @@ func TestSampleAnswersOfGitLabsPage(t *testing.T) {
 	p := launch(t, "--config.file="+configure(t, dir, srv.URL), "--storage.path="+filepath.Join(dir, "state"))
 	const fleet = "gitlab_runner_fleet_"
 	// Runners 3 and 8 stand under (unknown) once their details failed three times;
-	// this release does not tell who executes, so their jobs are tried as often.
+	// this release does not show who executes, so their jobs are tried as often.
 	got := eventually(t, p, "the whole picture", func(got map[string]float64) bool {
 		return got[fleet+`tag_runners{gitlab="g0",paused="false",runner_type="project_type",status="online",tag="ruby"}`] == 1 &&
 			got[fleet+`runner_jobs_executing{gitlab="g0",runner_id="6"}`] == 1 &&

@@ -30,7 +30,7 @@ func TestShardsSumToTheWhole(t *testing.T) {
 		procs[i] = launch(t, "--config.file="+configure(t, dir, url), "--storage.path="+filepath.Join(dir, "state"),
 			fmt.Sprintf("--shard.index=%d", i), fmt.Sprintf("--shard.count=%d", shards))
 	}
-	// all sums the shards' series; the label shard must tell them apart.
+	// all sums the shards' series; the label shard must distinguish them.
 	all := func() map[string]float64 {
 		out := map[string]float64{}
 		for i, p := range procs {

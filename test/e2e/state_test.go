@@ -61,7 +61,7 @@ func stateFile(t *testing.T, dir string) string {
 	return files[0]
 }
 
-// refused runs the exporter where it must not start, and returns what it said.
+// refused runs the exporter where it must not start, and returns what it wrote.
 func refused(t *testing.T, within time.Duration, args ...string) string {
 	t.Helper()
 	began := time.Now()
@@ -70,7 +70,7 @@ func refused(t *testing.T, within time.Duration, args ...string) string {
 		t.Errorf("exit status %d, want 1:\n%s", code, out)
 	}
 	if took := time.Since(began); took > within {
-		t.Errorf("it took %v to say so, want at most %v", took, within)
+		t.Errorf("it took %v to refuse, want at most %v", took, within)
 	}
 	if strings.Contains(out, "goroutine ") {
 		t.Errorf("a stack trace:\n%s", out)
@@ -166,7 +166,7 @@ func TestSecondProcessOnAFolderIsRefused(t *testing.T) {
 	p := launch(t, args...)
 	out := refused(t, 20*time.Second, args...)
 	if !strings.Contains(out, filepath.Join(dir, "state")) || !strings.Contains(out, "another process") {
-		t.Errorf("the refusal does not say what is wrong:\n%s", out)
+		t.Errorf("the refusal does not name what is wrong:\n%s", out)
 	}
 	eventually(t, p, "the first goes on", counting(1))
 	p.Kill()
@@ -201,7 +201,7 @@ func TestFullDiskFreezesCountersAndLosesNoJob(t *testing.T) {
 		t.Error("the gauges do not go on")
 	}
 	if n := strings.Count(p.Log(), "cannot be saved"); n != 1 {
-		t.Errorf("the log tells it %d times, want once:\n%s", n, p.Log())
+		t.Errorf("the log has it %d times, want once:\n%s", n, p.Log())
 	}
 	// What was not saved at the end is not called saved.
 	if code := p.Stop(); code != 1 || !strings.Contains(p.Log(), "stopped, but the state could not be saved") {

@@ -6,11 +6,11 @@ import (
 	"gitlab-runner-fleet-exporter/internal/health"
 )
 
-// TestMonths runs a part of a month of the whole fleet and some of nine
+// TestMonthsOfIncidentsStayWithinBounds runs a part of a month of the whole fleet and some of nine
 // runners through internal/health, with restarts from its records. The seeds
-// are not those that judge; the bounds are wider than docs/health.md says,
+// are not those that judge; the bounds are wider than those of docs/health.md,
 // since a few incidents are few.
-func TestMonths(t *testing.T) {
+func TestMonthsOfIncidentsStayWithinBounds(t *testing.T) {
 	const days = 5 // incidents begin on the fourth
 	for _, graphql := range []bool{true, false} {
 		name := map[bool]string{true: "GraphQL", false: "REST"}[graphql]

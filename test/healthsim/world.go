@@ -305,7 +305,7 @@ func NewWorld(seed int64, masking, calm, small bool) *World {
 		w.projFail = append(w.projFail, .97)
 		r.prot = false
 	}
-	for _, r := range w.rs { // what the exporter can tell apart: tags, type, owner, protected
+	for _, r := range w.rs { // what the exporter can distinguish: tags, type, owner, protected
 		r.group = r.pool * 2
 		if r.prot {
 			r.group++
@@ -314,7 +314,7 @@ func NewWorld(seed int64, masking, calm, small bool) *World {
 			r.detailsBroken = true
 		}
 	}
-	for i := 0; i < cut(8, 0); i++ { // machines cloned from one image: two runner ids say the same system_id
+	for i := 0; i < cut(8, 0); i++ { // machines cloned from one image: two runner ids have the same system_id
 		a, b := w.pools[i%3].rs[w.rnd.Intn(len(w.pools[i%3].rs))].mgrs[0], w.pools[(i+1)%3].rs[w.rnd.Intn(len(w.pools[(i+1)%3].rs))].mgrs[0]
 		b.p.sys, b.sys = a.p.sys, a.sys
 	}

@@ -1,4 +1,4 @@
-// The API server of Kubernetes, for TestShipKubernetes: a module of its own, so
+// The API server of Kubernetes, for TestShipKubernetesAcceptsEveryObject: a module of its own, so
 // that its tree stays out of ours. test/tools.sh builds it.
 module gitlab-runner-fleet-exporter/test/kubernetes
 

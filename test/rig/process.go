@@ -114,7 +114,7 @@ const LogSize = 4 << 20
 var listening = regexp.MustCompile(`msg="?[Ll]istening(?: on)?"?(?: component=\w+)? address=(\S+)`)
 
 // Log keeps the end of what a program writes, and the first address that it
-// says it listens on.
+// reports to listen on.
 type Log struct {
 	// Drop, where set, receives each line and keeps it out where it returns true.
 	Drop func(line []byte) bool

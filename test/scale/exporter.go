@@ -35,7 +35,7 @@ type exporter struct {
 	gc      *collections
 }
 
-// startExporter starts it with the defaults but for what the case says. rows:
+// startExporter starts it with the defaults but for those of the case. rows:
 // with the runner_ families. A second start in the same folder finds the state
 // of the first.
 func startExporter(ctx context.Context, c *oneCase, url, token string, rows bool) (*exporter, error) {

@@ -71,7 +71,7 @@ func (c *oneCase) rest(ctx context.Context, e *exporter, sim *simulation, r *res
 			r.first.jobs = took
 		}
 		if r.first.machines > 0 && r.first.jobs > 0 {
-			c.tell("machines after %v, jobs after %v", r.first.machines, r.first.jobs)
+			c.report("machines after %v, jobs after %v", r.first.machines, r.first.jobs)
 			return nil
 		}
 		if _, err := c.watch(ctx, sim); err != nil {

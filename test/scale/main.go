@@ -216,12 +216,12 @@ func bench(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 // cases are all that the flags ask for.
-func (p *plan) cases(dir string, say io.Writer) (cases []*oneCase) {
+func (p *plan) cases(dir string, progress io.Writer) (cases []*oneCase) {
 	for _, runners := range p.runners {
 		for _, limit := range p.limits {
 			for _, api := range p.apis {
 				cases = append(cases, &oneCase{
-					plan: p, runners: runners, limit: limit, api: api, say: say,
+					plan: p, runners: runners, limit: limit, api: api, progress: progress,
 					dir: filepath.Join(dir, fmt.Sprintf("%d-%d-%s", runners, limit, api)),
 				})
 			}

@@ -22,7 +22,7 @@ type oneCase struct {
 	runners, limit int
 	api            string
 	dir            string
-	say            io.Writer
+	progress       io.Writer
 }
 
 func (c *oneCase) String() string {
@@ -56,7 +56,7 @@ func (c *oneCase) needed() int {
 }
 
 // ideal is how long n requests take by themselves. Pages of GraphQL come one
-// after the other: each tells where the next begins.
+// after the other: each has where the next begins.
 func (c *oneCase) ideal(n int) time.Duration {
 	atOnce := 1
 	if c.byREST() {
@@ -159,8 +159,8 @@ func stage(route string) string {
 	}
 }
 
-func (c *oneCase) tell(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.say, "%s %s: "+format+"\n", append([]any{time.Now().Format(time.TimeOnly), c}, args...)...)
+func (c *oneCase) report(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.progress, "%s %s: "+format+"\n", append([]any{time.Now().Format(time.TimeOnly), c}, args...)...)
 }
 
 // errEnough ends a case that asks too much of GitLab.
@@ -179,13 +179,13 @@ func (c *oneCase) measure(ctx context.Context) (r *result, err error) {
 	}
 	throttle := c.limit
 	if c.onlyFirst {
-		throttle = 0 // the configured limit alone: what GitLab tells of its own is spread over its window
+		throttle = 0 // the configured limit alone: what GitLab reports of its own is spread over its window
 	}
-	c.tell("simulating %v of history", c.history)
+	c.report("simulating %v of history", c.history)
 	sim, err := startSimulation(ctx, world{
 		Token: token, Runners: c.runners, Active: active, Tags: c.tags, Jobs: c.jobs,
 		History: c.history, Latency: c.latency, RateLimit: throttle,
-	}, c.say)
+	}, c.progress)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func (c *oneCase) runAgain(ctx context.Context, sim *simulation, token string, r
 		}
 		if _, ok := m["tag_runners"]; ok && r.again == 0 {
 			r.again = time.Since(e.started)
-			c.tell("started again without runner_ families: picture after %v", r.again)
+			c.report("started again without runner_ families: picture after %v", r.again)
 		}
 		if m["up"] == 1 && r.again > 0 {
 			break
@@ -282,7 +282,7 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 		took := time.Since(e.started)
 		if r.listed == 0 && int(m["runners"]) == c.runners {
 			r.listed = took
-			c.tell("all runners listed after %v", took)
+			c.report("all runners listed after %v", took)
 		}
 		n, err := c.watch(ctx, sim)
 		if err != nil {
@@ -294,7 +294,7 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 		}
 		if _, ok := m["tag_runners"]; ok && r.listed != 0 {
 			r.picture, r.first = took, c.firstOf(n)
-			c.tell("first picture after %v and %d requests", took, r.sent)
+			c.report("first picture after %v and %d requests", took, r.sent)
 			s, err := e.scrape(ctx, "exporter")
 			r.waited = c.waited(s)
 			return err
@@ -307,7 +307,7 @@ func (c *oneCase) firstPicture(ctx context.Context, e *exporter, sim *simulation
 			return err
 		}
 	}
-	c.tell("no first picture within %v", c.picture)
+	c.report("no first picture within %v", c.picture)
 	return nil
 }
 
@@ -326,7 +326,7 @@ func (c *oneCase) untilOnTime(ctx context.Context, e *exporter, sim *simulation,
 		return nil // its details alone are late
 	}
 	for begin := time.Now(); time.Since(begin) < c.settle; {
-		// Each picture tells the lag as of its making, every 5 s.
+		// Each picture shows the lag as of its making, every 5 s.
 		if err := e.Pause(ctx, 5*time.Second); err != nil {
 			return err
 		}
@@ -337,14 +337,14 @@ func (c *oneCase) untilOnTime(ctx context.Context, e *exporter, sim *simulation,
 		r.lagAfter = m["exporter_poll_lag_seconds"]
 		if r.lagAfter == 0 {
 			r.onTime = time.Since(e.started)
-			c.tell("on time after %v", r.onTime)
+			c.report("on time after %v", r.onTime)
 			return nil
 		}
 		if _, err := c.watch(ctx, sim); err != nil {
 			return err
 		}
 	}
-	c.tell("still late by %.0f s after %v", r.lagAfter, c.settle)
+	c.report("still late by %.0f s after %v", r.lagAfter, c.settle)
 	return nil
 }
 
@@ -400,7 +400,7 @@ func (c *oneCase) steadyState(ctx context.Context, e *exporter, sim *simulation,
 	const delay = "exporter_job_settle_delay_seconds_"
 	r.settled = (now[delay+"sum"] - first[delay+"sum"]) / (now[delay+"count"] - first[delay+"count"])
 	r.answers = answers(last)
-	c.tell("steady state measured for %v", r.steady)
+	c.report("steady state measured for %v", r.steady)
 	return nil
 }
 
@@ -459,7 +459,7 @@ func (c *oneCase) compare(ctx context.Context, e *exporter, sim *simulation, r *
 		r.given.families++
 		r.given.series += int(n)
 	}
-	c.tell("sums: %s; series given up: %s", r.sums, r.given)
+	c.report("sums: %s; series given up: %s", r.sums, r.given)
 	return nil
 }
 
@@ -490,7 +490,7 @@ func (c *oneCase) timeScrapes(ctx context.Context, e *exporter, into map[string]
 		s.p50, s.p99 = quantile(took, 0.5), quantile(took, 0.99)
 		into[f.name] = s
 	}
-	c.tell("%d scrapes of each format", c.scrapes)
+	c.report("%d scrapes of each format", c.scrapes)
 	return nil
 }
 

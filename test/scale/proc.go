@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// What the kernel tells under /proc. Elsewhere these are zero, and the report
+// What the kernel shows under /proc. Elsewhere these are zero, and the report
 // shows a dash.
 
 // userHZ is the unit of times in /proc: 100 on every Linux.

@@ -27,14 +27,14 @@ func TestMeasuresASmallFleet(t *testing.T) {
 	t.Parallel()
 	rig.Long(t, "builds and measures the program")
 	temp := t.TempDir()
-	var out, said bytes.Buffer
+	var out, progress bytes.Buffer
 	began := time.Now()
 	p := []string{
 		"-runners=120", "-limits=0", "-api=rest,graphql", "-active=10%", "-jobs=60", "-runners-interval=2s", "-latency=1ms", "-history=1h", "-steady=3s",
 		"-settle=30s", "-picture=30s", "-scrapes=3", "-temp=" + temp, "-ldflags=",
 	}
-	if code := run(t.Context(), p, strings.NewReader(""), &out, &said); code != 0 {
-		t.Fatalf("status %d:\n%s", code, &said)
+	if code := run(t.Context(), p, strings.NewReader(""), &out, &progress); code != 0 {
+		t.Fatalf("status %d:\n%s", code, &progress)
 	}
 	const (
 		s       = ` \d+\.\d s \|`
@@ -67,10 +67,10 @@ func TestMeasuresASmallFleet(t *testing.T) {
 func TestMeasuresAFirstPicture(t *testing.T) {
 	t.Parallel()
 	rig.Long(t, "builds and measures the program")
-	var out, said bytes.Buffer
+	var out, progress bytes.Buffer
 	p := []string{"-first", "-runners=150", "-limits=0", "-api=rest", "-jobs=20", "-latency=20ms", "-concurrency=8", "-history=1h", "-picture=1m", "-temp=" + t.TempDir(), "-ldflags="}
-	if code := run(t.Context(), p, strings.NewReader(""), &out, &said); code != 0 {
-		t.Fatalf("status %d:\n%s", code, &said)
+	if code := run(t.Context(), p, strings.NewReader(""), &out, &progress); code != 0 {
+		t.Fatalf("status %d:\n%s", code, &progress)
 	}
 	if want := `\| 150 \| no limit \| \S+ \| \d\.\d s \| 0\.\d s \| 2\.\d s \| \d{3} \| 162 \| \d \| \d+ \| \d\.\d s \| \d\.\d s \|`; !regexp.MustCompile(want).Match(out.Bytes()) {
 		t.Errorf("no %s in\n%s", want, &out)
@@ -92,11 +92,11 @@ func TestMeasuresAFirstPicture(t *testing.T) {
 func TestStopsAtItsBounds(t *testing.T) {
 	t.Parallel()
 	rig.Long(t, "builds and measures the program")
-	// The exporter is ended with an error, and what was measured is told.
-	var out, said bytes.Buffer
-	code := run(t.Context(), []string{"-runners=50", "-limits=0", "-api=rest", "-latency=0", "-history=0", "-max-requests=20", "-temp=" + t.TempDir(), "-ldflags="}, strings.NewReader(""), &out, &said)
-	if code != 1 || !strings.Contains(said.String(), errEnough.Error()) || !strings.Contains(out.String(), "| 50 |") {
-		t.Errorf("status %d\n%s\n%s", code, &said, &out)
+	// The exporter is ended with an error, and what was measured is reported.
+	var out, progress bytes.Buffer
+	code := run(t.Context(), []string{"-runners=50", "-limits=0", "-api=rest", "-latency=0", "-history=0", "-max-requests=20", "-temp=" + t.TempDir(), "-ldflags="}, strings.NewReader(""), &out, &progress)
+	if code != 1 || !strings.Contains(progress.String(), errEnough.Error()) || !strings.Contains(out.String(), "| 50 |") {
+		t.Errorf("status %d\n%s\n%s", code, &progress, &out)
 	}
 	for _, bad := range [][]string{
 		{"-runners=x"},
@@ -153,8 +153,8 @@ func TestFiguresAreWrittenForPeople(t *testing.T) {
 	}
 }
 
-// TestAnswersTook: pages of GraphQL come one after the other, the rest at once.
-func TestAnswersTook(t *testing.T) {
+// TestOnlyGraphQLPagesAreReckonedInTurn: pages of GraphQL come one after the other, the rest at once.
+func TestOnlyGraphQLPagesAreReckonedInTurn(t *testing.T) {
 	t.Parallel()
 	s := samples(`gitlab_runner_fleet_exporter_api_request_duration_seconds_sum{gitlab="a",route="/graphql"} 5
 gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route="/graphql"} 30
@@ -175,7 +175,7 @@ gitlab_runner_fleet_exporter_api_request_duration_seconds_count{gitlab="a",route
 	}
 }
 
-func TestReadsAScrape(t *testing.T) {
+func TestScrapeIsReadIntoFigures(t *testing.T) {
 	t.Parallel()
 	s := samples(`# HELP gitlab_runner_fleet_tag_runners b
 gitlab_runner_fleet_tag_runners{gitlab="a tag=\"x\"",tag="gpu"} 1
@@ -221,9 +221,9 @@ go_goroutines 12
 	}
 }
 
-// TestSumsTheCollections: the runtime's lines are taken out of the log, unless
+// TestCollectionsAreSummed: the runtime's lines are taken out of the log, unless
 // another fell into the middle of one.
-func TestSumsTheCollections(t *testing.T) {
+func TestCollectionsAreSummed(t *testing.T) {
 	t.Parallel()
 	var gc collections
 	for line, drop := range map[string]bool{

@@ -17,7 +17,7 @@ import (
 	simgraphql "gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
 )
 
-// world is what the simulation is told on its standard input, so that the
+// world is what the simulation gets on its standard input, so that the
 // token stands in no process list. When that input ends, so does it: no
 // simulation outlives its parent.
 type world struct {

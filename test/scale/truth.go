@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// aggregates are sums over the whole fleet: as the simulated GitLab knows
+// aggregates are sums over the whole fleet: as the simulated GitLab has
 // them, and as the exporter shows them.
 type aggregates struct {
 	Runners, Managers, Executing int
 	Tags                         map[string]int // runners under each
 
-	// Families that are not shown at all, as the exporter does until it knows
+	// Families that are not shown at all, as the exporter does until it has
 	// all that they sum: no sum is better than a part of it.
 	withheld []string
 }
@@ -36,7 +36,7 @@ func shownIn(s samples) aggregates {
 }
 
 // against compares with the truth, for people. What executes moves, and is
-// told beside it.
+// shown beside it.
 func (a aggregates) against(truth aggregates) string {
 	var wrong []string
 	is := func(family, what string, have, want int) {
@@ -68,19 +68,19 @@ func (a aggregates) against(truth aggregates) string {
 }
 
 // givenUp are the series that gave way to series_limit, by what the exporter
-// tells of them.
+// reports of them.
 type givenUp struct {
 	families, series int
 	logged           bool
 }
 
 func (g givenUp) String() string {
-	said := map[bool]string{true: "in the log too", false: "NOT in the log"}[g.logged]
+	inLog := map[bool]string{true: "in the log too", false: "NOT in the log"}[g.logged]
 	if g.families == 0 {
 		if g.logged {
 			return "none now, but some earlier"
 		}
 		return "none"
 	}
-	return fmt.Sprintf("%s in %d families, by series_dropped and %s", thousands(g.series), g.families, said)
+	return fmt.Sprintf("%s in %d families, by series_dropped and %s", thousands(g.series), g.families, inLog)
 }

@@ -16,7 +16,7 @@ import (
 	"strings"
 )
 
-// modulePrefix is cut from names: everyone knows whose tests these are.
+// modulePrefix is cut from names: all tests are of this module.
 const modulePrefix = "gitlab-runner-fleet-exporter/"
 
 func main() {
@@ -47,7 +47,7 @@ type key struct{ pkg, test string }
 
 // summarize reports whether all went well.
 func summarize(in io.Reader, out io.Writer, further string) bool {
-	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format, args...) }
+	write := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format, args...) }
 	var passed, failed, broken int
 	var skips []string
 	output := map[key]*strings.Builder{}
@@ -63,7 +63,7 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 		if len(line) > 0 {
 			var e event
 			if json.Unmarshal(line, &e) != nil {
-				say("%s", line) // not an event: whoever wrote it wants it read
+				write("%s", line) // not an event: whoever wrote it wants it read
 				continue
 			}
 			k := key{e.Package, e.Test}
@@ -75,18 +75,18 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 				}
 				output[k].WriteString(e.Output)
 			case "build-output":
-				say("%s", e.Output)
+				write("%s", e.Output)
 			case "build-fail":
 				broken++
-				say("FAIL: %s does not build\n", e.ImportPath)
+				write("FAIL: %s does not build\n", e.ImportPath)
 			case "pass", "fail", "skip":
 				switch {
 				case e.Test == "" && e.Action == "fail":
 					// Whatever no test owns: a panic, a leak, a race at the end.
 					broken++
-					say("%sFAIL: package %s (%.1f s)\n", text(k), name, e.Elapsed)
+					write("%sFAIL: package %s (%.1f s)\n", text(k), name, e.Elapsed)
 				case e.Test == "" && e.Action == "pass":
-					say("ok    %s (%.1f s)\n", name, e.Elapsed)
+					write("ok    %s (%.1f s)\n", name, e.Elapsed)
 				case e.Test == "": // a package without tests
 				case e.Action == "pass":
 					passed++
@@ -99,7 +99,7 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 					skips = append(skips, name+"\t"+reason(text(k)))
 				default:
 					failed++
-					say("%sFAIL: %s\n", text(k), name)
+					write("%sFAIL: %s\n", text(k), name)
 				}
 				delete(output, k)
 			}
@@ -115,18 +115,18 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 	}
 	for k, b := range output { // cut off in the middle: a crash or a timeout
 		if k.test != "" {
-			say("%sFAIL: %s.%s did not end\n", b, strings.TrimPrefix(k.pkg, modulePrefix), k.test)
+			write("%sFAIL: %s.%s did not end\n", b, strings.TrimPrefix(k.pkg, modulePrefix), k.test)
 			failed++
 		}
 	}
 	for _, s := range skips {
-		say("SKIP\t%s\n", s)
+		write("SKIP\t%s\n", s)
 	}
 	if passed+failed+len(skips) == 0 {
-		say("no test ran\n")
+		write("no test ran\n")
 		return false
 	}
-	say("%d passed, %d failed, %d skipped\n", passed, max(failed, broken), len(skips))
+	write("%d passed, %d failed, %d skipped\n", passed, max(failed, broken), len(skips))
 	return failed+broken == 0
 }
 

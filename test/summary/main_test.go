@@ -21,7 +21,7 @@ func TestSummaryOfEachOutcome(t *testing.T) {
 	for _, tt := range []struct {
 		name, in, further string
 		well              bool
-		says              []string
+		want              []string
 	}{
 		{"passes", passes + passes, "", true, []string{"2 passed, 0 failed, 0 skipped"}},
 		{"skips by name", passes + skipped, "", true, []string{"SKIP\tconfig.TestB\tx_test.go:1: no disk\n", "1 passed, 0 failed, 1 skipped"}},
@@ -40,9 +40,9 @@ func TestSummaryOfEachOutcome(t *testing.T) {
 			if well := summarize(strings.NewReader(tt.in), &out, tt.further); well != tt.well {
 				t.Errorf("well: %v", well)
 			}
-			for _, want := range tt.says {
+			for _, want := range tt.want {
 				if !strings.Contains(out.String(), want) {
-					t.Errorf("does not say %q:\n%s", want, out.String())
+					t.Errorf("does not show %q:\n%s", want, out.String())
 				}
 			}
 		})

@@ -13,9 +13,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql/recording"
 )
 
-// TestAsGraphQLRuby: of the same fleet the simulator answers what graphql-ruby
+// TestAnswersEqualGraphQLRubys: of the same fleet the simulator answers what graphql-ruby
 // answers: messages, codes, places, paths, data and cursors, in full.
-func TestAsGraphQLRuby(t *testing.T) {
+func TestAnswersEqualGraphQLRubys(t *testing.T) {
 	for _, release := range recording.Releases {
 		t.Run(release, func(t *testing.T) {
 			exchanges, err := recording.Load(release)

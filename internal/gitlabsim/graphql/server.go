@@ -124,7 +124,7 @@ func (s *Server) Queries() []Query {
 	return append([]Query(nil), s.log...)
 }
 
-// request is what a query's execution knows.
+// request is what a query's execution needs.
 type request struct {
 	world    *gitlabsim.World
 	caller   gitlabsim.Caller
@@ -211,7 +211,7 @@ func readBody(r *http.Request) (in body, err error) {
 
 // answer is GraphQL's way: parse, validate, weigh, execute.
 func (s *Server) answer(ctx context.Context, q *Query, in body, caller gitlabsim.Caller) result {
-	// The library's parser knows no null; the text keeps its length, and errors
+	// The library's parser has no null; the text keeps its length, and errors
 	// their places.
 	text := strings.ReplaceAll(in.Query, "(legacyMode: null)", `(legacyMode: ""  )`)
 	src := source.NewSource(&source.Source{Body: []byte(text), Name: "query"})

@@ -93,9 +93,9 @@ func (r reply) at(t *testing.T, path ...string) any {
 	return v
 }
 
-// TestPages: the truth of the whole fleet, by cursor, each runner once, though
+// TestPagesHaveEachRunnerOnce: the truth of the whole fleet, by cursor, each runner once, though
 // one is deleted and one joins between two pages.
-func TestPages(t *testing.T) {
+func TestPagesHaveEachRunnerOnce(t *testing.T) {
 	w, _ := mounted(t, gitlabsim.Options{Seed: 3, Runners: 250, Tags: 20, JobsPerHour: 500, History: time.Hour})
 	truth := map[int64]gitlabsim.RunnerTruth{}
 	for _, r := range w.Fleet().Runners {
@@ -156,8 +156,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestComplexity holds GitLab's formula to numbers worked out by hand from it.
-func TestComplexity(t *testing.T) {
+// TestComplexityIsGitLabsFormula holds GitLab's formula to numbers worked out by hand from it.
+func TestComplexityIsGitLabsFormula(t *testing.T) {
 	w, s := mounted(t, gitlabsim.Options{Runners: 3})
 	for query, want := range map[string]float64{
 		`{ queryComplexity { score limit } }`:                                                                                  3,
@@ -183,8 +183,7 @@ func TestComplexity(t *testing.T) {
 	}
 }
 
-// TestDepth: a query too deep is refused.
-func TestDepth(t *testing.T) {
+func TestDeepQueryIsRefused(t *testing.T) {
 	w, s := mounted(t, gitlabsim.Options{Runners: 3})
 	s.SetLimit(10_000)
 	nest := func(n int) string {
@@ -204,9 +203,9 @@ func TestDepth(t *testing.T) {
 	}
 }
 
-// TestErrorMessages: a release that does not know something returns GitLab's message,
+// TestErrorMessagesAreGitLabs: a release that does not know something returns GitLab's message,
 // with the code and the path, inside HTTP 200.
-func TestErrorMessages(t *testing.T) {
+func TestErrorMessagesAreGitLabs(t *testing.T) {
 	for _, c := range []struct{ version, query, message, code, path string }{
 		{"15.6.0", `query fleet { runners { nodes { id jobExecutionStatus } } }`, "Field 'jobExecutionStatus' doesn't exist on type 'CiRunner'", "undefinedField", "query fleet/runners/nodes/jobExecutionStatus"},
 		{"15.11.0", `{ runners { nodes { id managers { nodes { id } } } } }`, "Field 'managers' doesn't exist on type 'CiRunner'", "undefinedField", "query/runners/nodes/managers"},
@@ -237,8 +236,8 @@ func TestErrorMessages(t *testing.T) {
 	}
 }
 
-// TestReleases: each release knows what the next one down does not.
-func TestReleases(t *testing.T) {
+// TestOlderReleaseLacksNewerFields: each release has what the next one down has not.
+func TestOlderReleaseLacksNewerFields(t *testing.T) {
 	for _, c := range []struct {
 		field     string
 		from, not string
@@ -263,9 +262,9 @@ func TestReleases(t *testing.T) {
 	}
 }
 
-// TestWhoSees: administrators see the instance, others an error inside 200;
+// TestRightsDecideWhatIsSeen: administrators see the instance, others an error inside 200;
 // a group's maintainer its descendants, and nobody a group that is not theirs.
-func TestWhoSees(t *testing.T) {
+func TestRightsDecideWhatIsSeen(t *testing.T) {
 	w, _ := mounted(t, gitlabsim.Options{Version: "19.1.0-ee"})
 	top := w.AddGroup("top", 0)
 	sub := w.AddGroup("sub", top)
@@ -361,8 +360,8 @@ func TestWhoSees(t *testing.T) {
 	}
 }
 
-// TestLimits: what GitLab allows once a request, how much it takes, and by which method.
-func TestLimits(t *testing.T) {
+// TestLimitsOfARequestAreGitLabs: what GitLab allows once a request, how much it takes, and by which method.
+func TestLimitsOfARequestAreGitLabs(t *testing.T) {
 	w, s := mounted(t, gitlabsim.Options{Runners: 120})
 	r := ask(t, w, token, `{ runners(first: 2) { nodes { jobs { count } } } }`, nil)
 	if len(r.Errors) != 1 || r.Errors[0].Message != `"jobs" field can be requested only for 1 CiRunner(s) at a time.` {
@@ -400,8 +399,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestFaultAndThrottle: scripted answers, and requests that count like any other.
-func TestFaultAndThrottle(t *testing.T) {
+// TestFaultsAndThrottleApplyToGraphQL: scripted answers, and requests that count like any other.
+func TestFaultsAndThrottleApplyToGraphQL(t *testing.T) {
 	w, s := mounted(t, gitlabsim.Options{Runners: 2, RateLimit: 3})
 	s.SetFault(func(q Query) *Fault {
 		if q.First > 1 {
