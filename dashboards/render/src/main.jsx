@@ -44,7 +44,11 @@ async function prepare(prometheus, panel, width) {
   return applyFieldOverrides({ data: frames, fieldConfig: panel.fieldConfig, replaceVariables: replace, theme, timeZone: 'utc', fieldConfigRegistry: registry });
 }
 
+// What was drawn, for the tests.
+const report = (window.report = { tiles: [], empty: [], cut: [], green: theme.visualization.getColorByName('green') });
+
 function Empty({ panel }) {
+  report.empty.push({ title: panel.title, text: panel.fieldConfig?.defaults?.noValue ?? 'No data' });
   return <div style={{ display: 'flex', height: '100%', alignItems: 'center', justifyContent: 'center', color: theme.colors.text.secondary }}>
     {panel.fieldConfig?.defaults?.noValue ?? 'No data'}
   </div>;
@@ -58,16 +62,17 @@ function display(frames, panel) {
 
 const kinds = {
   stat({ panel, frames, width, height }) {
-    const values = frames.length ? display(frames, panel) : [];
-    const text = values[0]?.display ?? { text: panel.fieldConfig.defaults.noValue ?? 'No data', numeric: NaN, color: theme.colors.text.disabled };
-    return <BigValue value={{ ...text, title: undefined }} theme={theme} width={width} height={height} colorMode={frames.length ? panel.options.colorMode : 'value'}
-      graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode} textMode={panel.options.textMode} />;
+    const values = display(frames, panel); // of no frames too: Grafana decides on text and color
+    report.tiles.push(...values.map((v) => ({ title: panel.title, text: v.display.text, name: v.display.title ?? '', color: v.display.color })));
+    return values.map((v, i) => <BigValue key={i} value={v.display} theme={theme} width={width / values.length} height={height} colorMode={panel.options.colorMode}
+      graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode} textMode={panel.options.textMode} />);
   },
   bargauge({ panel, frames, width, height }) {
+    const values = display(frames, panel);
     if (!frames.length) {
+      report.tiles.push({ title: panel.title, text: values[0].display.text, name: '', color: values[0].display.color });
       return <Empty panel={panel} />;
     }
-    const values = display(frames, panel);
     const each = Math.min(26, Math.floor(height / values.length));
     const names = Math.min(width / 2.2, 8 * Math.max(...values.map((v) => v.display.title.length)) + 10);
     return values.map((v, i) => <div key={i} style={{ height: each }}>
