@@ -67,6 +67,16 @@ type thresholds struct {
 	Steps []step `json:"steps"`
 }
 
+type transformation struct {
+	ID      string `json:"id"`
+	Options struct {
+		ExcludeByName map[string]bool   `json:"excludeByName"`
+		IncludeByName map[string]bool   `json:"includeByName"`
+		IndexByName   map[string]int    `json:"indexByName"`
+		RenameByName  map[string]string `json:"renameByName"`
+	} `json:"options"`
+}
+
 type panel struct {
 	ID          int                      `json:"id"`
 	Type        string                   `json:"type"`
@@ -101,18 +111,10 @@ type panel struct {
 			} `json:"properties"`
 		} `json:"overrides"`
 	} `json:"fieldConfig"`
-	Transformations []struct {
-		ID      string `json:"id"`
-		Options struct {
-			ExcludeByName map[string]bool   `json:"excludeByName"`
-			IncludeByName map[string]bool   `json:"includeByName"`
-			IndexByName   map[string]int    `json:"indexByName"`
-			RenameByName  map[string]string `json:"renameByName"`
-		} `json:"options"`
-	} `json:"transformations"`
-	Collapsed     bool    `json:"collapsed"`
-	Panels        []panel `json:"panels"`
-	PluginVersion string  `json:"pluginVersion"`
+	Transformations []transformation `json:"transformations"`
+	Collapsed       bool             `json:"collapsed"`
+	Panels          []panel          `json:"panels"`
+	PluginVersion   string           `json:"pluginVersion"`
 }
 
 type variable struct {

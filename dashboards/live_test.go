@@ -104,13 +104,13 @@ func live(t *testing.T, program string) {
 			for _, q := range panel.Targets {
 				where := fmt.Sprintf("%s/%s/%s", name, panel.Title, q.RefID)
 				asked[where] = true
-				p.askTarget(t, where, q)
+				p.checkColumns(t, where, panel, p.askTarget(t, where, q))
 			}
 		}
 	}
 	p.checkRules(t)
 	for name, d := range load(t) {
-		for _, tile := range p.tiles(t, d) {
+		for _, tile := range p.stable(t, d) {
 			if tile.text == "not scraped" || tile.text == "unknown" {
 				t.Errorf("%s: %+v", name, tile)
 			}
@@ -182,6 +182,7 @@ func serve(tb testing.TB, program, config string, rules []byte) *server {
 		}
 	}
 	s := rig.Serve(tb, program, "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"))
+	s.Ready(tb, "/-/ready")
 	return &server{url: "http://" + s.Address, values: map[string]string{"gitlab": ".*", "runner_type": ".*", "tag": ".*", "instance": ".*"}}
 }
 
@@ -348,28 +349,51 @@ func labelValues(q string) (selector, name string) {
 // does in a short window is chance, and the demonstration goes on.
 const patience = 45 * time.Second
 
-func (p *server) askTarget(t *testing.T, where string, q target) {
+// checkColumns: each label of a table's series is a column that the table names or
+// leaves out. The name of a metric is one too, and keeps rows of two queries apart.
+func (p *server) checkColumns(t *testing.T, where string, panel panel, list []result) {
+	t.Helper()
+	if panel.Type != "table" {
+		return
+	}
+	for _, r := range list {
+		for name := range r.Metric {
+			if !slices.ContainsFunc(panel.Transformations, func(tr transformation) bool {
+				_, named := tr.Options.RenameByName[name]
+				return named || tr.Options.ExcludeByName[name]
+			}) {
+				t.Errorf("%s: a column %s that nobody asked for", where, name)
+				return
+			}
+		}
+	}
+}
+
+func (p *server) askTarget(t *testing.T, where string, q target) []result {
 	t.Helper()
 	for until := time.Now().Add(patience); ; time.Sleep(2 * time.Second) {
 		expr := p.fill(q.Expr)
 		list, err := p.ask(t, expr, q.Instant)
 		if err != nil {
 			t.Errorf("%s: %v\n%s", where, err, expr)
-			return
+			return nil
 		}
 		if numbers(list) {
-			return
+			return list
 		}
 		reason, ok := empty[where]
 		if ok {
-			if proof, err := p.query(t, p.fill(reason)); err != nil || len(proof) == 0 {
-				t.Errorf("%s: no data, and %s does not say why (%v)\n%s", where, reason, err, expr)
+			proof, err := p.query(t, p.fill(reason))
+			if err != nil {
+				t.Errorf("%s: %s: %v", where, reason, err)
 			}
-			return
+			if err != nil || len(proof) > 0 {
+				return nil
+			}
 		}
 		if time.Now().After(until) {
-			t.Errorf("%s: no data\n%s", where, expr)
-			return
+			t.Errorf("%s: no data, and %q does not say why\n%s", where, reason, expr)
+			return nil
 		}
 		p.runner(t) // another one may have jobs by now
 	}

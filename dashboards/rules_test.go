@@ -152,6 +152,7 @@ const (
 	narrow    = 1280 - 32
 	character = 7.5
 	padding   = 32
+	border    = 24 // of a table
 )
 
 // TestBoardsFitIntoANarrowWindow: at 1280 pixels titles are whole, no column falls
@@ -199,8 +200,8 @@ func TestBoardsFitIntoANarrowWindow(t *testing.T) {
 				}
 			}
 		}
-		if sum > pixels {
-			t.Errorf("%s: its columns need %d of %d pixels", p.Title, sum, pixels)
+		if sum > pixels-border {
+			t.Errorf("%s: its columns need %d of %d pixels", p.Title, sum, pixels-border)
 		}
 		if slices.Contains([]string{"Severity", "Time", "Id"}, first) || first == "GitLab" && p.Title != "By GitLab" {
 			t.Errorf("%s: begins with %s", p.Title, first)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -319,5 +320,74 @@ func TestLostTagsAreRankedAtOnce(t *testing.T) {
 	}
 	if got := shown(t, s, 9*time.Minute, chosen(targets(t, "tags.json", "table", "Tags")[0])); !strings.HasPrefix(got, `{gitlab="corp", tag="gone"} 1`) {
 		t.Errorf("the table of tags begins with %.200s", got)
+	}
+}
+
+// TestOldListingIsLate: a GitLab that answers 502 counts as read until the last try of
+// a listing failed, for minutes; its listing is late before.
+func TestOldListingIsLate(t *testing.T) {
+	s := promqltest.LoadedStorage(t, `load 1m
+  gitlab_runner_fleet_up{gitlab="corp",instance="a:9756"} 1x10
+  gitlab_runner_fleet_up{gitlab="edge",instance="a:9756"} 1x10
+  gitlab_runner_fleet_up{gitlab="edge",instance="b:9756"} 1x10
+  gitlab_runner_fleet_exporter_time_seconds{instance="a:9756"} 1000+60x10
+  gitlab_runner_fleet_exporter_time_seconds{instance="b:9756"} 1000+60x10
+  gitlab_runner_fleet_exporter_poll_interval_seconds{gitlab="corp",stage="runners",instance="a:9756"} 60x10
+  gitlab_runner_fleet_exporter_poll_interval_seconds{gitlab="edge",stage="runners",instance="a:9756"} 60x10
+  gitlab_runner_fleet_exporter_poll_last_success_timestamp_seconds{gitlab="corp",stage="runners",instance="a:9756"} 990 1050 1110 1110x8
+  gitlab_runner_fleet_exporter_poll_last_success_timestamp_seconds{gitlab="edge",stage="runners",instance="a:9756"} 990x10
+  gitlab_runner_fleet_exporter_poll_last_success_timestamp_seconds{gitlab="edge",stage="runners",instance="b:9756"} 990+60x10
+`)
+	for after, want := range map[time.Duration][2]string{
+		2 * time.Minute: {`{all="2"} 0`, "{gitlab=\"corp\"} 0\n{gitlab=\"edge\"} 0"},
+		4 * time.Minute: {`{all="2", late="1"} 1`, "{gitlab=\"corp\"} 1\n{gitlab=\"edge\"} 0"},
+	} {
+		tile := ""
+		for _, expr := range targets(t, "overview.json", "stat", "GitLabs") {
+			tile += shown(t, s, after, chosen(expr))
+		}
+		if tile != want[0] {
+			t.Errorf("after %v the tile has %s, not %s", after, tile, want[0])
+		}
+		rows := strings.Split(shown(t, s, after, chosen(targets(t, "overview.json", "table", "By GitLab")[0])), "\n")
+		if after == 2*time.Minute {
+			slices.Sort(rows) // two that are equal have no order
+		}
+		if got := strings.Join(rows, "\n"); got != want[1] {
+			t.Errorf("after %v the rows are\n%s", after, got)
+		}
+	}
+}
+
+// TestSmallLossShows: four of 5,000 are nothing in a stack, and on an axis from 0.
+func TestSmallLossShows(t *testing.T) {
+	for _, expr := range targets(t, "overview.json", "timeseries", "Not available") {
+		if strings.Contains(expr, `status="online"`) || strings.Contains(expr, "fleet_runners{") && !strings.Contains(expr, `status!="online"`) && !strings.Contains(expr, `paused="true"`) {
+			t.Errorf("the many that are fine share the axis: %s", expr)
+		}
+	}
+	raw, err := os.ReadFile("../../dashboards/overview.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Panels []struct {
+			Title       string
+			FieldConfig struct {
+				Defaults struct {
+					Min    *float64
+					Custom struct{ Stacking struct{ Mode string } }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(raw, &d); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range d.Panels {
+		f := p.FieldConfig.Defaults
+		if (p.Title == "Online" || p.Title == "Not available") && (f.Custom.Stacking.Mode != "none" || p.Title == "Online" && f.Min != nil) {
+			t.Errorf("%s: stacked %q, from %v", p.Title, f.Custom.Stacking.Mode, f.Min)
+		}
 	}
 }
