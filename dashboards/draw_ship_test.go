@@ -81,7 +81,7 @@ func (p *twoGitLabs) draw(t *testing.T) []drawn {
 	if out == "" {
 		out = t.TempDir()
 	}
-	cmd := exec.CommandContext(t.Context(), "node", "draw.mjs", "--prometheus", p.url, "--seconds", "150", "--scrape", "1", //nolint:gosec // our own script
+	cmd := exec.CommandContext(t.Context(), "node", "draw.mjs", "--prometheus", p.url, "--seconds", "150", "--scrape", "1",
 		"--width", "1280,1920", "--theme", "dark,light", "--out", out, "--report", report)
 	cmd.Dir = "render"
 	if text, err := cmd.CombinedOutput(); err != nil {

@@ -143,7 +143,7 @@ func startTwoGitLabs(t *testing.T) *twoGitLabs {
 	var config strings.Builder
 	config.WriteString("poll: {runners_interval: 2s, details_interval: 5s, jobs_interval: 2s, max_requests_per_second: 0}\ngitlabs:\n")
 	for i, name := range []string{"corp", "edge"} {
-		w := gitlabsim.New(gitlabsim.Options{Seed: uint64(i + 1), Runners: 60, Tags: 8, Token: "glpat-test", JobsPerHour: 2000, History: time.Hour}) //nolint:gosec // 1 and 2
+		w := gitlabsim.New(gitlabsim.Options{Seed: uint64(i + 1), Runners: 60, Tags: 8, Token: "glpat-test", JobsPerHour: 2000, History: time.Hour})
 		s := httptest.NewServer(w.Handler())
 		t.Cleanup(s.Close)
 		worlds[name] = w

@@ -57,19 +57,28 @@ const browser = await chromium.launch({
 });
 let failed = false;
 const reports = [];
+// One page for all: to load Grafana's components takes longer than to draw.
+const page = await browser.newPage();
+let problems = [];
+page.on('pageerror', (e) => problems.push(String(e.stack ?? e)));
+page.on('console', (m) => m.type() === 'error' && process.env.VERBOSE && console.error(m.text()));
+if (opt.to) {
+  await page.clock.setFixedTime(Number(opt.to) * 1000); // "2 minutes ago" is before that
+}
+await page.goto(base, { timeout: 300_000 });
+await page.waitForFunction(() => window.draw, null, { timeout: 300_000 });
 for (const name of names) {
   for (const { width, theme } of looks) {
-    const page = await browser.newPage({ viewport: { width: Number(width), height: 1000 } });
-    const problems = [];
-    page.on('pageerror', (e) => problems.push(String(e.stack ?? e)));
-    page.on('console', (m) => m.type() === 'error' && process.env.VERBOSE && console.error(m.text()));
+    problems = [];
+    await page.setViewportSize({ width: Number(width), height: 1000 });
     const query = new URLSearchParams({
       dashboard: name, prometheus: opt.prometheus, seconds: opt.seconds, to: opt.to, scrape: opt.scrape, width: String(Number(width) - 40), rows: opt.rows, theme, values: opt.values,
     });
-    await page.goto(`${base}?${query}`, { timeout: 300_000 });
-    await page.waitForFunction(() => window.drawn, null, { timeout: 300_000 });
-    await page.waitForTimeout(2000);
-    problems.push(...(await page.evaluate(() => window.problems)));
+    const problem = await page.evaluate((search) => window.draw(search), String(query));
+    if (problem) {
+      problems.push(problem);
+    }
+    await page.waitForTimeout(1000);
     const look = looks.length > 1 ? `-${width}-${theme}` : '';
     const file = join(opt.out, name.replace(/\.json$/, `${look}.png`));
     const picture = page.locator('#picture');
@@ -92,7 +101,6 @@ for (const name of names) {
       failed = true;
       console.error(`${name}: ${p}`);
     }
-    await page.close();
   }
 }
 if (opt.report) {

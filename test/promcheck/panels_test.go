@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -93,16 +94,25 @@ func TestPanelQueriesRun(t *testing.T) {
 	if err != nil || len(files) < 5 {
 		t.Fatalf("%v (%v)", files, err)
 	}
-	run := func(where, expr string) {
-		if _, err := at(t, s, time.Unix(1500, 0), chosen(expr)); err != nil {
+	run := func(where, expr string) promql.Vector {
+		v, err := at(t, s, time.Unix(1500, 0), chosen(expr))
+		if err != nil {
 			t.Errorf("%s: %v\n%s", where, err, chosen(expr))
 		}
+		return v
 	}
 	for _, f := range files {
 		d := board(t, f)
 		for _, p := range d.Panels {
 			for _, q := range p.Targets {
-				run(filepath.Base(f)+" "+p.Title+" "+q.RefID, q.Expr)
+				where := filepath.Base(f) + " " + p.Title + " " + q.RefID
+				for _, x := range run(where, q.Expr) {
+					// It would be a column, and keep the rows of two queries apart.
+					if name := x.Metric.Get("__name__"); p.Type == "table" && name != "" {
+						t.Errorf("%s: the name of the metric %s stays", where, name)
+						break
+					}
+				}
 			}
 		}
 		for _, a := range d.Annotations.List {
@@ -164,18 +174,18 @@ func TestAlertsAreMarkedOnce(t *testing.T) {
   ALERTS{alertname="GitLabRunnerTagLost",alertstate="firing",severity="critical",gitlab="corp",tag="linux"} _x9 1x20 stale
   ALERTS{alertname="GitLabRunnerTagQueueSlow",alertstate="firing",severity="warning",gitlab="corp",tag="linux"} _x9 1x20 stale
 `)
-	marks := map[string]string{}
+	marks := map[int]string{}
 	for _, a := range board(t, "../../dashboards/tags.json").Annotations.List {
 		if a.Expr == "" || !strings.Contains(a.Expr, "critical") {
 			continue
 		}
 		for m := range 40 {
 			if got := shown(t, s, time.Duration(m)*time.Minute, chosen(a.Expr, "$tag", "gpu")); got != "" {
-				marks[fmt.Sprint(m)] = got
+				marks[m] = got
 			}
 		}
 	}
-	if len(marks) != 1 || !strings.Contains(marks["5"], `tag="gpu"`) {
+	if len(marks) != 1 || !strings.Contains(marks[5], `tag="gpu"`) {
 		t.Errorf("marks: %v", marks)
 	}
 }
@@ -236,12 +246,11 @@ func TestWorstRunnerIsFirst(t *testing.T) {
 			`gitlab_runner_fleet_runner_tag_info{gitlab="corp",runner_id="%[1]d",tag="gpu"} 1`,
 			`gitlab_runner_fleet_runner_last_seen_timestamp_seconds{gitlab="corp",runner_id="%[1]d"} 1`,
 		} {
-			paused := 0
+			paused := "0"
 			if name == "bb-paused" {
-				paused = 1
+				paused = "1"
 			}
-			line := fmt.Sprintf(strings.ReplaceAll(series, "%[3]d", fmt.Sprint(paused)), id, name)
-			b.WriteString("  " + line + "x10\n")
+			b.WriteString("  " + strings.NewReplacer("%[1]d", strconv.Itoa(id), "%[2]s", name, "%[3]d", paused).Replace(series) + "x10\n")
 		}
 	}
 	b.WriteString(`  gitlab_runner_health_reason:gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds:min{gitlab="corp",runner_id="1",health="down",reason="silent"} 5x10
@@ -342,12 +351,12 @@ func TestOldListingIsLate(t *testing.T) {
 		2 * time.Minute: {`{all="2"} 0`, "{gitlab=\"corp\"} 0\n{gitlab=\"edge\"} 0"},
 		4 * time.Minute: {`{all="2", late="1"} 1`, "{gitlab=\"corp\"} 1\n{gitlab=\"edge\"} 0"},
 	} {
-		tile := ""
+		var tile strings.Builder
 		for _, expr := range targets(t, "overview.json", "stat", "GitLabs") {
-			tile += shown(t, s, after, chosen(expr))
+			tile.WriteString(shown(t, s, after, chosen(expr)))
 		}
-		if tile != want[0] {
-			t.Errorf("after %v the tile has %s, not %s", after, tile, want[0])
+		if got := tile.String(); got != want[0] {
+			t.Errorf("after %v the tile has %s, not %s", after, got, want[0])
 		}
 		rows := strings.Split(shown(t, s, after, chosen(targets(t, "overview.json", "table", "By GitLab")[0])), "\n")
 		if after == 2*time.Minute {

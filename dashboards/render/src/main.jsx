@@ -10,13 +10,9 @@ import {
 } from '@grafana/ui';
 import { Prometheus } from './query.js';
 
-const ask = new URLSearchParams(location.search);
-const theme = createTheme({ colors: { mode: ask.get('theme') ?? 'dark' } });
-const [cell, rowHeight, gap] = [Number(ask.get('width') ?? 1600) / 24, 30, 8];
-const to = Number(ask.get('to')) || Math.floor(Date.now() / 1000);
-const from = to - Number(ask.get('seconds') ?? 21600);
-const timeRange = { from: dateTime(from * 1000), to: dateTime(to * 1000), raw: { from: 'now-6h', to: 'now' } };
-const problems = (window.problems = []);
+const [rowHeight, gap] = [30, 8];
+// What is drawn at present: begin() sets them.
+let ask, theme, cell, from, to, timeRange, report, root;
 const eventBus = new EventBusSrv();
 
 standardTransformersRegistry.setInit(() => [...new Map(Object.values(standardTransformers).filter((t) => t?.id).map((t) => [t.id, t])).values()]
@@ -44,8 +40,18 @@ async function prepare(prometheus, panel, width) {
   return applyFieldOverrides({ data: frames, fieldConfig: panel.fieldConfig, replaceVariables: replace, theme, timeZone: 'utc', fieldConfigRegistry: registry });
 }
 
-// What was drawn, for the tests.
-const report = (window.report = { tiles: [], empty: [], cut: [], green: theme.visualization.getColorByName('green') });
+function begin(search) {
+  ask = new URLSearchParams(search);
+  theme = createTheme({ colors: { mode: ask.get('theme') ?? 'dark' } });
+  cell = Number(ask.get('width') ?? 1600) / 24;
+  to = Number(ask.get('to')) || Math.floor(Date.now() / 1000);
+  from = to - Number(ask.get('seconds') ?? 21600);
+  timeRange = { from: dateTime(from * 1000), to: dateTime(to * 1000), raw: { from: 'now-6h', to: 'now' } };
+  // What was drawn, for the tests.
+  report = window.report = { tiles: [], empty: [], cut: [], green: theme.visualization.getColorByName('green') };
+  root?.unmount();
+  root = createRoot(document.getElementById('root'));
+}
 
 function Empty({ panel }) {
   report.empty.push({ title: panel.title, text: panel.fieldConfig?.defaults?.noValue ?? 'No data' });
@@ -127,7 +133,7 @@ async function draw() {
   const bottom = Math.max(...shown.map(({ panel }) => panel.gridPos.y + panel.gridPos.h)) * (rowHeight + gap);
   const names = dashboard.templating.list.filter((v) => v.type === 'query' && v.hide !== 2);
   document.body.style.background = theme.colors.background.canvas;
-  createRoot(document.getElementById('root')).render(
+  root.render(
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
       <PortalContainer />
@@ -145,4 +151,13 @@ async function draw() {
   );
 }
 
-draw().then(() => { window.drawn = true; }, (e) => { problems.push(String(e.stack ?? e)); window.drawn = true; });
+/** Draws a board, and answers what went wrong. */
+window.draw = async (search) => {
+  try {
+    begin(search);
+    await draw();
+  } catch (e) {
+    return String(e.stack ?? e);
+  }
+  return '';
+};
