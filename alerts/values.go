@@ -230,7 +230,10 @@ func (m *merger) text(n *yaml.Node, key, path string) {
 		if n.Value != "" {
 			m.labelName(n, path)
 		}
-	case "runbookURL", "grafanaURL":
+	case "runbookURL", "grafanaURL", "fleetURL":
+		if key == "fleetURL" && n.Value == "" {
+			return
+		}
 		if !address.MatchString(n.Value) {
 			m.fail(n, path, "%q is no address without spaces, quotes, braces and a slash at the end", n.Value)
 		}

@@ -23,6 +23,7 @@ extraLabels: [env]
 additionalRuleLabels: {team: 'ci "night"'}
 runbookURL: https://wiki.example.org/runbooks
 grafanaURL: https://grafana.example.org
+fleetURL: https://runners.example.org/fleet-exporter
 aggregateAbove: 25
 tags: {pageRunners: 3, lookbackDays: 5}
 queueSLO: {enabled: true, seconds: 600, objective: 0.96}
@@ -44,6 +45,8 @@ alerts:
 		`team: "ci \"night\""`,
 		"runbook_url: 'https://wiki.example.org/runbooks/GitLabRunnerOffline.md'",
 		"dashboard_url: 'https://grafana.example.org/d/grf-tags?",
+		"fleet_url: 'https://runners.example.org/fleet-exporter/fleet?gitlab={{ $labels.gitlab | urlquery }}&tag={{ $labels.tag | urlquery }}'",
+		"fleet_url: 'https://runners.example.org/fleet-exporter/fleet/runner?gitlab={{ $labels.gitlab | urlquery }}&id={{ $labels.runner_id | urlquery }}'",
 		"> 25",
 		`:own{tag="c++ \"x\""} > 60 or`, `:own{tag="gpu"} > 900 or`, `:own{tag!="c++ \"x\"",tag!="gpu",} > 1800`,
 		":sum[5d:10m])", ":most >= 3",
@@ -65,8 +68,14 @@ alerts:
 	if err := yaml.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
+	if usual, err := Render(Prometheus, "", nil); err != nil || strings.Contains(string(usual), "fleet_url") {
+		t.Errorf("without an address alerts link to none: %v", err)
+	}
 	for _, g := range f.Groups {
 		for _, r := range g.Rules {
+			if strings.Contains(r.Annotations["dashboard_url"], "$labels.gitlab") && r.Annotations["fleet_url"] == "" {
+				t.Errorf("%s does not carry the address of its row", r.Alert)
+			}
 			if m := regexp.MustCompile(`(?:by|on) \((?:gitlab|instance)[^)]*\)`).FindAllString(r.Expr, -1); m != nil {
 				t.Errorf("%s%s: not by the cluster: %q", r.Record, r.Alert, m)
 			}
@@ -107,6 +116,7 @@ func TestWrongValues(t *testing.T) {
 		{"additionalRuleLabels: {team: '{{ $value }}'}", "is a template"},
 		{"runbookURL: 'https://x/'", "runbookURL: \"https://x/\" is no address"},
 		{"grafanaURL: \"https://x/'{{\"", "grafanaURL:"},
+		{"fleetURL: 'https://x/'", "fleetURL: \"https://x/\" is no address"},
 		{"queueSLO: {enabled: true, seconds: 400}", "queueSLO.seconds: 400 is no bound"},
 		{"queueSLO: {enabled: true, objective: 95}", "queueSLO.objective: 95 is no share"},
 		{"queueSLO: {enabled: true, objective: 0.9}", "queueSLO.objective: with fastBurn"},
@@ -161,7 +171,7 @@ func TestEveryKnob(t *testing.T) {
 		if path[0] == "queueSLO" || strings.Contains(strings.Join(path, "."), "QueueSLO") || key == "extraLabels" || key == "additionalRuleLabels" {
 			return // TestChangedValues
 		}
-		other := map[string]string{"job": "x", "clusterLabel": "c", "runbookURL": "https://x", "grafanaURL": "https://x", "severity": "other", "for": "7m", "keepFiringFor": "7m", "enabled": "false"}[key]
+		other := map[string]string{"job": "x", "clusterLabel": "c", "runbookURL": "https://x", "grafanaURL": "https://x", "fleetURL": "https://x", "severity": "other", "for": "7m", "keepFiringFor": "7m", "enabled": "false"}[key]
 		if other == "" {
 			other = "0.77"
 			if key == "hours" || key == "days" || key == "lookbackDays" {

@@ -98,6 +98,8 @@ func TestWholeProgramWorksUnderAPrefix(t *testing.T) {
 				{http.MethodGet, "/-/healthy", "healthy"},
 				{http.MethodPost, "/-/reload", "Reloaded"},
 				{http.MethodGet, "/api/v1/fleet", `"gitlabs"`},
+				{http.MethodGet, "/fleet/why", `action="`},
+				{http.MethodGet, "/api/v1/why?tags=nobody-has-it", `"verdict"`},
 			} {
 				if status, body := r.do(x.method, tt.prefix+x.path); status != http.StatusOK || !strings.Contains(body, x.want) {
 					t.Errorf("%s %s: HTTP %d, no %q in\n%.400s", x.method, tt.prefix+x.path, status, x.want, body)
@@ -132,7 +134,7 @@ func TestPagesObeyTLSAndBasicAuth(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(cert)
 	tlsClient := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
-	for _, path := range []string{"/", "/fleet", "/fleet/runner?gitlab=corp&id=1", "/api/v1/fleet"} {
+	for _, path := range []string{"/", "/fleet", "/fleet/runner?gitlab=corp&id=1", "/api/v1/fleet", "/fleet/why", "/api/v1/why?tags=x"} {
 		for password, want := range map[string]int{"": http.StatusUnauthorized, "wrong": http.StatusUnauthorized, "secret-password": http.StatusOK} {
 			eventually(t, 20*time.Second, path+" as it should", func() bool { // a runner's page needs the first listing
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, strings.Replace(r.url, "http://", "https://", 1)+path, http.NoBody)

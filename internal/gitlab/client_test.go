@@ -173,6 +173,24 @@ func TestJobHasItsProjectOrAReason(t *testing.T) {
 		}
 		equal(t, body, got, Job{ID: 5, Status: "success", Duration: 1.5, Queued: -1, ProjectID: project})
 	}
+	// Members of another type, or missing ones, are not known.
+	for body, want := range map[string]JobDetails{
+		`{"id":5,"status":"pending","tag_list":null,"runner":null,"web_url":7}`:             {Job: Job{ID: 5, Status: "pending", Duration: -1, Queued: -1}},
+		`{"id":5,"status":"pending","tag_list":[],"runner":{"id":"x","description":["y"]}}`: {Job: Job{ID: 5, Status: "pending", Duration: -1, Queued: -1}, TagsKnown: true},
+		`{"id":5,"status":"running","tag_list":["a","b"],"runner":{"id":3,"description":"c"},"web_url":"https://d"}`: {
+			Job: Job{ID: 5, Status: "running", Duration: -1, Queued: -1}, Tags: []string{"a", "b"}, TagsKnown: true, RunnerID: 3, Runner: "c", WebURL: "https://d",
+		},
+	} {
+		got, err := serve(t, answers(body)).ProjectJob(t.Context(), "g/p", 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.At = want.At
+		equal(t, body, got, want)
+	}
+	if _, err := serve(t, answers(`[]`)).ProjectJob(impatient{t.Context()}, "g/p", 5); ReasonOf(err) != ReasonNotGitLab {
+		t.Errorf("a list: %v", err)
+	}
 	for want, h := range map[Reason]http.HandlerFunc{
 		ReasonNotFound: func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNotFound)

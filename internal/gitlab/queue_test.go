@@ -137,6 +137,40 @@ func TestQueueOfAnOldReleaseIsAnError(t *testing.T) {
 	}
 }
 
+// TestProjectJobIsReadByThePathOfItsProject: a job by the path of its project, with what decides who takes it.
+func TestProjectJobIsReadByThePathOfItsProject(t *testing.T) {
+	s := newSim(t, gitlabsim.Options{ExternalURL: "https://gitlab.test"})
+	team := s.world.AddGroup("team", s.world.AddGroup("acme", 0))
+	project := s.world.AddProject("app.js", team)
+	s.world.AddToken(gitlabsim.TokenSpec{Token: "nobody", Scopes: []string{"read_api"}})
+	runner := s.world.AddRunner(gitlabsim.RunnerSpec{Description: "one", Tags: []string{"docker"}})
+	waits := s.world.CreateJob(gitlabsim.JobSpec{Project: project, Created: noon.Add(-90 * time.Second), Tags: []string{"gpu", "docker"}})
+	runs := s.world.CreateJob(gitlabsim.JobSpec{Project: project, Runner: runner})
+	got, err := s.client.ProjectJob(t.Context(), "acme/team/app.js", waits)
+	if err != nil || got.Status != "pending" || !got.TagsKnown || !slices.Equal(got.Tags, []string{"gpu", "docker"}) || got.Queued != 90 || got.RunnerID != 0 || !got.At.Equal(noon) ||
+		got.WebURL != "https://gitlab.test/acme/team/app.js/-/jobs/"+strconv.FormatInt(waits, 10) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err = s.client.ProjectJob(t.Context(), "acme/team/app.js", runs); err != nil || got.Status != "running" || got.RunnerID != runner || got.Runner != "one" || len(got.Tags) != 0 || !got.TagsKnown {
+		t.Errorf("%+v, %v", got, err)
+	}
+	before := s.world.Requests()["GET /projects/:id/jobs/:job_id"]
+	if _, err := s.as(t, "nobody").ProjectJob(t.Context(), "acme/team/app.js", waits); gitlab.ReasonOf(err) != gitlab.ReasonNotFound {
+		t.Errorf("without the right: %v", err)
+	}
+	if _, err := s.client.ProjectJob(t.Context(), "acme/team", waits); gitlab.ReasonOf(err) != gitlab.ReasonNotFound {
+		t.Errorf("a job of another project: %v", err)
+	}
+	for _, path := range []string{"", ".", "..", "/"} {
+		if _, err := s.client.ProjectJob(t.Context(), path, waits); gitlab.ReasonOf(err) != gitlab.ReasonBadRequest {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	if n := s.world.Requests()["GET /projects/:id/jobs/:job_id"] - before; n != 2 {
+		t.Errorf("%d requests", n)
+	}
+}
+
 // TestQueueOfProjectIsRead by REST, with the time since each job waits.
 func TestQueueOfProjectIsRead(t *testing.T) {
 	s, _, _, project := queueSim(t, "16.0.0")

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gitlab-runner-fleet-exporter/internal/snapshot"
 )
@@ -46,6 +47,7 @@ func TestShipBrowserFindsNothingWrong(t *testing.T) {
 	serve := func(name string, p *Page, query string) {
 		mux := http.NewServeMux()
 		mux.HandleFunc("/fleet", p.ServeFleet)
+		mux.HandleFunc("/fleet/why", p.ServeWhy)
 		mux.HandleFunc("/fleet/runner", p.ServeRunner)
 		s := httptest.NewServer(mux)
 		t.Cleanup(s.Close)
@@ -66,6 +68,17 @@ func TestShipBrowserFindsNothingWrong(t *testing.T) {
 	serve("fleet-hostile", hostile().page(links), "/fleet")
 	serve("fleet-hostile-runner", hostile().page(links), "/fleet/runner?gitlab=corp&id=3")
 	serve("fleet-hostile-tag", hostile().page(links), "/fleet?tag="+url.QueryEscape(strings.Repeat("長", 300)))
+
+	queued := waiting(func(q *snapshot.Queue) {
+		q.Unmatched = []snapshot.QueueUnmatched{
+			{Tags: "dokcer", Reason: snapshot.NoRunner, Jobs: 1, Oldest: noon.Add(-9 * time.Minute)},
+			{Tags: strings.Repeat("長", 300) + ",linux", Reason: snapshot.NoneAvailable, Jobs: 3, Oldest: noon.Add(-2 * time.Minute)},
+		}
+	})
+	serve("fleet-queue", queued.page(links), "/fleet")
+	serve("fleet-why", asked(queued, links, explained), "/fleet/why"+whyQuery("https://corp.example.com/g/p/-/jobs/7"))
+	serve("fleet-why-tags", asked(queued, links, explained), "/fleet/why?tags="+url.QueryEscape(strings.Repeat("長", 300)+",<script>document.title='run'</script>"))
+	serve("fleet-why-form", asked(queued, links, explained), "/fleet/why")
 
 	out := os.Getenv("PICTURES")
 	if *pictures {

@@ -25,7 +25,11 @@ const (
 // waited minutes ago is of no use.
 func (b *builder) queue(s *snapshot.GitLab) {
 	q := Queue{GitLab: s.Name, State: s.QueueState.String(), ReadAt: utc(s.QueueAt), Tags: []QueueTag{}, Unmatched: []QueueUnmatched{}, version: s.Version}
-	if s.Queue != nil && s.QueueState == snapshot.QueueRead {
+	if s.Fleet == nil && s.QueueState == snapshot.QueueRead {
+		// As in the metrics: the runners whose jobs were asked for may be others by now.
+		q.State = snapshot.QueueFailed.String()
+	}
+	if s.Queue != nil && q.State == snapshot.QueueRead.String() {
 		jobs := s.Queue.Jobs
 		q.Jobs, q.Oldest, q.Truncated, q.Everything = &jobs, utc(s.Queue.Oldest), s.Queue.Truncated, s.Queue.Everything
 		b.queueTags(&q, s)

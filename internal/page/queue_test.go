@@ -44,6 +44,9 @@ func TestQueueIsShown(t *testing.T) {
 	}
 	cut := waiting(func(q *snapshot.Queue) { q.Truncated, q.Everything = true, false })
 	has(t, fleetText(t, cut), "At least 7 jobs wait", "at least 5", "Jobs that no registered runner can take are not seen")
+	blind := waiting(nil)
+	blind.gitlabs[0].Fleet, blind.gitlabs[0].Health = nil, nil
+	hasNot(t, fleetText(t, blind), "7 jobs wait")
 	empty := waiting(func(q *snapshot.Queue) { *q = snapshot.Queue{Everything: true} })
 	has(t, fleetText(t, empty), "No job waits. Read 20 s ago.", "No problem")
 	empty = waiting(func(q *snapshot.Queue) { *q = snapshot.Queue{Truncated: true} })
