@@ -92,7 +92,7 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 					passed++
 					for line := range strings.Lines(text(k)) {
 						if _, what, counts := strings.Cut(line, "counted: "); counts {
-							say("count %s: %s", name, what)
+							write("count %s: %s", name, what)
 						}
 					}
 				case e.Action == "skip":
