@@ -20,6 +20,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 var (
@@ -51,7 +53,7 @@ func BenchmarkAtScale(b *testing.B) {
 	if bound, ok := flag.Lookup("test.timeout").Value.(flag.Getter).Get().(time.Duration); ok && bound > 0 && bound < *scaleFor+scaleMore {
 		b.Fatalf("-timeout=%v would end this in its midst and leave processes behind: %v and %v are needed", bound, *scaleFor, scaleMore)
 	}
-	program := tool(b, filepath.Join(tools, "prometheus"), "make tools")
+	program := rig.Tool(b, "prometheus")
 	rules, err := os.ReadFile("../alerts/rules.yml")
 	if err != nil {
 		b.Fatal(err)
@@ -89,8 +91,6 @@ func simulatedGitLab(b *testing.B) (address, token string) {
 		b.Fatalf("%v\n%s", err, text)
 	}
 	cmd := exec.CommandContext(b.Context(), program, "simulate")
-	var said strings.Builder
-	cmd.Stderr = &said
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -99,12 +99,13 @@ func simulatedGitLab(b *testing.B) (address, token string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	p, err := rig.Start(cmd, &rig.Log{})
+	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-		_ = stdin.Close()
-		_ = cmd.Wait() // its end is all that is wanted
+		_ = stdin.Close() // with it the program ends
+		p.Kill()
 	})
 	token = "glpat-simulated"
 	// 2.6 jobs an hour and runner keep a tenth of the runners busy, and each
@@ -117,7 +118,7 @@ func simulatedGitLab(b *testing.B) (address, token string) {
 		b.Fatal(err)
 	}
 	if err := json.NewDecoder(stdout).Decode(&a); err != nil {
-		b.Fatalf("%v\n%s", err, said.String())
+		b.Fatalf("%v\n%s", err, p.Log())
 	}
 	return a.API, token
 }
@@ -142,10 +143,9 @@ metrics: {runners: {enabled: true}}
 			b.Fatal(err)
 		}
 	}
-	program := build(b)
-	address = freeAddress(b)
+	program := rig.Exporter(b)
 	began := time.Now()
-	start(b, program, "--config.file="+filepath.Join(dir, "config.yml"), "--storage.path="+filepath.Join(dir, "state"), "--web.listen-address="+address)
+	address = rig.Serve(b, program, "--config.file="+filepath.Join(dir, "config.yml"), "--storage.path="+filepath.Join(dir, "state")).Address
 	for {
 		page, _, err := fetch(b, http.MethodGet, "http://"+address+"/metrics?collect[]=fleet", nil)
 		if err == nil && bytes.Contains(page, []byte("\ngitlab_runner_fleet_tag_runners{")) {

@@ -4,8 +4,8 @@ package dashboards
 
 import "testing"
 
-// TestShipOldestPrometheus asks what each panel asks of Prometheus 2.42, as
+// TestShipEveryPanelIsAnsweredByTheOldestPrometheus asks what each panel asks of Prometheus 2.42, as
 // Debian 12 has it: the oldest that the rules are for.
-func TestShipOldestPrometheus(t *testing.T) {
-	live(t, tool(t, "/usr/bin/prometheus", "apt-get install prometheus"))
+func TestShipEveryPanelIsAnsweredByTheOldestPrometheus(t *testing.T) {
+	live(t, "/usr/bin/prometheus")
 }

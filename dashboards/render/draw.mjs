@@ -1,10 +1,12 @@
 // Draws dashboards into PNG files over a running Prometheus:
 //
 //   node draw.mjs --prometheus http://127.0.0.1:9090 --out ../../docs/images \
-//     [--seconds 21600] [--to unix-time] [--scrape 15] [--values '{"runner":"7"}'] [overview.json ...]
+//     [--seconds 21600] [--to unix-time] [--scrape 15] [--values '{"runner":"7"}'] [--width 1280,1920] [--theme dark,light] \
+//     [--report report.json] [overview.json ...]
 //
-// Ends with status 1 if anything could not be drawn.
-import { mkdir, readFile } from 'node:fs/promises';
+// Of several widths or themes each picture's name has both. The report has, for each picture, the texts and colors
+// of the tiles, the texts of empty panels, and titles that are cut off. Ends with status 1 if anything could not be drawn.
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -23,11 +25,13 @@ const { values: opt, positionals } = parseArgs({
     width: { type: 'string', default: '1600' },
     rows: { type: 'string', default: '' },
     theme: { type: 'string', default: 'dark' },
+    report: { type: 'string', default: '' },
     values: { type: 'string', default: '{}' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
   },
 });
-const names = positionals.length ? positionals : ['overview.json', 'tags.json', 'runner.json', 'jobs.json', 'queue.json', 'exporter.json'];
+const names = positionals.length ? positionals : (await readdir(join(here, '..'))).filter((f) => f.endsWith('.json')).sort();
+const looks = opt.width.split(',').flatMap((width) => opt.theme.split(',').map((theme) => ({ width, theme })));
 
 // Vite serves the page from its sources; what it makes of node_modules is kept there.
 const vite = await createServer({
@@ -52,31 +56,55 @@ const browser = await chromium.launch({
   args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'],
 });
 let failed = false;
+const reports = [];
+// One page for all: to load Grafana's components takes longer than to draw.
+const page = await browser.newPage();
+let problems = [];
+page.on('pageerror', (e) => problems.push(String(e.stack ?? e)));
+page.on('console', (m) => m.type() === 'error' && process.env.VERBOSE && console.error(m.text()));
+if (opt.to) {
+  await page.clock.setFixedTime(Number(opt.to) * 1000); // "2 minutes ago" is before that
+}
+await page.goto(base, { timeout: 300_000 });
+await page.waitForFunction(() => window.draw, null, { timeout: 300_000 });
 for (const name of names) {
-  const page = await browser.newPage({ viewport: { width: Number(opt.width) + 40, height: 1000 } });
-  const problems = [];
-  page.on('pageerror', (e) => problems.push(String(e.stack ?? e)));
-  page.on('console', (m) => m.type() === 'error' && process.env.VERBOSE && console.error(m.text()));
-  const query = new URLSearchParams({
-    dashboard: name, prometheus: opt.prometheus, seconds: opt.seconds, to: opt.to, scrape: opt.scrape, width: opt.width, rows: opt.rows, theme: opt.theme, values: opt.values,
-  });
-  await page.goto(`${base}?${query}`, { timeout: 300_000 });
-  await page.waitForFunction(() => window.drawn, null, { timeout: 300_000 });
-  await page.waitForTimeout(3000);
-  problems.push(...(await page.evaluate(() => window.problems)));
-  const file = join(opt.out, name.replace(/\.json$/, '.png'));
-  const picture = page.locator('#picture');
-  if (await picture.count()) {
-    await picture.screenshot({ path: file });
-  } else {
-    problems.push('nothing was drawn');
+  for (const { width, theme } of looks) {
+    problems = [];
+    await page.setViewportSize({ width: Number(width), height: 1000 });
+    const query = new URLSearchParams({
+      dashboard: name, prometheus: opt.prometheus, seconds: opt.seconds, to: opt.to, scrape: opt.scrape, width: String(Number(width) - 40), rows: opt.rows, theme, values: opt.values,
+    });
+    const problem = await page.evaluate((search) => window.draw(search), String(query));
+    if (problem) {
+      problems.push(problem);
+    }
+    await page.waitForTimeout(1000);
+    const look = looks.length > 1 ? `-${width}-${theme}` : '';
+    const file = join(opt.out, name.replace(/\.json$/, `${look}.png`));
+    const picture = page.locator('#picture');
+    if (await picture.count()) {
+      await picture.screenshot({ path: file });
+      const report = await page.evaluate(() => {
+        for (const h of document.querySelectorAll('#picture h2')) {
+          if (h.scrollWidth > h.clientWidth) {
+            window.report.cut.push(h.textContent);
+          }
+        }
+        return { ...window.report, titles: document.querySelectorAll('#picture h2').length };
+      });
+      reports.push({ board: name, width: Number(width), theme, ...report });
+    } else {
+      problems.push('nothing was drawn');
+    }
+    console.log(`${name} -> ${file}`);
+    for (const p of new Set(problems)) {
+      failed = true;
+      console.error(`${name}: ${p}`);
+    }
   }
-  console.log(`${name} -> ${file}`);
-  for (const p of new Set(problems)) {
-    failed = true;
-    console.error(`${name}: ${p}`);
-  }
-  await page.close();
+}
+if (opt.report) {
+  await writeFile(opt.report, JSON.stringify(reports));
 }
 await browser.close();
 await vite.close();

@@ -201,15 +201,16 @@ func objects(t *testing.T, manifests string) []pod {
 
 // TestShipChartPodsStartAndShareTheRunners starts the program as each pod of the chart would, with its
 // environment and its files, and scrapes it: the shards are different ones, and
-// together they show every runner once.
+// together they show every runner once. GitLab's certificate is of a private CA.
 func TestShipChartPodsStartAndShareTheRunners(t *testing.T) {
 	const token = "glpat-chart-canary-5Tq1"
 	world := gitlabsim.New(gitlabsim.Options{Seed: 1, Runners: 60, Tags: 5, JobsPerHour: 500, Token: token, Healthy: true})
-	server := httptest.NewServer(world.Handler())
+	server := httptest.NewTLSServer(world.Handler())
 	t.Cleanup(server.Close)
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 
 	for name, set := range map[string]string{
-		"two-replicas":  "gitlab.url=" + server.URL,
+		"two-replicas":  "ca.secret=corp-ca,gitlab.url=" + server.URL,
 		"three-gitlabs": "config.gitlabs[0].url=" + server.URL + ",config.gitlabs[1].url=" + server.URL + ",config.gitlabs[2].url=" + server.URL + ",webConfigSecret=,extraEnv=null,config.gitlabs[1].scope=instance,config.gitlabs[1].groups=null",
 	} {
 		manifests := template(t, "--values", valuesOf(name), "--set", set, "--set", "dashboards.enabled=false,prometheusRule.enabled=false")
@@ -228,7 +229,7 @@ func TestShipChartPodsStartAndShareTheRunners(t *testing.T) {
 			sum := 0.0
 			for index := range o.Spec.Replicas {
 				pods++
-				page := scrape(t, o, index, config, token)
+				page := scrape(t, o, index, config, token, ca)
 				sum += rig.Total(page, "gitlab_runner_fleet_runners")
 				if up := rig.Total(page, "gitlab_runner_fleet_up"); up < 1 {
 					t.Errorf("%s, %s: up is %v", name, o.Metadata.Name, up)
@@ -245,7 +246,7 @@ func TestShipChartPodsStartAndShareTheRunners(t *testing.T) {
 }
 
 // scrape runs one pod's container here until it shows runners.
-func scrape(t *testing.T, set pod, index int, config, token string) string {
+func scrape(t *testing.T, set pod, index int, config, token, ca string) string {
 	t.Helper()
 	c := set.Spec.Template.Spec.Containers[0]
 	dir := t.TempDir()
@@ -258,6 +259,8 @@ func scrape(t *testing.T, set pod, index int, config, token string) string {
 		switch {
 		case m.Name == "config":
 			write(t, filepath.Join(path, "config.yml"), inside.Replace(config))
+		case m.Name == "ca":
+			write(t, filepath.Join(path, "ca.crt"), ca)
 		case strings.HasPrefix(m.Name, "secret-"):
 			write(t, filepath.Join(path, "token"), token+"\n")
 		}

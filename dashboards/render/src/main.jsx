@@ -10,13 +10,9 @@ import {
 } from '@grafana/ui';
 import { Prometheus } from './query.js';
 
-const ask = new URLSearchParams(location.search);
-const theme = createTheme({ colors: { mode: ask.get('theme') ?? 'dark' } });
-const [cell, rowHeight, gap] = [Number(ask.get('width') ?? 1600) / 24, 30, 8];
-const to = Number(ask.get('to')) || Math.floor(Date.now() / 1000);
-const from = to - Number(ask.get('seconds') ?? 21600);
-const timeRange = { from: dateTime(from * 1000), to: dateTime(to * 1000), raw: { from: 'now-6h', to: 'now' } };
-const problems = (window.problems = []);
+const [rowHeight, gap] = [30, 8];
+// What is drawn at present: begin() sets them.
+let ask, theme, cell, from, to, timeRange, report, root;
 const eventBus = new EventBusSrv();
 
 standardTransformersRegistry.setInit(() => [...new Map(Object.values(standardTransformers).filter((t) => t?.id).map((t) => [t.id, t])).values()]
@@ -44,7 +40,21 @@ async function prepare(prometheus, panel, width) {
   return applyFieldOverrides({ data: frames, fieldConfig: panel.fieldConfig, replaceVariables: replace, theme, timeZone: 'utc', fieldConfigRegistry: registry });
 }
 
+function begin(search) {
+  ask = new URLSearchParams(search);
+  theme = createTheme({ colors: { mode: ask.get('theme') ?? 'dark' } });
+  cell = Number(ask.get('width') ?? 1600) / 24;
+  to = Number(ask.get('to')) || Math.floor(Date.now() / 1000);
+  from = to - Number(ask.get('seconds') ?? 21600);
+  timeRange = { from: dateTime(from * 1000), to: dateTime(to * 1000), raw: { from: 'now-6h', to: 'now' } };
+  // What was drawn, for the tests.
+  report = window.report = { tiles: [], empty: [], cut: [], green: theme.visualization.getColorByName('green') };
+  root?.unmount();
+  root = createRoot(document.getElementById('root'));
+}
+
 function Empty({ panel }) {
+  report.empty.push({ title: panel.title, text: panel.fieldConfig?.defaults?.noValue ?? 'No data' });
   return <div style={{ display: 'flex', height: '100%', alignItems: 'center', justifyContent: 'center', color: theme.colors.text.secondary }}>
     {panel.fieldConfig?.defaults?.noValue ?? 'No data'}
   </div>;
@@ -58,16 +68,17 @@ function display(frames, panel) {
 
 const kinds = {
   stat({ panel, frames, width, height }) {
-    const values = frames.length ? display(frames, panel) : [];
-    const text = values[0]?.display ?? { text: panel.fieldConfig.defaults.noValue ?? 'No data', numeric: NaN, color: theme.colors.text.disabled };
-    return <BigValue value={{ ...text, title: undefined }} theme={theme} width={width} height={height} colorMode={frames.length ? panel.options.colorMode : 'value'}
-      graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode} textMode={panel.options.textMode} />;
+    const values = display(frames, panel); // of no frames too: Grafana decides on text and color
+    report.tiles.push(...values.map((v) => ({ title: panel.title, text: v.display.text, name: v.display.title ?? '', color: v.display.color })));
+    return values.map((v, i) => <BigValue key={i} value={v.display} theme={theme} width={width / values.length} height={height} colorMode={panel.options.colorMode}
+      graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode} textMode={panel.options.textMode} />);
   },
   bargauge({ panel, frames, width, height }) {
+    const values = display(frames, panel);
     if (!frames.length) {
+      report.tiles.push({ title: panel.title, text: values[0].display.text, name: '', color: values[0].display.color });
       return <Empty panel={panel} />;
     }
-    const values = display(frames, panel);
     const each = Math.min(26, Math.floor(height / values.length));
     const names = Math.min(width / 2.2, 8 * Math.max(...values.map((v) => v.display.title.length)) + 10);
     return values.map((v, i) => <div key={i} style={{ height: each }}>
@@ -122,7 +133,7 @@ async function draw() {
   const bottom = Math.max(...shown.map(({ panel }) => panel.gridPos.y + panel.gridPos.h)) * (rowHeight + gap);
   const names = dashboard.templating.list.filter((v) => v.type === 'query' && v.hide !== 2);
   document.body.style.background = theme.colors.background.canvas;
-  createRoot(document.getElementById('root')).render(
+  root.render(
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
       <PortalContainer />
@@ -140,4 +151,13 @@ async function draw() {
   );
 }
 
-draw().then(() => { window.drawn = true; }, (e) => { problems.push(String(e.stack ?? e)); window.drawn = true; });
+/** Draws a board, and answers what went wrong. */
+window.draw = async (search) => {
+  try {
+    begin(search);
+    await draw();
+  } catch (e) {
+    return String(e.stack ?? e);
+  }
+  return '';
+};

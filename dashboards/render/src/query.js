@@ -68,7 +68,7 @@ export class Prometheus {
         found = { ...found, ...Object.fromEntries(Object.entries(m.groups).filter(([, x]) => x !== undefined)) };
       }
       return found;
-    }).sort((a, b) => (a.text ?? '').localeCompare(b.text ?? '')).map((o) => o.value);
+    }).sort((a, b) => (v.sort ? (a.text ?? '').localeCompare(b.text ?? '') : 0)).map((o) => o.value);
   }
 
   /** Runs a panel's targets and answers data frames as the data source makes them. */
