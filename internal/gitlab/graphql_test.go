@@ -691,13 +691,13 @@ func TestOnlyEmptyOrRefusedGroupsAreAskedForLess(t *testing.T) {
 
 func TestFieldSetIsNamedByItsFields(t *testing.T) {
 	names := strings.Fields((fieldEnd - 1).String())
-	if len(names) != 16 || names[0] != "jobExecutionStatus" || names[13] != "ALL_AVAILABLE" {
+	if len(names) != 18 || names[0] != "jobExecutionStatus" || names[15] != "ALL_AVAILABLE" {
 		t.Errorf("%d names: %v", len(names), names)
 	}
 	if got := (FieldManagers | FieldTags).String(); got != "tagList managers" || FieldSet(0).String() != "" {
 		t.Errorf("%q", got)
 	}
-	for _, name := range names[:11] { // each stands for the field of that name
+	for _, name := range names[:12] { // each stands for the field of that name
 		if f := of(strings.TrimSuffix(name, "(statuses)")); f.String() != name {
 			t.Errorf("%s is %s", name, f)
 		}
