@@ -15,9 +15,9 @@ import (
 // keda is the module with the definition of ScaledObject.
 const keda = "github.com/kedacore/keda/v2@v2.17.2"
 
-// TestShipScaledObject lets a real API server validate the ScaledObject by KEDA's
+// TestShipScaledObjectIsValid lets a real API server validate the ScaledObject by KEDA's
 // own definition, and refuse what it does not know.
-func TestShipScaledObject(t *testing.T) {
+func TestShipScaledObjectIsValid(t *testing.T) {
 	c := startCluster(t)
 	var module struct{ Dir string }
 	if err := json.Unmarshal([]byte(rig.Run(t, "go", "mod", "download", "-json", keda)), &module); err != nil {

@@ -97,10 +97,10 @@ func TestShipReleaseFilesAreValid(t *testing.T) {
 	}
 }
 
-// TestShipRelease makes a release's files twice, in two folders with two homes:
+// TestShipReleaseIsReproducible makes a release's files twice, in two folders with two homes:
 // the same bytes, whole, and what docs/install.md says of them. The program is
 // built a third time without anything in the cache of the compiler.
-func TestShipRelease(t *testing.T) {
+func TestShipReleaseIsReproducible(t *testing.T) {
 	first, second := checkout(t), checkout(t)
 	files := map[string]string{}
 	for i, dir := range []string{first, second} {
@@ -202,7 +202,7 @@ func released(t *testing.T, dir string) map[string]string {
 			t.Fatal(err)
 		}
 		if have := sha256.Sum256(data); hex.EncodeToString(have[:]) != sum {
-			t.Errorf("%s has another sum than SHA256SUMS says", name)
+			t.Errorf("%s has another sum than SHA256SUMS has", name)
 		}
 		sums[name] = sum
 	}

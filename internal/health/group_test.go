@@ -9,7 +9,7 @@ import (
 
 // Runners are peers if all of their traits are equal, in whatever order GitLab
 // gives the tags; finding out allocates nothing.
-func TestGroupKey(t *testing.T) {
+func TestGroupKeyIgnoresTheOrderOfTags(t *testing.T) {
 	base := Traits{Type: snapshot.GroupType, Owner: "a", Tags: []string{"docker", "linux"}}
 	same := base
 	same.Tags = []string{"linux", "docker"}

@@ -18,7 +18,7 @@ import (
 	"gitlab-runner-fleet-exporter/test/rig"
 )
 
-var healthDays = flag.Int("health.days", 0, "days of TestHealthWeek; 0: 2, or a part of one where that is slow")
+var healthDays = flag.Int("health.days", 0, "days of TestHealthWeekReachesTheSameVerdicts; 0: 2, or a part of one where that is slow")
 
 // pure is internal/health by itself, without requests, intervals, a state or
 // restarts: each minute it is given what the world holds.
@@ -176,7 +176,7 @@ func (w *watch) restart(t *testing.T, world *gitlabsim.World, kill bool) {
 	t.Errorf("%s: nobody is judged two minutes after a restart", w.name)
 }
 
-// withoutState ends a replica that began without a state: it knows no habit and no
+// withoutState ends a replica that began without a state: it has no habit and no
 // hit rate, so that it finds a death later, at the limit of new runners, and
 // calls nobody else down.
 func (w *watch) withoutState(t *testing.T, other *watch, dead int64) {
@@ -217,12 +217,12 @@ func (w *watch) compare(t *testing.T, deaths int) {
 	t.Logf("%s: %d times down of %d deaths; found %v to %v after pure", w.name, len(w.episodes), deaths, late[0], late[len(late)-1])
 }
 
-// TestHealthWeek is days with deaths, outages of GitLab, lost caches and
+// TestHealthWeekReachesTheSameVerdicts is days with deaths, outages of GitLab, lost caches and
 // restarts of the exporter, by kill -9 and not. One process that is restarted
 // and two shards that are not reach the verdicts that internal/health reaches
 // by itself from the same world: the one those of the fleet, each shard those
 // of its share. -args -health.days=7: a week.
-func TestHealthWeek(t *testing.T) {
+func TestHealthWeekReachesTheSameVerdicts(t *testing.T) {
 	t.Parallel()
 	parts := 4 * *healthDays
 	if parts == 0 {

@@ -39,9 +39,9 @@ func classOf(t *testing.T, a *why.Answer, runner int64) *why.Class {
 	return nil
 }
 
-// TestWhyOverAGitLab: each reason, as a GitLab shows it, at two requests a job,
+// TestWhyFindsEachReasonOverAGitLab: each reason, as a GitLab shows it, at two requests a job,
 // and by the queue that was read where GitLab offers a job.
-func TestWhyOverAGitLab(t *testing.T) {
+func TestWhyFindsEachReasonOverAGitLab(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret, ExternalURL: "http://gitlab.test"})
 		mount(t, world)
@@ -148,9 +148,9 @@ func TestWhyOverAGitLab(t *testing.T) {
 	})
 }
 
-// TestWhyWithoutTheRight: what a token may not see is missing, in words, and
+// TestWhyWithoutTheRightNamesWhatIsMissing: what a token may not see is missing, in words, and
 // evidence that could not be read is no reason.
-func TestWhyWithoutTheRight(t *testing.T) {
+func TestWhyWithoutTheRightNamesWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret, ExternalURL: "http://gitlab.test"})
 		mount(t, world)
@@ -255,9 +255,9 @@ func TestFirstShardReadsTheWholeQueue(t *testing.T) {
 	}
 }
 
-// TestOthersByREST: a list without tags leaves the queue a lower bound, unless
+// TestListWithoutTagsLeavesALowerBound: a list without tags leaves the queue a lower bound, unless
 // they are known from before.
-func TestOthersByREST(t *testing.T) {
+func TestListWithoutTagsLeavesALowerBound(t *testing.T) {
 	o := &Options{ShardCount: 2, Queue: queue.Options{Interval: time.Minute}}
 	f := &fleet{opts: o, others: map[string]others{}, scopeKeys: []string{"a", "b"}}
 	var theirs int64 = 1

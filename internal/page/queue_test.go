@@ -55,8 +55,8 @@ func TestQueueIsShown(t *testing.T) {
 	hasNot(t, page, "No job waits.")
 }
 
-// TestUnmatchedJobs: with why and what to do, a problem once it lasts.
-func TestUnmatchedJobs(t *testing.T) {
+// TestUnmatchedJobsBecomeAProblemOnceTheyLast: with why and what to do, a problem once it lasts.
+func TestUnmatchedJobsBecomeAProblemOnceTheyLast(t *testing.T) {
 	since := noon.Add(-4 * time.Minute)
 	w := waiting(func(q *snapshot.Queue) {
 		q.Unmatched = []snapshot.QueueUnmatched{
@@ -89,8 +89,8 @@ func api(t *testing.T, w *world, query string) (r Report) {
 	return r
 }
 
-// TestUnknownQueue: why it is not known, in words, and neither 0 nor green.
-func TestUnknownQueue(t *testing.T) {
+// TestUnknownQueueIsExplained: why it is not known, in words, and neither 0 nor green.
+func TestUnknownQueueIsExplained(t *testing.T) {
 	for state, want := range map[snapshot.QueueState]string{
 		snapshot.QueueOff:         "queue is off",
 		snapshot.QueueByREST:      "api is rest",

@@ -46,8 +46,8 @@ func whyQuery(job string, more ...string) string {
 	return "?" + q.Encode()
 }
 
-// TestWhyPage: what is asked, the verdict, the tag that is misspelt, the classes.
-func TestWhyPage(t *testing.T) {
+// TestWhyPageShowsVerdictAndClasses: what is asked, the verdict, the tag that is misspelt, the classes.
+func TestWhyPageShowsVerdictAndClasses(t *testing.T) {
 	w := healthy()
 	p := asked(w, Options{Prefix: "/x"}, explained)
 	res := get(t, p.ServeWhy, "/fleet/why"+whyQuery("https://corp.example.com/g/p/-/jobs/7"))

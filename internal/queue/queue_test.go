@@ -274,9 +274,9 @@ func TestRetaggedRunnerIsReplaced(t *testing.T) {
 	b.holds(false) // its details were read
 }
 
-// TestAllInAJam: a jam that takes all requests of each reading does not keep the
+// TestJamHidesNoUnmatchedJob: a jam that takes all requests of each reading does not keep the
 // jobs that no runner can take from being found.
-func TestAllInAJam(t *testing.T) {
+func TestJamHidesNoUnmatchedJob(t *testing.T) {
 	b := newBench(t, gitlabsim.Options{}, queue.Options{All: true})
 	b.fleet(120)
 	b.CreateJob(gitlabsim.JobSpec{Tags: []string{"dokcer"}})

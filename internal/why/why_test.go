@@ -25,9 +25,9 @@ func offer(o Offer) func(string, string, bool) Offer {
 	return func(string, string, bool) Offer { return o }
 }
 
-// TestReasons: each reason for which a class does not take a job, and what is not
+// TestEachReasonIsNamed: each reason for which a class does not take a job, and what is not
 // known is no reason.
-func TestReasons(t *testing.T) {
+func TestEachReasonIsNamed(t *testing.T) {
 	group := func(owner string) func(*Runner) {
 		return func(r *Runner) { r.Type, r.Owner = "group_type", owner }
 	}
@@ -101,9 +101,9 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-// TestNearestFirst: the classes are sorted by how little keeps them from the job,
+// TestNearestClassComesFirst: the classes are sorted by how little keeps them from the job,
 // and runners that are alike are one class.
-func TestNearestFirst(t *testing.T) {
+func TestNearestClassComesFirst(t *testing.T) {
 	var runners []Runner
 	add := func(tags string, change func(*Runner)) {
 		r := instance(change)
@@ -135,8 +135,8 @@ func TestNearestFirst(t *testing.T) {
 	}
 }
 
-// TestSummary: the verdict on the job, and the statuses of one that does not wait.
-func TestSummary(t *testing.T) {
+// TestSummaryHasTheVerdict: the verdict on the job, and the statuses of one that does not wait.
+func TestSummaryHasTheVerdict(t *testing.T) {
 	long := pending("docker")
 	long.Since = now.Add(-time.Hour)
 	for name, tt := range map[string]struct {
@@ -173,8 +173,8 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestMisspelt: a tag that nobody has is named with those that are like it.
-func TestMisspelt(t *testing.T) {
+// TestMisspeltTagIsNamedWithItsLikes: a tag that nobody has is named with those that are like it.
+func TestMisspeltTagIsNamedWithItsLikes(t *testing.T) {
 	r := instance(nil)
 	r.Tags = []string{"docker", "gpu", "gpu-large", "linux", "GPU"}
 	for tag, want := range map[string][]string{
@@ -193,8 +193,8 @@ func TestMisspelt(t *testing.T) {
 
 var bases = []string{"https://gitlab.example.com", "http://other.example.com:8080/gitlab", "https://gitlab.example.com/deep/root/"}
 
-// TestAddresses: only an address of a configured GitLab's job names a request.
-func TestAddresses(t *testing.T) {
+// TestOnlyAddressesOfJobsAreAccepted: only an address of a configured GitLab's job names a request.
+func TestOnlyAddressesOfJobsAreAccepted(t *testing.T) {
 	for address, want := range map[string]struct {
 		base int
 		a    Address

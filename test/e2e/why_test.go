@@ -13,9 +13,9 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim"
 )
 
-// TestWhyAJobWaits: the real program explains a job of a GitLab under a relative
+// TestWhyAJobWaitsIsExplained: the real program explains a job of a GitLab under a relative
 // root, from the address that a browser shows, and requests nothing else.
-func TestWhyAJobWaits(t *testing.T) {
+func TestWhyAJobWaitsIsExplained(t *testing.T) {
 	t.Parallel()
 	world, host := serve(t, gitlabsim.Options{Seed: 5, Root: "/gitlab"})
 	group := world.AddGroup("acme", 0)
