@@ -25,8 +25,6 @@ var notRun = map[string]string{
 	"alerts/README.md: make tools\ngo test ./dashb":                                  "25 minutes: make bench-queries",
 	"alerts/README.md: cd test/promcheck && go test -run '^$'":                       "a measurement, which fails where the machine does something else: bench-queries",
 	"docs/api.md: curl":                                                              "asks a process of yours: TestAPIIsDocumented",
-	"README.md: curl -X POST":                                                        "asks the demonstration of the block before: TestEachDrillCanBePlayedAtAnyTime",
-	"README.zh-CN.md: curl -X POST":                                                  "likewise",
 	"alerts/README.md: go test ./alerts -update":                                     "make test runs both",
 	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml up":      "no registry for the images: TestProgramsFindEachOther runs the programs with these files",
 	"deploy/compose/README.md: docker compose -f deploy/compose/compose.yml -f mine": "likewise",
@@ -51,10 +49,20 @@ var (
 	note   = regexp.MustCompile(`(?m)\s+# .*$`)
 )
 
-// served starts what serves in a group of its own, scrapes it and stops it.
+// served starts what serves in a group of its own and scrapes it. It goes on until
+// the next one is started, as a reader leaves it, so that curl finds it.
 const served = `set -m
+pid= address=
+stop() {
+  [ -n "$pid" ] || return 0
+  kill -INT -- -$pid
+  wait $pid || true
+  pid=
+}
+trap stop EXIT
 served() {
-  local log=$(mktemp) pid address
+  stop
+  local log=$(mktemp)
   "$@" >"$log" 2>&1 &
   pid=$!
   for _ in $(seq 600); do
@@ -63,10 +71,9 @@ served() {
     kill -0 $pid || { cat "$log"; return 1; }
     sleep 0.1
   done
-  curl -fsS "http://$address/metrics" | grep '^gitlab_runner_fleet_up{' || { cat "$log"; return 1; }
-  kill -INT -- -$pid
-  wait $pid || true
+  command curl -fsS "http://$address/metrics" | grep '^gitlab_runner_fleet_up{' || { cat "$log"; return 1; }
 }
+curl() { command curl --fail-with-body "${@//localhost:9756/$address}"; }
 `
 
 // TestShipDocumentBlocksRun runs the commands of each document in order, each

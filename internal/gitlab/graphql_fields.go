@@ -99,7 +99,7 @@ var runnerFields = []runnerField{
 
 	// Parts of the query that are no field of a runner. A release that lacks a
 	// field of a machine still has its machines.
-	{field: FieldMachineExecution, name: "managers.jobExecutionStatus", keys: []string{"managers.nodes.jobExecutionStatus", "CiRunnerManager.jobExecutionStatus"}},
+	{field: FieldMachineExecution, name: "managers.jobExecutionStatus", keys: []string{"managers.jobExecutionStatus", "managers.nodes.jobExecutionStatus", "CiRunnerManager.jobExecutionStatus"}},
 	{field: fieldComplexity, name: "queryComplexity", keys: []string{"queryComplexity", "QueryComplexity"}},
 	{field: fieldCanceling, name: "CANCELING"},
 	{field: fieldAllAvailable, name: "ALL_AVAILABLE"},

@@ -27,7 +27,7 @@ func (w *World) startDaily() {
 		if r != w.flapper && r.ready() {
 			r.blackHole = true
 			r.weight = max(r.weight, 3)
-			w.pickDirty = true
+			w.pickDirty, w.peers = true, nil
 			break
 		}
 	}
@@ -114,7 +114,7 @@ func (w *World) daily(t int64) {
 				tags = append(tags, w.tagName(w.rng.IntN(w.opt.Tags)))
 			}
 			r.setTags(tags, t)
-			w.pickDirty = true
+			w.pickDirty, w.peers = true, nil
 		}
 	case x < 97:
 		s := w.randomRunner(int(w.lastRunner))

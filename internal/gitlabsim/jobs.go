@@ -419,15 +419,37 @@ func (w *World) tryPick(i int32, t int64) {
 // tick lets the peers of a runner contact GitLab, which offers them the job that
 // it picks.
 func (w *World) tick(r *runner, t int64) {
-	for _, o := range w.all {
-		peer := o.typ == r.typ && o.group == r.group && o.untagged == r.untagged && o.protected == r.protected && o.deleted == 0 && !o.paused()
-		if o == r || !peer || !slices.Equal(o.tagList(), r.tagList()) {
+	if w.peers == nil {
+		w.peers = map[peerKey][]*runner{}
+		for _, o := range w.order {
+			w.peers[o.peerKey()] = append(w.peers[o.peerKey()], o)
+		}
+	}
+	for _, o := range w.peers[r.peerKey()] {
+		if o == r || o.paused() {
 			continue
 		}
 		for _, m := range o.managers {
 			m.touch(t)
 		}
 	}
+}
+
+// peerKey is equal for runners that take the same jobs.
+type peerKey struct {
+	typ                 runnerType
+	group               *group
+	project             *project
+	untagged, protected bool
+	tags                string
+}
+
+func (r *runner) peerKey() peerKey {
+	k := peerKey{typ: r.typ, group: r.group, untagged: r.untagged, protected: r.protected, tags: strings.Join(r.tagList(), "\x00")}
+	if len(r.projects) > 0 {
+		k.project = r.projects[0]
+	}
+	return k
 }
 
 // pick hands a job to a runner.

@@ -30,7 +30,7 @@ type Options struct {
 	Shape   JobShape
 	// TickPeers lets each job that is queued be offered to all runners that take
 	// the same jobs, so that the idle ones among them contact GitLab too, as
-	// GitLab does (docs/gitlab-api.md 3.3). It costs an event for each of them.
+	// GitLab does (docs/gitlab-api.md 3.3).
 	TickPeers bool
 	// Daily adds a visible daily life, for a demonstration: waves of load,
 	// machines that go down, come back and are replaced, pauses, a flapping

@@ -359,7 +359,7 @@ func (w *World) addRunner(s RunnerSpec) *runner {
 	w.order = slices.Insert(w.order, i, r)
 	i, _ = slices.BinarySearchFunc(w.byAge, r, older)
 	w.byAge = slices.Insert(w.byAge, i, r)
-	w.pickDirty = true
+	w.pickDirty, w.peers = true, nil
 
 	n := s.Managers
 	if n == 0 {
@@ -436,7 +436,7 @@ func (w *World) deleteRunner(r *runner, t int64) {
 	w.order = slices.Delete(w.order, i, i+1)
 	i, _ = slices.BinarySearchFunc(w.byAge, r, older)
 	w.byAge = slices.Delete(w.byAge, i, i+1)
-	w.pickDirty = true
+	w.pickDirty, w.peers = true, nil
 }
 
 // change runs f on a living runner; false if there is none of that id.
@@ -467,7 +467,7 @@ func (w *World) SetTags(id int64, tags []string) bool {
 	return w.change(id, func(r *runner) {
 		r.setTags(tags, w.now)
 		r.untagged = r.untagged || len(r.tagList()) == 0
-		w.pickDirty = true
+		w.pickDirty, w.peers = true, nil
 	})
 }
 
@@ -667,6 +667,7 @@ func (w *World) MoveRunner(id, groupID int64, projectIDs []int64) (ok bool) {
 		if ok = w.place(r, groupID, projectIDs); !ok {
 			r.group, r.projects = g, p
 		}
+		w.peers = nil
 	})
 	return ok
 }

@@ -326,3 +326,40 @@ func TestTruthCountsWhatTheAPIShows(t *testing.T) {
 		}
 	}
 }
+
+// A job that is queued lets those contact GitLab that could take it: the peers of
+// the runner that picks it, and nobody else.
+func TestPeersAreTicked(t *testing.T) {
+	t.Parallel()
+	for _, tick := range []bool{true, false} {
+		now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+		w := New(Options{Seed: 3, TickPeers: tick, Now: func() time.Time { return now }})
+		var ids []int64
+		for _, tags := range [][]string{{"a", "b"}, {"a", "b"}, {"a"}, {"c"}, {"a", "b"}} {
+			ids = append(ids, w.AddRunner(RunnerSpec{Tags: tags}))
+		}
+		w.Pause(ids[4], true)
+		contacts := func() (out []time.Time) {
+			for _, id := range ids {
+				r, _ := w.Runner(id)
+				out = append(out, r.Contacted)
+			}
+			return out
+		}
+		check := func(what string, ticked ...bool) {
+			t.Helper()
+			now = now.Add(10 * time.Minute)
+			before := contacts()
+			w.CreateJob(JobSpec{Runner: ids[0], Finished: now.Add(time.Second)})
+			for i, at := range contacts() {
+				if at.After(before[i]) != ticked[i] {
+					t.Errorf("tick %t, %s: runner %d of %d contacted at %v, before at %v", tick, what, i, len(ids), at, before[i])
+				}
+			}
+		}
+		check("at first", true, tick, false, false, false)
+		w.SetTags(ids[3], []string{"a", "b"})
+		w.Pause(ids[4], false)
+		check("retagged", true, tick, false, tick, tick)
+	}
+}

@@ -49,6 +49,7 @@ type World struct {
 	lastRunner int64
 
 	pickDirty bool
+	peers     map[peerKey][]*runner // nil: to be made anew
 	pickable  []*runner
 	pickSum   []float64 // running sum of the weights of pickable
 	byTag     map[string][]*runner

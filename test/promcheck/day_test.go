@@ -42,8 +42,8 @@ func classes(w *gitlabsim.World, runners int, wedged string) (pools map[string][
 	for i := range runners {
 		s := specs[i%len(specs)]
 		s.Created = w.Now().Add(-30 * 24 * time.Hour)
-		// The simulator gives its jobs no protected ref.
-		s.NoJobs = s.Protected || s.Tags[0] == wedged
+		// The simulator draws jobs of projects and refs that such runners do not serve.
+		s.NoJobs = s.Protected || s.Group != 0 || s.Projects != nil || s.Tags[0] == wedged
 		id := w.AddRunner(s)
 		pools[s.Tags[0]] = append(pools[s.Tags[0]], id)
 	}
