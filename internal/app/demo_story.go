@@ -108,7 +108,7 @@ func stories() []*story {
 		{
 			name: "misspelt", at: 3*time.Minute + 30*time.Second, what: "a job with the tag " + tagMisspelt + ", which no runner has: it waits for ever",
 			see:   `gitlab_runner_fleet_queue_unmatched_tagset_jobs{tags="` + tagMisspelt + `",reason="no_runner"}`,
-			where: "jobs that wait, no_runner; " + whyMisspelt + " names the tag that is meant", alert: "none; the page shows it after some 2 min",
+			where: "jobs that wait, no_runner; " + whyMisspelt + " names the tag that is meant", alert: "GitLabRunnerQueueNoRunner, after 27 min; the page shows it after some 2 min",
 			begin: func(s *script, now time.Time) {
 				s.misspelt = s.world.CreateJob(gitlabsim.JobSpec{Project: s.projects[0], Created: now, Name: "integration", Stage: "test", Tags: []string{tagMisspelt}})
 			},
