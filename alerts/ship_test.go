@@ -17,10 +17,16 @@ import (
 
 const debian = "apt-get install prometheus prometheus-alertmanager"
 
-// TestShipOldestPromtool tries the rules with the oldest Prometheus that knows
+// TestShipPromtoolAgreesWithAllRules has all rules in each case: a rule that is not
+// named there, and yet in the way, would show.
+func TestShipPromtoolAgreesWithAllRules(t *testing.T) {
+	promtool(t, tool(t, tools+"/promtool", "make tools"), false)
+}
+
+// TestShipOldestPromtool tries the rules with the oldest Prometheus that has
 // keep_firing_for, 2.42 as Debian 12 ships it. It evaluates all rules at each step
 // of each case, several times as slowly as a release of today: narrowed, minutes
-// become seconds. TestPromtool has all rules in each case.
+// become seconds.
 func TestShipOldestPromtool(t *testing.T) {
 	promtool(t, tool(t, "/usr/bin/promtool", debian), true)
 }

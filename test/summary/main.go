@@ -91,7 +91,7 @@ func summarize(in io.Reader, out io.Writer, further string) bool {
 				case e.Action == "pass":
 					passed++
 					for line := range strings.Lines(text(k)) {
-						if _, what, counts := strings.Cut(line, "counted: "); counts {
+						if _, what, counts := strings.Cut(line, ": counted: "); counts {
 							write("count %s: %s", name, what)
 						}
 					}
