@@ -76,7 +76,7 @@ test-ship: tools ## what needs root and a Debian, or minutes: the image, other p
 	@test/ship.sh
 
 sim: ## the simulations at full size, the ledger's with a million jobs
-	go test ./internal/monitor ./internal/inventory -timeout 60m
+	go test ./internal/monitor ./internal/inventory ./internal/queue -timeout 60m
 	go test ./internal/ledger -run TestSimulation -timeout 60m -v -args -sim.jobs=1000000
 
 sim-health: ## ten simulated months through the health rules, by GraphQL and by REST, and a week through the monitor (15 minutes)

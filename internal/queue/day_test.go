@@ -13,6 +13,7 @@ import (
 	"gitlab-runner-fleet-exporter/internal/gitlabsim/graphql"
 	"gitlab-runner-fleet-exporter/internal/queue"
 	"gitlab-runner-fleet-exporter/internal/snapshot"
+	"gitlab-runner-fleet-exporter/test/rig"
 )
 
 const token = "queue-token"
@@ -191,10 +192,7 @@ func (b *bench) fleet(runners int) {
 // jams, a pool that is down, one that is wedged and a misspelt tag, each reading
 // that is not truncated is equal to the truth, and few are truncated.
 func TestReadingsOfADayEqualTheTruth(t *testing.T) {
-	hours := 24
-	if testing.Short() {
-		hours = 6
-	}
+	hours := rig.Sized(24, 6)
 	b := newBench(t, gitlabsim.Options{Seed: 12, JobsPerHour: 44_000.0 / 24, Shape: gitlabsim.JobShape{MeanQueued: 90 * time.Second}}, queue.Options{})
 	b.fleet(1000)
 	down := []string{"pool-05"}
