@@ -44,6 +44,9 @@ func TestShipBoardsAreDrawn(t *testing.T) {
 
 	for _, d := range p.draw(t) {
 		for _, x := range d.Tiles {
+			if d.Board == "queue.json" && x.Name == "queue" && x.Text == "unknown" && strings.EqualFold(x.Color, grey) {
+				continue // these GitLabs have no GraphQL: their queue is not read
+			}
 			if x.Text == "not scraped" || x.Text == "unknown" {
 				t.Errorf("%s, fresh: %+v", d.Board, x)
 			}
