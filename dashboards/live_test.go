@@ -63,6 +63,7 @@ var empty = map[string]string{
 	"jobs.json/Failure reasons but script/A":        `sum(increase(gitlab_runner_fleet_jobs_finished_total{status="failed",failure_class!="script"}[5m])) == 0`,
 	"jobs.json/Reasons in the whole range/A":        `sum(increase(gitlab_runner_fleet_jobs_finished_total{status="failed"}[10m])) < 2`,
 	"jobs.json/Longest queues, p95 of 1 h/A":        tooFewJobs,
+	"queue.json/Time to start by tag, p95/A":        tooFewJobs,
 	"queue.json/Jobs nobody can take/A":             `absent(gitlab_runner_fleet_queue_unmatched_tagset_jobs > 0)`,
 }
 

@@ -39,7 +39,7 @@ func TestShipImageRunsAsAnyUser(t *testing.T) {
 			t.Fatalf("%s is missing: make test-ship installs it", tool)
 		}
 	}
-	dir := t.TempDir()
+	dir := shortDir(t)
 	storage := []string{"--storage-driver", "vfs", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "runroot")}
 	buildah := func(args ...string) string { return command(t, "buildah", append(storage, args...)...) }
 	t.Cleanup(func() {
@@ -235,6 +235,22 @@ func statusOf(name string, args ...string) (int, string) {
 		return -1, err.Error()
 	}
 	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// shortDir is a folder for podman, whose runroot may have 50 characters: the
+// name of a test in t.TempDir() is too long for it.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "image-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("the folder of the images: %v", err)
+		}
+	})
+	return dir
 }
 
 func command(t *testing.T, name string, args ...string) string {

@@ -67,7 +67,10 @@ func queueDay(t *testing.T, runners int, day time.Duration) {
 	const wedged = "pool-07"
 	l := &lab{last: day, queue: queue.Options{Interval: time.Minute, All: true}}
 	perHour := 40 * float64(runners) / 24
-	l.world = gitlabsim.Options{Seed: 12, JobsPerHour: perHour, TickPeers: true, Shape: gitlabsim.JobShape{MeanQueued: 10 * time.Second}}
+	// Failures of infrastructure are tickets of their own: a day of chance has some.
+	l.world = gitlabsim.Options{Seed: 12, JobsPerHour: perHour, TickPeers: true, Shape: gitlabsim.JobShape{
+		MeanQueued: 10 * time.Second, Reasons: map[string]float64{"script_failure": 1},
+	}}
 	var (
 		pools   map[string][]int64
 		project int64
