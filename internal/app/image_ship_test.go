@@ -241,7 +241,7 @@ func statusOf(name string, args ...string) (int, string) {
 // name of a test in t.TempDir() is too long for it.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "image-")
+	dir, err := os.MkdirTemp("", "image-") //nolint:usetesting // its name is too long
 	if err != nil {
 		t.Fatal(err)
 	}
