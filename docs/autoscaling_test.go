@@ -2,10 +2,6 @@ package docs
 
 import (
 	"fmt"
-	"net/http"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,21 +68,8 @@ func TestScaledObjectAsksWhatIsExplained(t *testing.T) {
 func TestPoolIsScaledByWaitingAndExecuting(t *testing.T) {
 	rig.Long(t, "runs the demonstration and a Prometheus")
 	prometheus := rig.Tool(t, "prometheus")
-	exporter := rig.Serve(t, rig.Exporter(t), "--demo")
-	dir := t.TempDir()
-	file := filepath.Join(dir, "prometheus.yml")
-	config := fmt.Sprintf("global: {scrape_interval: 2s}\nscrape_configs:\n  - job_name: gitlab_runner_fleet_exporter\n    static_configs: [{targets: [%q]}]\n", exporter.Address)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	server := rig.Serve(t, prometheus, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"))
-	server.Ready(t, "/-/ready")
-	base := "http://" + server.Address
-	if resp, err := post(t, "http://"+exporter.Address+"/demo/drill", url.Values{"name": {"queue"}}); err != nil {
-		t.Fatal(err)
-	} else if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
-		t.Fatalf("drill: HTTP %d", resp.StatusCode)
-	}
+	base, exporter := demonstration(t, prometheus)
+	drill(t, exporter, "queue")
 	of := func(tag, tags string) string {
 		return strings.NewReplacer(`"corp"`, `"demo"`, `tag="gpu"`, `tag="`+tag+`"`, `tags=~"gpu|gpu,linux"`, `tags=~"`+tags+`"`).Replace(scaling(t))
 	}

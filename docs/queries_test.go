@@ -18,6 +18,34 @@ const queries = "queries.md"
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
+// demonstration runs the demonstration and a Prometheus that scrapes it, and
+// returns the latter's address and the former.
+func demonstration(t *testing.T, prometheus string) (base string, exporter *rig.Server) {
+	t.Helper()
+	exporter = rig.Serve(t, rig.Exporter(t), "--demo")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "prometheus.yml")
+	config := fmt.Sprintf("global: {scrape_interval: 2s}\nscrape_configs:\n  - job_name: gitlab_runner_fleet_exporter\n    static_configs: [{targets: [%q]}]\n", exporter.Address)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := rig.Serve(t, prometheus, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"))
+	server.Ready(t, "/-/ready")
+	return "http://" + server.Address, exporter
+}
+
+// drill plays a story of the demonstration.
+func drill(t *testing.T, exporter *rig.Server, name string) {
+	t.Helper()
+	resp, err := post(t, "http://"+exporter.Address+"/demo/drill", url.Values{"name": {name}})
+	if err != nil {
+		t.Fatalf("drill %s: %v", name, err)
+	}
+	if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
+		t.Fatalf("drill %s: HTTP %d", name, resp.StatusCode)
+	}
+}
+
 // TestQueriesAreAnswered runs each query of docs/queries.md in a real
 // Prometheus against the demonstration, with its drills played: a query that
 // fails, or finds nothing where there is something to find, is of no use.
@@ -30,22 +58,9 @@ func TestQueriesAreAnswered(t *testing.T) {
 		t.Errorf("%d questions and %d queries: ten are promised, each with a query", n, len(asked))
 	}
 
-	exporter := rig.Serve(t, rig.Exporter(t), "--demo")
-	dir := t.TempDir()
-	file := filepath.Join(dir, "prometheus.yml")
-	config := fmt.Sprintf("global: {scrape_interval: 2s}\nscrape_configs:\n  - job_name: gitlab_runner_fleet_exporter\n    static_configs: [{targets: [%q]}]\n", exporter.Address)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	server := rig.Serve(t, prometheus, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"))
-	server.Ready(t, "/-/ready")
-	base := "http://" + server.Address
-	for _, drill := range []string{"tag-lost", "floor", "black-hole", "queue"} {
-		if resp, err := post(t, "http://"+exporter.Address+"/demo/drill", url.Values{"name": {drill}}); err != nil {
-			t.Fatalf("drill %s: %v", drill, err)
-		} else if _ = resp.Body.Close(); resp.StatusCode != http.StatusOK {
-			t.Fatalf("drill %s: HTTP %d", drill, resp.StatusCode)
-		}
+	base, exporter := demonstration(t, prometheus)
+	for _, name := range []string{"tag-lost", "floor", "black-hole", "queue"} {
+		drill(t, exporter, name)
 	}
 
 	// A runner is judged down at a second reading a minute later; the busiest hour needs a whole minute.
