@@ -95,15 +95,12 @@ func (m *Monitor) whyKnown(a *why.Answer, e *why.Evidence, now time.Time) {
 	f := m.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	down := map[int64]bool{}
-	if h := f.health.picture; h != nil {
-		for i := range h.Ill {
-			down[h.Ill[i].ID] = h.Ill[i].Health == snapshot.HealthDown
-		}
-	}
 	for _, id := range f.inv.IDs() {
 		r := f.whyRunner(id)
-		r.Down = down[id]
+		if f.health.picture != nil { // judged by this process, not by the one before
+			verdict, _, _ := f.health.fleet.Verdict(id)
+			r.Down = verdict == snapshot.HealthDown
+		}
 		_, unusable := f.health.unusable[id]
 		r.Failing = unusable && !r.Down
 		a.Known = append(a.Known, r)
