@@ -8,6 +8,9 @@ BINARY := gitlab_runner_fleet_exporter
 TOOLS := .tools
 # A count, not a time: at a deadline go test now and then calls the end a failure.
 FUZZTIME ?= 20000x
+# Go runs the tests of a package again when what it is built of, or a file that
+# they opened, has changed. TESTFLAGS='-shuffle=on' runs all, in another order.
+TESTFLAGS ?=
 
 # Some environments build without VCS stamping, so the build does not rest on
 # that; the date is the commit's, for builds that repeat.
@@ -70,7 +73,7 @@ unit:
 	@echo "== go test"
 	@touch $(TOOLS)/extra-skips
 	@go build -o $(TOOLS)/summary ./test/summary
-	@go test -json -race -shuffle=on -timeout 30m ./... | $(TOOLS)/summary $(TOOLS)/extra-skips
+	@go test -json -race $(TESTFLAGS) -timeout 30m ./... | $(TOOLS)/summary $(TOOLS)/extra-skips
 
 test-ship: tools ## what needs root and a Debian, or minutes: the image, other people's clients, a full disk, packages and chart, breakages up to the notification
 	@test/ship.sh

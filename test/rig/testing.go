@@ -161,9 +161,34 @@ var (
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %w\n%s", err, out)
 		}
-		return path, nil
+		return path, openSources(from)
 	})
 )
+
+// openSources opens what the program under test is built of. go test keeps the
+// result of a package until a file that its tests opened changes; what go build
+// reads it does not see, and would answer with a result of an older program.
+func openSources(from string) error {
+	const files = `{{if and .Module .Module.Main}}{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}}
+{{end}}{{range .EmbedFiles}}{{$d}}/{{.}}
+{{end}}{{end}}`
+	cmd := exec.Command("go", "list", "-deps", "-f", files, ".") //nolint:noctx // once for all tests
+	cmd.Dir = from
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("go list: %w", err)
+	}
+	for _, name := range append(strings.Fields(string(out)), filepath.Join(from, "go.mod"), filepath.Join(from, "go.sum")) {
+		file, err := os.Open(name) //nolint:gosec // a file of this repository
+		if err != nil {
+			return err
+		}
+		if err := file.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Exporter is the path of the program under test. What drives it as a process
 // is left out under -short.
@@ -261,10 +286,16 @@ func (s *Server) Ready(tb testing.TB, path string) {
 	}
 }
 
-// Metrics is the program's page, whatever its status.
+// Metrics is the program's page of metrics, whatever its status.
 func (s *Server) Metrics(tb testing.TB) string {
 	tb.Helper()
-	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, "http://"+s.Address+"/metrics", http.NoBody)
+	return s.Get(tb, "/metrics")
+}
+
+// Get is what the program answers to a path, whatever its status.
+func (s *Server) Get(tb testing.TB, path string) string {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, "http://"+s.Address+path, http.NoBody)
 	if err != nil {
 		tb.Fatal(err)
 	}
