@@ -64,6 +64,8 @@ var empty = map[string]string{
 	"jobs.json/Reasons in the whole range/A":        `sum(increase(gitlab_runner_fleet_jobs_finished_total{status="failed"}[10m])) < 2`,
 	"jobs.json/Longest queues, p95 of 1 h/A":        tooFewJobs,
 	"queue.json/Time to start by tag, p95/A":        tooFewJobs,
+	"queue.json/Oldest waiting job by tag/A":        `max(max_over_time(gitlab_runner_fleet_queue_jobs[5m])) == 0`,
+	"queue.json/Sets of tags/A":                     `max(gitlab_runner_fleet_queue_jobs) == 0`,
 	"queue.json/Jobs nobody can take/A":             `absent(gitlab_runner_fleet_queue_unmatched_tagset_jobs > 0)`,
 }
 
@@ -397,6 +399,7 @@ func (p *server) askTarget(t *testing.T, where string, q target) []result {
 			t.Errorf("%s: no data, and %q does not say why\n%s", where, reason, expr)
 			return nil
 		}
+		t.Logf("%s: waiting for data", where)
 		p.runner(t) // another one may have jobs by now
 	}
 }

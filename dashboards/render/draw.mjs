@@ -2,10 +2,11 @@
 //
 //   node draw.mjs --prometheus http://127.0.0.1:9090 --out ../../docs/images \
 //     [--seconds 21600] [--to unix-time] [--scrape 15] [--values '{"runner":"7"}'] [--width 1280,1920] [--theme dark,light] \
-//     [--report report.json] [overview.json ...]
+//     [--report report.json] [--fleet http://127.0.0.1:9756/fleet] [overview.json ...]
 //
 // Of several widths or themes each picture's name has both. The report has, for each picture, the texts and colors
-// of the tiles, the texts of empty panels, and titles that are cut off. Ends with status 1 if anything could not be drawn.
+// of the tiles, the texts of empty panels, and titles that are cut off. --fleet adds fleet.png, the exporter's own page
+// at that address. Ends with status 1 if anything could not be drawn.
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,6 +28,7 @@ const { values: opt, positionals } = parseArgs({
     theme: { type: 'string', default: 'dark' },
     report: { type: 'string', default: '' },
     values: { type: 'string', default: '{}' },
+    fleet: { type: 'string', default: '' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
   },
 });
@@ -57,6 +59,16 @@ const browser = await chromium.launch({
 });
 let failed = false;
 const reports = [];
+if (opt.fleet) {
+  // Before the boards, whose loading takes minutes on a slow machine.
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: looks[0].theme });
+  const fleet = await context.newPage();
+  const response = await fleet.goto(opt.fleet);
+  await fleet.screenshot({ path: join(opt.out, 'fleet.png'), fullPage: true });
+  failed = !response.ok();
+  console.log(`${opt.fleet} -> ${join(opt.out, 'fleet.png')}, HTTP ${response.status()}`);
+  await context.close();
+}
 // One page for all: to load Grafana's components takes longer than to draw.
 const page = await browser.newPage();
 let problems = [];

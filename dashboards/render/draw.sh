@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Draws docs/images/*.png: lets a Prometheus scrape the demonstration for a
-# while, then draws each dashboard over it. Needs `make build tools`, node,
+# Draws the boards and fleet.png in docs/images: lets a Prometheus scrape the
+# demonstration for a while, then draws each dashboard over it and takes a
+# picture of the page /fleet. Needs `make build tools`, node,
 # chromium, fonts-dejavu-core and pngquant.
 #
 #   dashboards/render/draw.sh [minutes, default 10]
@@ -29,5 +30,5 @@ pids+=($!)
 echo "scraping for $minutes minutes"
 sleep $((minutes * 60))
 
-node draw.mjs --prometheus http://127.0.0.1:19090 --seconds $((minutes * 60)) --out "$root/docs/images"
-pngquant --force --ext .png --speed 1 64 $(cd "$root/dashboards" && for f in *.json; do echo "$root/docs/images/${f%.json}.png"; done)
+node draw.mjs --prometheus http://127.0.0.1:19090 --seconds $((minutes * 60)) --out "$root/docs/images" --fleet http://127.0.0.1:19756/fleet
+pngquant --force --ext .png --speed 1 64 "$root/docs/images/fleet.png" $(cd "$root/dashboards" && for f in *.json; do echo "$root/docs/images/${f%.json}.png"; done)
