@@ -83,12 +83,12 @@ func (p *server) await(t *testing.T, title, text, name string) {
 	}
 }
 
-// awaitVerdicts waits until no runner is without a verdict, as it is until its
-// details were read. The boards show what the rules made of it, seconds later.
+// awaitVerdicts waits until the runner of the boards has a verdict, which needs
+// its details. The boards show what the rules made of it, seconds later.
 func (p *server) awaitVerdicts(t *testing.T) {
 	t.Helper()
-	const judged = `count(gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds{reason="new"}
-		or gitlab_runner_health_reason:gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds:min{reason="new"})
+	const judged = `count(gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds{runner_id="1",reason="new"}
+		or gitlab_runner_health_reason:gitlab_runner_fleet_runner_unhealthy_since_timestamp_seconds:min{runner_id="1",reason="new"})
 		or 0 * (count(count by (gitlab) (gitlab_runner_type_health_reason_paused:gitlab_runner_fleet_health_runners:sum)) == 2)`
 	for until := time.Now().Add(patient); ; time.Sleep(500 * time.Millisecond) {
 		list, err := p.query(t, judged)
@@ -96,7 +96,7 @@ func (p *server) awaitVerdicts(t *testing.T) {
 			return
 		}
 		if time.Now().After(until) {
-			t.Fatalf("runners without a verdict: %v (%v)", list, err)
+			t.Fatalf("no verdict on runner 1: %v (%v)", list, err)
 		}
 	}
 }
