@@ -33,6 +33,53 @@ var storyAlerts = []string{
 	"tickets GitLabRunnerOrphanedJobs",
 }
 
+// storiesShown are what the page shows of the stories at minute ten.
+var storiesShown = []string{
+	"tag ios-signing lost", "tag payments-deploy below_floor", "runner android black_hole", "runner docker-large orphaned",
+	"waiting integration", "unmatched integratoin no_runner",
+}
+
+// onThePage is what /api/v1/fleet, the page for scripts, shows.
+func onThePage(t *testing.T, exporter *rig.Server) (shown []string) {
+	t.Helper()
+	var f struct {
+		Tags    []struct{ Tag, Problem string }
+		Runners []struct {
+			Description string
+			Suspects    []struct{ Reason string }
+			Orphaned    int `json:"orphaned_jobs"`
+		}
+		Queues []struct {
+			Tags      []struct{ Tag string }
+			Unmatched []struct{ Tags, Reason string }
+		}
+	}
+	if err := json.Unmarshal([]byte(exporter.Get(t, "/api/v1/fleet")), &f); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range f.Tags {
+		shown = append(shown, "tag "+x.Tag+" "+x.Problem)
+	}
+	for _, r := range f.Runners {
+		pool := strings.TrimRight(r.Description, "-0123456789")
+		for _, s := range r.Suspects {
+			shown = append(shown, "runner "+pool+" "+s.Reason)
+		}
+		if r.Orphaned > 0 {
+			shown = append(shown, "runner "+pool+" orphaned")
+		}
+	}
+	for _, q := range f.Queues {
+		for _, x := range q.Tags {
+			shown = append(shown, "waiting "+x.Tag)
+		}
+		for _, x := range q.Unmatched {
+			shown = append(shown, "unmatched "+x.Tags+" "+x.Reason)
+		}
+	}
+	return shown
+}
+
 // webhook records which alerts arrived as firing, and when after the start.
 type webhook struct {
 	url string
@@ -115,7 +162,8 @@ func routing(t *testing.T, path, url string) {
 
 // TestShipDemoStoriesReachTheReceivers runs the demonstration with Prometheus, the
 // rules as printed and Alertmanager with the routing of deploy/compose: within eleven
-// minutes the alerts of its stories arrive, and no other page or ticket.
+// minutes the alerts of its stories arrive, and no other page or ticket. At minute ten
+// the page shows the stories.
 func TestShipDemoStoriesReachTheReceivers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -139,6 +187,13 @@ scrape_configs: [{job_name: gitlab_runner_fleet_exporter, static_configs: [{targ
 	}
 	prometheus := rig.Serve(t, rig.Tool(t, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "tsdb"))
 	prometheus.Ready(t, "/-/ready")
+	time.Sleep(time.Until(began.Add(10 * time.Minute)))
+	shown := onThePage(t, exporter)
+	for _, want := range storiesShown {
+		if !slices.Contains(shown, want) {
+			t.Errorf("at minute ten the page does not show %q, but %q", want, shown)
+		}
+	}
 	time.Sleep(time.Until(began.Add(storyTime)))
 	got := hook.all()
 	for _, want := range storyAlerts {
