@@ -46,6 +46,55 @@ func watchParts(s *scraper, world *gitlabsim.World) func() wholeAt {
 	}
 }
 
+// TestFirstPictureListsSeldom: while the details of a large fleet are read within
+// a small budget, further listings take a twentieth of it; their interval is shown,
+// so that nothing calls them late; then they come at the configured one.
+func TestFirstPictureListsSeldom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const runners, rate = 4000, 10
+		world := gitlabsim.New(gitlabsim.Options{
+			Seed: 4, Runners: runners, Tags: 10, Token: secret, JobsPerHour: 100,
+			Latency: func(string) time.Duration { return 20 * time.Millisecond },
+		})
+		s := newScraper()
+		parts := watchParts(s, world)
+		_, state := openState(t, "")
+		r := start(t, world, state, s, setup{rate: rate})
+		defer r.end(t)
+		interval := time.Duration(0)
+		for parts().picture[snapshot.PartDetails] == nil {
+			time.Sleep(time.Second)
+			if g := s.scrape(); g != nil && g.Self.Stages[snapshot.StageRunners].Lag > 0 {
+				t.Fatalf("after %v the listing is %v late", time.Since(r.began), g.Self.Stages[snapshot.StageRunners].Lag)
+			} else if g != nil {
+				interval = max(interval, g.Self.Stages[snapshot.StageRunners].Interval)
+			}
+			if time.Since(r.began) > 10*time.Minute {
+				t.Fatal("no first picture after 10 minutes")
+			}
+		}
+		// 40 pages are a twentieth of what 80 s allow.
+		if interval < 75*time.Second || interval > 90*time.Second {
+			t.Errorf("the interval shown is %v, want some 80s", interval)
+		}
+		const pages = runners / 100
+		n := parts().requests[snapshot.PartDetails]
+		if again := n["GET /runners/all"] - pages; again > runners/20+pages || again < 2*pages {
+			t.Errorf("%d requests for further listings", again)
+		}
+		if took, most := parts().at[snapshot.PartDetails], time.Duration(runners+pages+2)*time.Second/rate*11/10+2*time.Second; took > most {
+			t.Errorf("it took %v, want at most %v", took, most)
+		}
+		time.Sleep(2 * time.Minute)
+		before := world.Requests()["GET /runners/all"]
+		time.Sleep(10 * time.Minute)
+		if listings := (world.Requests()["GET /runners/all"] - before) / pages; listings < 8 {
+			t.Errorf("%d listings in ten minutes after the first picture", listings)
+		}
+	})
+}
+
 // The first picture takes a request for each page and each runner, whatever
 // else there is to read; machines and jobs come behind it, and each part is
 // published at once when it is whole.

@@ -3,12 +3,14 @@ package monitor
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"gitlab-runner-fleet-exporter/internal/budget"
 	"gitlab-runner-fleet-exporter/internal/gitlab"
 	"gitlab-runner-fleet-exporter/internal/inventory"
 	"gitlab-runner-fleet-exporter/internal/ledger"
@@ -29,6 +31,7 @@ type listings struct {
 	first     *first
 	publisher *publisher
 	saver     *saver
+	budget    *budget.Budget
 	metrics   Metrics
 }
 
@@ -50,13 +53,44 @@ func (l *listings) loop(ctx context.Context, s *scope) error {
 		began := time.Now()
 		l.once(ctx, s, began)
 		interval := l.fleet.opts.Intervals.Runners
-		timer.Reset(max(time.Until(began.Add(interval+plan.Spread(interval)/4)), 0))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		for wait := interval + plan.Spread(interval)/4; wait > 0; {
+			timer.Reset(max(time.Until(began.Add(wait)), 0))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			// Asked again each interval: the first picture may be whole meanwhile.
+			waited := time.Since(began)
+			wait = min(l.every(s), waited+interval)
+			if wait < waited+interval/10 {
+				break
+			}
 		}
 	}
+}
+
+// firstShare is the part of the budget that further listings take until the
+// first picture is whole: what is missing there is what nobody knows yet.
+const firstShare = 0.05
+
+// every is how often a scope is listed: at the configured interval, or more
+// seldom while the first picture waits for details, well within staleness.
+func (l *listings) every(s *scope) time.Duration {
+	f := l.fleet
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	iv := f.opts.Intervals
+	s.every = iv.Runners
+	if rate := l.budget.State().Rate; s.up && l.first.awaited(snapshot.PartDetails) != nil && !math.IsInf(rate, 1) {
+		pages := 0
+		for _, one := range l.scopes.all {
+			pages += one.pages
+		}
+		stretched := time.Duration(float64(pages) / (firstShare * rate) * float64(time.Second))
+		s.every = max(iv.Runners, min(stretched, iv.Staleness/3))
+	}
+	return s.every
 }
 
 func (l *listings) once(ctx context.Context, s *scope, began time.Time) {
@@ -159,7 +193,7 @@ func (l *listings) take(s *scope, list listing, began, now time.Time) {
 	if l.scopes.firstListed.IsZero() {
 		l.scopes.firstListed = now
 	}
-	s.started, s.took = began, now.Sub(began)
+	s.started, s.took, s.pages = began, now.Sub(began), list.pages
 	f.wake()
 }
 

@@ -134,6 +134,7 @@ func (l *lister) within(ctx context.Context, s *scope, read func(context.Context
 // listing is a complete reading of a scope.
 type listing struct {
 	rows  []gitlab.Runner
+	pages int  // of rows, by REST
 	whole bool // no row that could not be read: else it must not remove runners
 
 	// By GraphQL the details come with the rows; detailed: they stand for
@@ -161,6 +162,7 @@ func (l *lister) addREST(ctx context.Context, scope gitlab.Scope, list *listing,
 	if err != nil {
 		return err
 	}
+	list.pages += len(pages)
 	for _, p := range pages {
 		list.whole = list.whole && p.Skipped == 0
 		list.rows = append(list.rows, p.Runners...)

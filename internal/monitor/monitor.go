@@ -140,7 +140,7 @@ func New(o Options, d Deps) (*Monitor, error) {
 	m.queue = newQueueReader(f, &d)
 	m.publisher.queue = m.queue
 	m.listings = &listings{
-		fleet: f, scopes: scopes, first: first, publisher: m.publisher, saver: m.saver, metrics: d.Metrics,
+		fleet: f, scopes: scopes, first: first, publisher: m.publisher, saver: m.saver, budget: d.Budget, metrics: d.Metrics,
 		lister: &lister{opts: &o, client: client, fleet: f, scopes: len(scopes.all)},
 	}
 	f.resume(now)

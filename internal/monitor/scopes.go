@@ -20,6 +20,8 @@ type scope struct {
 	refused bool // GitLab itself refuses it
 	started time.Time
 	took    time.Duration // the last complete listing
+	pages   int           // that it read by REST
+	every   time.Duration // how often it is listed
 
 	graphql graphqlState // its loop's own
 }
@@ -93,7 +95,7 @@ func (s *scopes) states() []snapshot.ScopeState {
 func (s *scopes) lag(every time.Duration, now time.Time) (interval, lag time.Duration) {
 	interval = every
 	for _, one := range s.all {
-		took := max(every, one.took)
+		took := max(every, one.took, one.every)
 		interval = max(interval, took)
 		if !one.started.IsZero() && !one.refused {
 			lag = max(lag, now.Sub(one.started)-took-one.took)
