@@ -219,7 +219,10 @@ func (s *supervisor) load(w *watch) (err error) {
 			self.APIRequest(g.Name, string(a.Route), a.Code, a.Duration)
 			m.Attempt(a)
 		},
-		Retry: func(r gitlab.Reason) { self.APIRetry(g.Name, string(r)) },
+		Retry: func(r gitlab.Reason) {
+			self.APIRetry(g.Name, string(r))
+			m.Retry(r)
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("GitLab %q: %w", g.Name, err)

@@ -273,7 +273,7 @@ func start(t *testing.T, w *gitlabsim.World, state State, s *scraper, o setup) *
 	var m *Monitor
 	client, err := gitlab.New(gitlab.Options{
 		BaseURL: "http://gitlab.test", HTTPClient: &http.Client{Transport: withToken{transport, o.token}}, Timeout: 30 * time.Second,
-		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }},
+		Hooks: gitlab.Hooks{Attempt: func(a gitlab.Attempt) { m.Attempt(a) }, Retry: func(r gitlab.Reason) { m.Retry(r) }},
 	})
 	if err != nil {
 		t.Fatal(err)

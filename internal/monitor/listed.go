@@ -132,7 +132,7 @@ func (l *listings) failed(s *scope, err error) {
 		f.health.fleet.ListingFailed(f.clocks.now()) // a refusal is no trouble that runners could have too
 	}
 	l.metrics.PollFailure(f.opts.Name, snapshot.StageRunners.String(), string(reason))
-	f.failures.messages.unlisted(s, l.scopes.several(), f.blocked, reason, err)
+	f.failures.messages.unlisted(s, l.scopes.several(), f.blocked, !f.inv.ListedAt().IsZero(), reason, err)
 	f.blocked = f.blocked || reason == gitlab.ReasonUnauthorized
 }
 

@@ -14,6 +14,7 @@ type messages struct {
 	log    log.Logger
 	reason [snapshot.NumStages]map[gitlab.Reason]struct{}
 	scopes map[string]map[gitlab.Reason]struct{} // of listings, by the scope's key
+	late   bool                                  // that nothing was answered yet
 }
 
 func newMessages(l log.Logger) *messages {
@@ -39,28 +40,44 @@ func (m *messages) failed(stage snapshot.Stage, reason gitlab.Reason, err error,
 	l.Log(kv...)
 }
 
+// unanswered logs, once, that a request is repeated before any was answered: its
+// error comes after its retries, half a minute later, and a person who just
+// started the program would see nothing until then.
+func (m *messages) unanswered(reason gitlab.Reason) {
+	if m.late {
+		return
+	}
+	m.late = true
+	level.Warn(m.log).Log("msg", "GitLab did not answer the first requests; they are repeated", "reason", string(reason), "remedy", gitlab.Remedy(reason, nil))
+}
+
 // unlisted logs a scope's listing that failed, if its reason is new since the
 // scope was last listed. several: there are other scopes; blocked: it was logged
-// that the token is refused, which is one trouble and not one of each.
-func (m *messages) unlisted(sc *scope, several, blocked bool, reason gitlab.Reason, err error) {
+// that the token is refused, which is one trouble and not one of each; before: the
+// runners were listed before, in this process or in that which left its state.
+func (m *messages) unlisted(sc *scope, several, blocked, before bool, reason gitlab.Reason, err error) {
 	logged := m.scopes[sc.key]
 	if logged == nil {
 		logged = map[gitlab.Reason]struct{}{}
 		m.scopes[sc.key] = logged
 	}
-	if _, before := logged[reason]; before {
+	if _, known := logged[reason]; known {
 		return
 	}
 	logged[reason] = struct{}{}
 	if blocked && reason == gitlab.ReasonUnauthorized {
 		return
 	}
-	msg := "the runners of this GitLab cannot be listed; its last numbers are kept until staleness"
+	kept := "it is tried again at each runners_interval"
+	if before {
+		kept = "its last numbers are kept until staleness"
+	}
+	msg := "the runners of this GitLab cannot be listed; " + kept
 	switch {
 	case several && refuses(reason):
 		msg = "the runners of one scope cannot be listed, because GitLab refuses it; they are kept until staleness, then they leave the sums, and tags that they have are absent. The other scopes are read"
 	case several:
-		msg = "the runners of one scope cannot be listed; its last numbers are kept until staleness. The other scopes are read"
+		msg = "the runners of one scope cannot be listed; " + kept + ". The other scopes are read"
 	}
 	kv := append([]any{"msg", msg}, sc.named()...)
 	kv = append(kv, "stage", snapshot.StageRunners, "reason", string(reason), "err", err, "remedy", gitlab.Remedy(reason, err))

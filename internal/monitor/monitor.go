@@ -162,6 +162,15 @@ func (m *Monitor) Evidence(id int64) (snapshot.HealthEvidence, bool) {
 	return m.fleet.health.fleet.Evidence(id)
 }
 
+// Retry is the client's hook: a request is repeated.
+func (m *Monitor) Retry(reason gitlab.Reason) {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	if m.publisher.scopes.firstListed.IsZero() {
+		m.fleet.failures.messages.unanswered(reason)
+	}
+}
+
 // Attempt is the client's hook: every answer's Date sets the clock.
 func (m *Monitor) Attempt(a gitlab.Attempt) {
 	m.fleet.clocks.gitlab.answer(a.Date, a.ReceivedAt)

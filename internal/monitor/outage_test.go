@@ -136,6 +136,37 @@ func TestRotatedTokenIsTakenUp(t *testing.T) {
 	})
 }
 
+// TestGoneAtTheStartIsLoggedAtOnce: a wrong address is logged within seconds of the
+// start, not after the retries, and the error does not speak of last numbers where
+// there are none.
+func TestGoneAtTheStartIsLoggedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 6, Runners: 12, Tags: 8, Token: secret})
+		var out lines
+		_, state := openState(t, "")
+		remove := world.AddFault(gitlabsim.Fault{Drop: true})
+		r := start(t, world, state, newScraper(), setup{logger: out.logger()})
+		defer r.end(t)
+		const early, failed, kept = "did not answer the first requests", "cannot be listed; it is tried again", "its last numbers are kept"
+		time.Sleep(3 * time.Second)
+		if logged := out.with(early); len(logged) != 1 || !strings.Contains(logged[0], "reason=connection") || !strings.Contains(logged[0], "remedy=") {
+			t.Errorf("within 3 s: %q", logged)
+		}
+		time.Sleep(10 * time.Minute)
+		if n := [3]int{len(out.with(early)), len(out.with(failed)), len(out.with(kept))}; n != [3]int{1, 1, 0} {
+			t.Errorf("after ten minutes: %v lines", n)
+		}
+		remove()
+		time.Sleep(3 * time.Minute)
+		defer world.AddFault(gitlabsim.Fault{Drop: true})()
+		time.Sleep(3 * time.Minute)
+		if n := [3]int{len(out.with(early)), len(out.with(failed)), len(out.with(kept))}; n != [3]int{1, 1, 1} {
+			t.Errorf("in a later outage: %v lines", n)
+		}
+	})
+}
+
 // While GitLab is down the last numbers stay until staleness, then the gauges
 // are withdrawn and the counters stay; afterwards all comes back.
 func TestGaugesAreWithdrawnWhileGitLabIsDown(t *testing.T) {
