@@ -82,7 +82,7 @@ func (b *builder) state() string {
 	}
 	for i := range r.Runners {
 		c := &r.Runners[i]
-		if c.down() && !c.Paused || len(c.Suspects) > 0 || c.Orphaned > 0 {
+		if c.outOfService() || len(c.Suspects) > 0 || c.Orphaned > 0 {
 			return stateProblem
 		}
 		if c.Health == notJudged {
@@ -465,10 +465,12 @@ func badness(r *Runner) int {
 	n := 0
 	switch {
 	case r.Orphaned > 0:
-	case r.down() && !r.Paused:
+	case r.outOfService():
 		n = 1
 	case len(r.Suspects) > 0:
 		n = 2
+	case r.abandoned():
+		n = 6
 	case r.down():
 		n = 3
 	case r.Health == snapshot.HealthOverdue.String():

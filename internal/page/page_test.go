@@ -92,6 +92,31 @@ func TestFirstScreenHasTagTimeAndRemedy(t *testing.T) {
 	}
 }
 
+// TestAbandonedIsForCleanUp: a runner that was silent for a week is listed, and is no
+// problem of today: there is no alert about it either.
+func TestAbandonedIsForCleanUp(t *testing.T) {
+	for reason, state := range map[snapshot.HealthReason]string{snapshot.HealthAbandoned: stateOK, snapshot.HealthSilent: stateProblem} {
+		b := build{healthy().gitlabs[0]}
+		b.Fleet.Tags = nil
+		b.runner(6, "build-06", "docker", "linux").Status = snapshot.Offline
+		b.down(reason, noon.AddDate(0, 0, -10))
+		w := &world{gitlabs: []*snapshot.GitLab{b.sum()}, now: noon}
+		var r Report
+		if err := json.Unmarshal(get(t, w.page(Options{}).ServeAPI, "/api/v1/fleet").Body.Bytes(), &r); err != nil || r.State != state {
+			t.Errorf("%v: state %q, want %q (%v)", reason, r.State, state, err)
+		}
+		page := fleetText(t, w)
+		has(t, page, "build-06")
+		if state == stateOK {
+			has(t, page, "No problem", "Abandoned", "No sign for a week: registrations to clean up.")
+			hasNot(t, page, "Runners down", "1 runner down")
+		} else {
+			has(t, page, "1 runner down", "Runners down")
+			hasNot(t, page, "clean up")
+		}
+	}
+}
+
 // TestNeverGreenWithoutEvidence: only a fleet that was read and judged lately is
 // called well.
 func TestNeverGreenWithoutEvidence(t *testing.T) {

@@ -233,3 +233,12 @@ type Change struct {
 }
 
 func (r *Runner) down() bool { return r.Health == snapshot.HealthDown.String() }
+
+// abandoned reports a runner that was silent for a week: it waits for a clean-up.
+func (r *Runner) abandoned() bool {
+	return r.down() && r.Reason == snapshot.HealthAbandoned.String()
+}
+
+// outOfService reports a runner that is down and missed, as the alerts have it:
+// not a paused one, and not an abandoned one.
+func (r *Runner) outOfService() bool { return r.down() && !r.Paused && !r.abandoned() }

@@ -170,7 +170,7 @@ func (v *fleetView) summarize() {
 	down, orphaned, suspects := 0, 0, 0
 	for i := range v.Report.Runners {
 		r := &v.Report.Runners[i]
-		if r.down() && !r.Paused {
+		if r.outOfService() {
 			down++
 		}
 		orphaned += r.Orphaned
@@ -456,7 +456,7 @@ func named(description string, id int64) string {
 
 // runners are put into the sections in which somebody looks for them.
 func (v *fleetView) runners(p *Page) {
-	var orphaned, down, offline, suspects, watch []Runner
+	var orphaned, down, offline, suspects, watch, abandoned []Runner
 	for _, r := range v.Report.Runners {
 		if r.Orphaned > 0 {
 			orphaned = append(orphaned, r)
@@ -465,10 +465,12 @@ func (v *fleetView) runners(p *Page) {
 			suspects = append(suspects, r)
 		}
 		switch {
-		case r.down() && !r.Paused:
+		case r.outOfService():
 			down = append(down, r)
 		case r.Health == notJudged && r.Status == snapshot.Offline.String() && !r.Paused:
 			offline = append(offline, r)
+		case r.abandoned() && !r.Paused:
+			abandoned = append(abandoned, r)
 		case r.Health != snapshot.HealthAlive.String():
 			watch = append(watch, r)
 		}
@@ -499,6 +501,7 @@ func (v *fleetView) runners(p *Page) {
 	}
 	v.add(section{ID: "suspects", Head: "Suspects", Note: "Alive, and yet ill. A suspicion never makes a runner down."}, rows)
 	v.add(section{ID: "watch", Head: "To watch", Note: "No failure, or not known to be one.", Folded: true}, v.fold(p, watch, "unknown"))
+	v.add(section{ID: "abandoned", Head: "Abandoned", Note: "No sign for a week: registrations to clean up.", Folded: true}, v.fold(p, abandoned, "unknown"))
 }
 
 func (v *fleetView) add(s section, rows []rowView) {
@@ -720,7 +723,7 @@ func (v *fleetView) ToneOf(r Runner) string {
 	switch {
 	case !r.AsOf.IsZero():
 		return "grey"
-	case r.down() && !r.Paused || r.Orphaned > 0:
+	case r.outOfService() || r.Orphaned > 0:
 		return "problem"
 	case len(r.Suspects) > 0:
 		return "suspect"
