@@ -169,7 +169,7 @@ What happens, in minutes after the start, and again each hour. The alerts are th
 alerts/rules.yml, the boards those of dashboards/. Each incident ends after %[7]d minutes.
 
 %[8]s
-  always  legacy-vm-01 has been silent for twelve days: abandoned, to be deleted; GitLabRunnerStale (info)
+  always  legacy-vm-01 has been silent for twelve days: abandoned, to be deleted; GitLabRunnerStale (info), after an hour
 
 Play one now:
   curl -X POST '%[2]s%[9]s?name=tag-lost'
