@@ -80,6 +80,9 @@ func TestEachReasonIsNamed(t *testing.T) {
 		"busy":                   {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs = true, 1 }), Evidence{}, Busy, []Code{FullAll}, false, "GitLab does not know their limits"},
 		"busy, as learned":       {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs, r.Most = true, 4, 4 }), Evidence{}, Busy, []Code{FullAll}, false, ""},
 		"room, as learned":       {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs, r.Most = true, 3, 4 }), Evidence{}, Takes, nil, false, ""},
+		"of an old list":         {pending("docker"), instance(func(r *Runner) { r.Old = true }), Evidence{}, Unknown, []Code{ListOld}, false, "older than poll.staleness"},
+		"of an old list, busy":   {pending("docker"), instance(func(r *Runner) { r.Old, r.Executing, r.Jobs = true, true, 1 }), Evidence{}, Unknown, []Code{ListOld}, false, ""},
+		"a tag and an old list":  {pending("gpu"), instance(func(r *Runner) { r.Old = true }), Evidence{}, Refuses, []Code{MissingTags, ListOld}, false, ""},
 		"a tag and paused":       {pending("gpu"), instance(func(r *Runner) { r.Available, r.Paused = false, true }), Evidence{}, Refuses, []Code{MissingTags, PausedAll}, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,18 +148,19 @@ func TestSummaryHasTheVerdict(t *testing.T) {
 		verdict Verdict
 		text    string
 	}{
-		"nobody known": {pending("docker"), nil, Unknown, "No runner is known here."},
-		"takes":        {pending("docker"), []Runner{instance(nil)}, Takes, "1 available runner with room could take it, as far as is known."},
-		"and waits":    {long, []Runner{instance(nil)}, Takes, "and it still waits"},
-		"refused":      {pending("gpu"), []Runner{instance(nil)}, NoRunner, "None of the registered runners"},
-		"offline":      {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false })}, Unavailable, "none of them is available"},
-		"running":      {Job{Status: "running", RunnerID: 5, Runner: "five"}, nil, NotWaiting, "it is running, on runner five (#5)."},
-		"ended":        {Job{Status: "failed"}, nil, NotWaiting, "it failed."},
-		"created":      {Job{Status: "created"}, nil, NotWaiting, "earlier stages"},
-		"manual":       {Job{Status: "manual"}, nil, NotWaiting, "a person"},
-		"resource":     {Job{Status: "waiting_for_resource"}, nil, NotWaiting, "resource group"},
-		"scheduled":    {Job{Status: "scheduled"}, nil, NotWaiting, "delayed"},
-		"of tomorrow":  {Job{Status: "dreaming"}, nil, NotWaiting, `"dreaming"`},
+		"nobody known":  {pending("docker"), nil, Unknown, "No runner is known here."},
+		"takes":         {pending("docker"), []Runner{instance(nil)}, Takes, "1 available runner with room could take it, as far as is known."},
+		"and waits":     {long, []Runner{instance(nil)}, Takes, "and it still waits"},
+		"refused":       {pending("gpu"), []Runner{instance(nil)}, NoRunner, "None of the registered runners"},
+		"offline":       {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false })}, Unavailable, "none of them is available"},
+		"protected too": {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false }), instance(func(r *Runner) { r.ID, r.Protected = 2, true })}, Unavailable, "of others it is not known"},
+		"running":       {Job{Status: "running", RunnerID: 5, Runner: "five"}, nil, NotWaiting, "it is running, on runner five (#5)."},
+		"ended":         {Job{Status: "failed"}, nil, NotWaiting, "it failed."},
+		"created":       {Job{Status: "created"}, nil, NotWaiting, "earlier stages"},
+		"manual":        {Job{Status: "manual"}, nil, NotWaiting, "a person"},
+		"resource":      {Job{Status: "waiting_for_resource"}, nil, NotWaiting, "resource group"},
+		"scheduled":     {Job{Status: "scheduled"}, nil, NotWaiting, "delayed"},
+		"of tomorrow":   {Job{Status: "dreaming"}, nil, NotWaiting, `"dreaming"`},
 	} {
 		a := Answer{Job: tt.job, Known: tt.runners}
 		a.Conclude(&Evidence{Serves: map[int64]bool{}}, now)

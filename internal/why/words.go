@@ -102,7 +102,11 @@ func Summary(job *Job, classes []Class, now time.Time) (Verdict, string) {
 	case Busy:
 		return Busy, "Each available runner that could take it executes jobs already. It waits for its turn."
 	case Unavailable:
-		return Unavailable, "Runners with its tags are registered, and none of them is available."
+		text := "Runners with its tags are registered, and none of them is available"
+		if slices.ContainsFunc(classes, func(c Class) bool { return c.Verdict == Unknown }) {
+			text += "; of others it is not known whether they take it"
+		}
+		return Unavailable, text + "."
 	case Unknown:
 		return Unknown, "No available runner is sure to take it; for some it is not known."
 	default:
