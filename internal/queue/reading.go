@@ -461,8 +461,8 @@ func (r *Reading) nextProject() (gitlab.QueueRequest, bool) {
 	return gitlab.QueueRequest{Project: r.q.opt.Projects[r.project], Page: r.page + 1}, true
 }
 
-// maxProjectPages bounds what one project takes of a reading.
-const maxProjectPages = 10
+// MaxProjectPages bounds what one project takes of a reading.
+const MaxProjectPages = 10
 
 func refused(err error) bool {
 	reason := gitlab.ReasonOf(err)
@@ -474,7 +474,7 @@ func (r *Reading) takeProject(got gitlab.QueueJobs) {
 	for _, row := range got.Jobs {
 		r.q.seen(row.ID, place{}, &row)
 	}
-	if r.page++; got.More && r.page < maxProjectPages {
+	if r.page++; got.More && r.page < MaxProjectPages {
 		return
 	}
 	r.cut = r.cut || got.More
