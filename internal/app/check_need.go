@@ -78,7 +78,12 @@ func (c *check) need(context.Context) bool {
 	c.fact("requests", "%.0f a minute needed%s at these intervals, with %s executing", need, each, count(f.estimate, "runner"))
 	c.fact("", "list %.1f, details %.1f, jobs of executing runners %.1f, of idle ones %.1f, deeper walk %.1f",
 		d.listing, d.details, d.activeJobs, d.idleJobs, d.walk)
-	if o := queueOptions(c.gitlab); o.Interval > 0 && len(o.Projects) == 0 && f.detailed {
+	switch o := queueOptions(c.gitlab); {
+	case o.Interval <= 0:
+	case len(o.Projects) > 0:
+		c.fact("", "the queue of waiting jobs takes a request more for each of %s each %s, and one for each further 100 jobs, at most %d a project",
+			count(len(o.Projects), "project"), model.Duration(o.Interval), queue.MaxProjectPages)
+	case f.detailed:
 		c.fact("", "where GitLab is 18.1 or later, the queue of waiting jobs takes a request or two more each %s, and at most %d", model.Duration(o.Interval), queue.MaxRequests)
 	}
 	c.budgetSuffices(need)

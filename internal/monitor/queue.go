@@ -16,8 +16,8 @@ import (
 const (
 	// queueStale is after how many intervals a reading is too old to be shown.
 	queueStale = 3
-	// queueRetry is how long a GitLab that has no queue to read, or refuses it, is
-	// left alone; a newer release is asked at once.
+	// queueRetry is how long a GitLab that has no queue to read, or cannot list it,
+	// is left alone at most; another release or token is asked at once.
 	queueRetry = time.Hour
 )
 
@@ -28,9 +28,10 @@ type queueReader struct {
 	deps   *Deps
 	queue  *queue.Queue // only loop uses it
 	every  time.Duration
-	asked  struct{ version, token string } // whom the last reading was of
-	absent bool                            // it was logged why there is no queue
-	unread bool                            // the tags of some runners of other shards are not known
+	asked  identity // whom the last reading was of
+	failed int      // readings that GitLab refused, one after the other
+	absent bool     // it was logged why there is no queue
+	unread bool     // the tags of some runners of other shards are not known
 	labels otherLabels
 
 	// Guarded by the fleet's mutex.
@@ -40,6 +41,9 @@ type queueReader struct {
 	due    time.Time
 	why    snapshot.QueueState // there is no queue to show
 }
+
+// identity is on what it depends whether there is a queue to read.
+type identity struct{ version, token string }
 
 // newQueueReader is nil where the queue is not read: it is off, or the first
 // shard reads it.
@@ -103,19 +107,34 @@ func (q *queueReader) offered(now time.Time) *queue.Result {
 func (q *queueReader) loop(ctx context.Context) error {
 	timer := time.NewTimer(q.every)
 	defer timer.Stop()
+	var next time.Time
 	for {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		began := time.Now()
-		wait := q.read(ctx, began)
-		q.fleet.mu.Lock()
-		q.due = began.Add(wait + q.every)
-		q.fleet.mu.Unlock()
-		timer.Reset(max(time.Until(began.Add(wait)), 0))
+		if began := time.Now(); !began.Before(next) || q.isAnother() {
+			next = began.Add(q.read(ctx, began))
+			q.fleet.mu.Lock()
+			q.due = next.Add(q.every)
+			q.fleet.mu.Unlock()
+		}
+		timer.Reset(min(max(time.Until(next), 0), q.every))
 	}
+}
+
+// isAnother reports whether GitLab was updated, or the token is another one,
+// since the queue was read last.
+func (q *queueReader) isAnother() bool {
+	q.fleet.mu.Lock()
+	defer q.fleet.mu.Unlock()
+	return q.identity() != q.asked
+}
+
+// identity is that of now. The caller holds the fleet's mutex.
+func (q *queueReader) identity() identity {
+	return identity{q.fleet.version, q.fleet.token.Name + q.fleet.token.ExpiresAt.String()}
 }
 
 // read reads the queue once and returns after how long it is read again.
@@ -153,10 +172,9 @@ func (q *queueReader) begin(now time.Time) *queue.Reading {
 	case f.opts.keepsOthers() && len(f.others) == 0:
 		return nil // a restart: the saved state has no runners of other shards
 	}
-	asked := struct{ version, token string }{f.version, f.token.Name + f.token.ExpiresAt.String()}
-	if asked != q.asked {
+	if asked := q.identity(); asked != q.asked {
 		q.queue.Forget()
-		q.asked, q.absent = asked, false
+		q.asked, q.absent, q.failed = asked, false, 0
 	}
 	runners := make([]queue.Runner, 0, f.inv.Len())
 	for _, id := range f.inv.IDs() {
@@ -193,20 +211,24 @@ func (q *queueReader) take(err error, began time.Time) time.Duration {
 		q.why = snapshot.QueueUnsupported
 		q.explain("this GitLab release cannot list the jobs that wait for a runner, which 18.1 and later can; the queue_ families are absent")
 		return queueRetry
-	case err != nil && gitlab.GraphQLRefused(err):
+	case err != nil && gitlab.QueueTooComplex(err) > 0:
+		// The next reading keeps to the limit that GitLab named.
+		return q.fails(err, q.every)
+	case err != nil && queueRefused(err):
 		q.why = snapshot.QueueRefused
 		q.explain("GitLab does not let this token read the jobs that wait for a runner; the queue_ families are absent", "err", err)
-		return queueRetry
+		return q.pause()
+	case err != nil && gitlab.GraphQLRefused(err):
+		return q.fails(err, q.pause())
 	case err != nil:
-		q.why = snapshot.QueueFailed
-		reason := gitlab.ReasonOf(err)
-		q.deps.Metrics.PollFailure(f.opts.Name, snapshot.StageQueue.String(), string(reason))
-		f.failures.messages.failed(snapshot.StageQueue, reason, err)
-		return q.every
+		return q.fails(err, q.every)
 	}
+	q.failed = 0
 	f.failures.messages.well(snapshot.StageQueue)
 	f.failures.lastGood[snapshot.StageQueue] = now
-	s := q.queue.Snapshot(now, q.labels.label(f.inv))
+	// At the time of the reading: of one that took longer than its result is shown,
+	// there is a result all the same.
+	s := q.queue.Snapshot(began, q.labels.label(f.inv))
 	q.why = snapshot.QueueRead
 	if s == nil {
 		q.why = snapshot.QueueUnproved
@@ -215,9 +237,37 @@ func (q *queueReader) take(err error, began time.Time) time.Duration {
 		// Jobs that only those runners could take are in no list that was read.
 		s.Truncated = true
 	}
-	q.result = q.queue.Result(now)
+	q.result = q.queue.Result(began)
 	q.last, q.lastAt, f.fresh = s, now, true
 	return q.every
+}
+
+// queueRefused reports whether an error is GitLab's answer to this token or this
+// query, as opposed to a GitLab that cannot answer now.
+func queueRefused(err error) bool {
+	switch gitlab.ReasonOf(err) {
+	case gitlab.ReasonForbidden, gitlab.ReasonNotFound, gitlab.ReasonBadRequest:
+		return true
+	default:
+		return false
+	}
+}
+
+// pause is how long GitLab is left alone after it refused or could not list the
+// jobs, twice as long each time: most such failures pass, and others cost it a scan.
+func (q *queueReader) pause() time.Duration {
+	q.failed++
+	return max(q.every, min(q.every<<min(q.failed-1, 12), queueRetry))
+}
+
+// fails notes a failed reading, which is tried again after wait.
+func (q *queueReader) fails(err error, wait time.Duration) time.Duration {
+	f := q.fleet
+	q.why = snapshot.QueueFailed
+	reason := gitlab.ReasonOf(err)
+	q.deps.Metrics.PollFailure(f.opts.Name, snapshot.StageQueue.String(), string(reason))
+	f.failures.messages.failed(snapshot.StageQueue, reason, err)
+	return wait
 }
 
 // explain logs once why there is no queue.

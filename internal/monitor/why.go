@@ -95,8 +95,13 @@ func (m *Monitor) whyKnown(a *why.Answer, e *why.Evidence, now time.Time) {
 	f := m.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if at := f.inv.ListedAt(); !at.IsZero() {
+		a.ListedAt = f.clocks.local(at)
+	}
+	old := now.Sub(a.ListedAt) > f.opts.Intervals.Staleness // as for the gauges
 	for _, id := range f.inv.IDs() {
 		r := f.whyRunner(id)
+		r.Old = old || !f.inv.Shown(id)
 		if f.health.picture != nil { // judged by this process, not by the one before
 			verdict, _, _ := f.health.fleet.Verdict(id)
 			r.Down = verdict == snapshot.HealthDown
@@ -112,16 +117,16 @@ func (m *Monitor) whyKnown(a *why.Answer, e *why.Evidence, now time.Time) {
 		}
 		a.Known = append(a.Known, why.Runner{
 			ID: id, Description: r.description, Type: r.Type, Owner: r.Owner, Tags: r.Tags, RunUntagged: r.RunUntagged, Protected: r.Protected,
-			DetailsRead: r.known, Available: r.Available, Paused: r.paused, Executing: r.executing > 0, Jobs: max(r.executing, 0),
+			DetailsRead: r.known, Old: old, Available: r.Available, Paused: r.paused, Executing: r.executing > 0, Jobs: max(r.executing, 0),
 		})
-	}
-	if at := f.inv.ListedAt(); !at.IsZero() {
-		a.ListedAt = f.clocks.local(at)
 	}
 	if result := m.queue.offered(now); result != nil {
 		e.Offer = func(typ, owner string, protected bool) why.Offer {
 			return offerOf(result, a.Job.ID, typ, owner, protected)
 		}
+	}
+	if old {
+		a.Limits = append(a.Limits, "The list of runners is older than poll.staleness: how they are now, and one that was registered since, is not known.")
 	}
 	if f.opts.Scopes[0].Kind != snapshot.ScopeInstance {
 		a.Limits = append(a.Limits, "Only the runners of the configured scopes are known here: others may take the job.")

@@ -148,6 +148,38 @@ func TestWhyFindsEachReasonOverAGitLab(t *testing.T) {
 	})
 }
 
+// TestWhyByAnOldListIsUnknown: while GitLab cannot list the runners, nobody knows which are available, nor
+// which were registered since.
+func TestWhyByAnOldListIsUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		world := gitlabsim.New(gitlabsim.Options{Seed: 3, Token: secret})
+		mount(t, world)
+		world.AddRunner(gitlabsim.RunnerSpec{Tags: []string{"docker"}, NoJobs: true})
+		_, state := openState(t, "")
+		r := start(t, world, state, newScraper(), setup{})
+		time.Sleep(5 * time.Minute)
+		verdicts := func() (out []why.Verdict) {
+			for _, tag := range []string{"docker", "gpu"} {
+				a, err := r.m.Why(t.Context(), why.Question{Tags: []string{tag}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				out = append(out, a.Verdict)
+			}
+			return out
+		}
+		if got := fmt.Sprint(verdicts()); got != "[could_take no_runner]" {
+			t.Fatal(got)
+		}
+		world.AddFault(gitlabsim.Fault{Status: http.StatusBadGateway})
+		time.Sleep(15 * time.Minute)
+		if got := fmt.Sprint(verdicts()); got != "[unknown unknown]" {
+			t.Errorf("the list is 15 minutes old: %s", got)
+		}
+		r.end(t)
+	})
+}
+
 // TestWhyWithoutTheRightNamesWhatIsMissing: what a token may not see is missing, in words, and
 // evidence that could not be read is no reason.
 func TestWhyWithoutTheRightNamesWhatIsMissing(t *testing.T) {

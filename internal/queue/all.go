@@ -14,7 +14,7 @@ import (
 const (
 	allEvery   = 10 // readings between two walks through the list
 	allSlow    = 5 * time.Second
-	allPause   = 6 * time.Hour // after a page that took longer, or failed
+	allPause   = 6 * time.Hour // after a page that took longer, or failed twice
 	allPages   = 200           // of one walk
 	allSettled = time.Minute   // a job that waits for less may be in its runner's list by now
 )
@@ -27,6 +27,7 @@ type allJobs struct {
 	pages   int
 	next    int       // round of the next walk
 	until   time.Time // pause
+	fails   int       // of walks, one after the other
 
 	found map[int64]*job // by the walk under way
 	known map[int64]*job // by the last whole one
@@ -34,6 +35,17 @@ type allJobs struct {
 
 func (a *allJobs) due(round int, now time.Time) bool {
 	return !now.Before(a.until) && (a.walking || round >= a.next)
+}
+
+// failed ends a walk of which a page was not read. The next one is soon, unless
+// GitLab could not list them in time: a proxy that restarts costs no database.
+func (a *allJobs) failed(r *Reading, err error) {
+	if a.fails++; a.fails > 1 || gitlab.ReasonOf(err) == gitlab.ReasonTimeout {
+		a.stop(r)
+		return
+	}
+	*a = allJobs{next: r.q.round + allEvery, known: a.known, fails: a.fails}
+	r.wide = false
 }
 
 // stop ends a walk that costs too much. What the last one found is not known any more.

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -25,7 +26,9 @@ type Reading struct {
 	wide     bool // the last request was about all jobs
 	err      error
 
-	project int // of Options.Projects
+	project int   // of Options.Projects
+	read    int   // of them, at least a page
+	refusal error // by GitLab, of one of them
 	page    int
 	cut     bool // a project has more pages than could be read
 }
@@ -39,9 +42,13 @@ type work struct {
 	done   bool
 	failed bool
 	old    bool // done by what an earlier reading found
+	verify bool // its oldest jobs are read first: they show whether the rest stands
+	hidden bool // GitLab counts jobs that it does not list
 	spans  []span
-	begun  bool // todo was made
-	todo   []gitlab.QueuePage
+	// unlabeled are those of its jobs whose tags are not known: of does not find them.
+	unlabeled map[int64]bool
+	begun     bool // todo was made
+	todo      []gitlab.QueuePage
 }
 
 // span is a page that was read: the jobs with ids below from, down to last.
@@ -147,17 +154,45 @@ func (r *Reading) rows() {
 // were: of a long list the survey does not show the rest.
 func (r *Reading) trust(w *work) {
 	c := w.class
-	if w.count <= surveyRows || c.count != w.count || !slices.Equal(c.newest, w.newest) {
-		return
+	switch {
+	case w.count <= surveyRows || c.count != w.count || !slices.Equal(c.newest, w.newest):
+	case w.count > gitlab.MaxQueueCount:
+		// That is no number, and stays as it is while thousands of jobs are taken.
+		w.verify = len(c.pivots) > 0 && r.fresh(c)
+	default:
+		r.keepOld(w)
 	}
-	r.keepOld(w)
+}
+
+// fresh reports whether the rows of a class that were read last may stand.
+func (r *Reading) fresh(c *class) bool { return c.readAt > 0 && r.q.round-c.readAt < trusted }
+
+// verified lets a class of more jobs than GitLab counts stand as it was read last
+// if its oldest jobs, which are taken first, are the same. If not, it is read.
+func (r *Reading) verified(w *work, got gitlab.QueueJobs) {
+	w.verify = false
+	from := w.class.pivots[len(w.class.pivots)-1].last
+	var was, is []int64
+	for _, id := range w.class.all {
+		if id < from {
+			was = append(was, id)
+		}
+	}
+	for _, row := range got.Jobs {
+		is = append(is, row.ID)
+	}
+	slices.Sort(was)
+	slices.Sort(is)
+	if !got.More && slices.Equal(was, is) {
+		r.keepOld(w)
+	}
 }
 
 // keepOld lets the jobs of a class stand as they were read last, if that is not
 // too long ago.
 func (r *Reading) keepOld(w *work) {
 	c := w.class
-	if c.readAt == 0 || r.q.round-c.readAt >= trusted {
+	if !r.fresh(c) {
 		return
 	}
 	for _, id := range c.all {
@@ -166,7 +201,7 @@ func (r *Reading) keepOld(w *work) {
 		}
 	}
 	for _, id := range c.all {
-		r.q.seen(id, c.place, nil)
+		r.seen(w, id, nil)
 	}
 	w.done, w.old = true, true
 }
@@ -194,7 +229,7 @@ func (r *Reading) explained(w *work) {
 	case w.done || w.failed || w.count < 0:
 	case w.count == 0:
 		w.done = true
-	case w.count <= gitlab.MaxQueueCount && len(r.unknown(w)) == 0 && len(r.of(w.class)) == w.count:
+	case w.count <= gitlab.MaxQueueCount && len(r.unknown(w)) == 0 && r.found(w) == w.count:
 		w.done = true
 	default:
 		pos, _ := w.covered()
@@ -246,17 +281,24 @@ func (w *work) covered() (pos int64, cursor string) {
 // ended: they are read at once, and a gap between them after that.
 func (r *Reading) missing(w *work) []gitlab.QueuePage {
 	page := gitlab.QueuePage{Runner: w.class.representative, Details: true}
+	if w.verify {
+		page.After = w.class.pivots[len(w.class.pivots)-1].next
+		return []gitlab.QueuePage{page}
+	}
 	if w.begun {
 		_, page.After = w.covered()
 		return []gitlab.QueuePage{page}
 	}
 	w.begun = true
-	if unknown := r.unknown(w); len(unknown) > 0 && w.count <= gitlab.MaxQueueCount && len(r.of(w.class))+len(unknown) >= w.count {
+	if unknown := r.unknown(w); len(unknown) > 0 && w.count <= gitlab.MaxQueueCount && r.found(w)+len(unknown) >= w.count {
 		page.First = slices.Index(w.newest, unknown[len(unknown)-1]) + 1
 		return []gitlab.QueuePage{page}
 	}
 	pages := []gitlab.QueuePage{page}
 	for _, s := range w.class.pivots {
+		if slices.ContainsFunc(w.spans, func(read span) bool { return read.from == s.last }) {
+			continue
+		}
 		p := page
 		p.After = s.next
 		pages = append(pages, p)
@@ -268,7 +310,11 @@ func (r *Reading) missing(w *work) []gitlab.QueuePage {
 func (r *Reading) Take(a gitlab.QueueAnswer, err error) {
 	switch {
 	case err != nil && r.wide:
-		r.q.all.stop(r)
+		r.q.all.failed(r, err)
+	case err != nil && len(r.q.opt.Projects) > 0 && refused(err):
+		// One project that was deleted or hidden does not hide the others.
+		r.refusal = err
+		r.cut, r.project, r.page = true, r.project+1, 0
 	case err != nil:
 		r.err = err
 		r.q.failed(err)
@@ -295,6 +341,7 @@ func (r *Reading) takeSurvey(w *work, got gitlab.QueueJobs) {
 		return
 	}
 	w.count = got.Count
+	w.hidden = len(got.Jobs) < min(got.Count, surveyRows)
 	for _, j := range got.Jobs {
 		w.newest = append(w.newest, j.ID)
 		switch known := r.q.jobs[j.ID]; {
@@ -303,7 +350,7 @@ func (r *Reading) takeSurvey(w *work, got gitlab.QueueJobs) {
 			w.failed = true
 			return
 		default:
-			r.q.seen(j.ID, w.class.place, nil)
+			r.seen(w, j.ID, nil)
 		}
 	}
 }
@@ -325,7 +372,7 @@ func (r *Reading) takeRows(w *work, p gitlab.QueuePage, got gitlab.QueueJobs) {
 		s.from = r.idAt(w, p.After)
 	}
 	for _, row := range got.Jobs {
-		r.q.seen(row.ID, w.class.place, &row)
+		r.seen(w, row.ID, &row)
 		s.last = row.ID
 	}
 	if !got.More {
@@ -334,10 +381,43 @@ func (r *Reading) takeRows(w *work, p gitlab.QueuePage, got gitlab.QueueJobs) {
 	if p.First == 0 { // a part of a page is no evidence of what follows
 		w.spans = append(w.spans, s)
 	}
+	if w.verify {
+		r.verified(w, got)
+	}
 }
 
+// seen records that a job of a class waits.
+func (r *Reading) seen(w *work, id int64, row *gitlab.PendingJob) {
+	r.q.seen(id, w.class.place, row)
+	if !r.q.jobs[id].tagsKnown {
+		if w.unlabeled == nil {
+			w.unlabeled = map[int64]bool{}
+		}
+		w.unlabeled[id] = true
+	}
+}
+
+// found is how many of a class are proved to wait.
+func (r *Reading) found(w *work) int { return len(r.of(w.class)) + len(w.unlabeled) }
+
+// all are the jobs of a class that are proved to wait.
+func (r *Reading) all(w *work) []int64 {
+	ids := slices.Collect(maps.Keys(w.unlabeled))
+	for _, j := range r.of(w.class) {
+		ids = append(ids, j.id)
+	}
+	return ids
+}
+
+// take takes over what was read of a job. What one answer lacks and an earlier one
+// had stands: a job does not change its tags while it waits.
 func (j *job) take(row gitlab.PendingJob) {
-	j.tags, j.tagsKnown, j.queuedAt = sorted(row.Tags), row.TagsKnown && row.TagsOmitted == 0, row.QueuedAt
+	if row.TagsKnown && row.TagsOmitted == 0 {
+		j.tags, j.tagsKnown = sorted(row.Tags), true
+	}
+	if !row.QueuedAt.IsZero() {
+		j.queuedAt = row.QueuedAt
+	}
 }
 
 // idAt is the id that a cursor stands for.
@@ -370,10 +450,7 @@ func (w *work) keep(r *Reading) {
 	if !w.done || w.old {
 		return
 	}
-	c.readAt, c.count, c.newest, c.all = r.q.round, w.count, w.newest, nil
-	for _, j := range r.of(c) {
-		c.all = append(c.all, j.id)
-	}
+	c.readAt, c.count, c.newest, c.all = r.q.round, w.count, w.newest, r.all(w)
 }
 
 func (r *Reading) nextProject() (gitlab.QueueRequest, bool) {
@@ -384,14 +461,20 @@ func (r *Reading) nextProject() (gitlab.QueueRequest, bool) {
 	return gitlab.QueueRequest{Project: r.q.opt.Projects[r.project], Page: r.page + 1}, true
 }
 
-// maxProjectPages bounds what one project takes of a reading.
-const maxProjectPages = 10
+// MaxProjectPages bounds what one project takes of a reading.
+const MaxProjectPages = 10
+
+func refused(err error) bool {
+	reason := gitlab.ReasonOf(err)
+	return reason == gitlab.ReasonNotFound || reason == gitlab.ReasonForbidden
+}
 
 func (r *Reading) takeProject(got gitlab.QueueJobs) {
+	r.read++
 	for _, row := range got.Jobs {
 		r.q.seen(row.ID, place{}, &row)
 	}
-	if r.page++; got.More && r.page < maxProjectPages {
+	if r.page++; got.More && r.page < MaxProjectPages {
 		return
 	}
 	r.cut = r.cut || got.More

@@ -36,6 +36,8 @@ type Result struct {
 	untagged bool            // one of them takes untagged jobs
 	counted  map[string]bool // tags of the runners whose queue was read
 	sets     []string        // tag sets of their classes
+	read     []*class        // whose queue was read
+	classes  []*class        // all; only what never changes of them is used
 }
 
 // Bounds of what is shown.
@@ -64,15 +66,18 @@ func newShown() shown {
 // that failed changes nothing: the last result stands until it is too old.
 func (r *Reading) End() error {
 	q := r.q
+	if r.err == nil && r.refusal != nil && r.read == 0 {
+		r.err = r.refusal // all of them
+	}
 	if r.err != nil || q.unsupported {
 		return r.err
 	}
-	out := &Result{At: r.now, Truncated: r.cut, carried: q.registry.tags, counted: map[string]bool{}}
+	out := &Result{At: r.now, Truncated: r.cut, carried: q.registry.tags, counted: map[string]bool{}, classes: q.registry.classes}
 	known := map[place]bool{} // whether all lists of a place were read
 	if len(q.opt.Projects) > 0 {
-		out.counted = q.registry.tags
+		out.counted, out.read = q.registry.tags, q.registry.classes
 		known[place{}] = true
-	} else if !r.count(out, known) {
+	} else if !r.count(out, known) && len(q.all.known) == 0 { // which only administrators can list
 		q.result = nil
 		return nil
 	}
@@ -126,7 +131,11 @@ func (r *Reading) count(out *Result, known map[place]bool) (any bool) {
 		if w.count < 0 && !w.done {
 			continue
 		}
+		if w.hidden && r.found(w) < w.count {
+			out.Truncated, known[w.class.place] = true, false
+		}
 		any = true
+		out.read = append(out.read, w.class)
 		out.untagged = out.untagged || w.class.untagged
 		for _, t := range w.class.tags {
 			out.counted[t] = true
@@ -233,6 +242,9 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 	sets := q.shown.zeros(res)
 	unmatched := map[unmatchedKey]*snapshot.QueueUnmatched{}
 	for k := range q.shown.unmatched {
+		if !res.knows(k.tags) {
+			continue
+		}
 		unmatched[k] = &snapshot.QueueUnmatched{Tags: k.tags, Reason: k.reason}
 	}
 	for _, j := range res.Jobs {
@@ -243,13 +255,13 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 			t.Oldest = earlier(t.Oldest, j.QueuedAt)
 		}
 		set := setOf(j)
-		if _, ok := sets[set]; !ok {
+		if _, ok := sets[set]; !ok && q.shown.sets[set].IsZero() {
 			set = snapshot.TagOther
 		}
 		sets[set]++
 		if j.Unmatched != snapshot.Matched {
 			k := unmatchedKey{setOf(j), j.Unmatched}
-			if unmatched[k] == nil {
+			if _, ok := q.shown.unmatched[k]; !ok {
 				k.tags = snapshot.TagOther
 			}
 			if unmatched[k] == nil {
@@ -279,7 +291,9 @@ func (q *Queue) Snapshot(now time.Time, label func(tag string) string) *snapshot
 func (s *shown) zeros(res *Result) map[string]int {
 	out := map[string]int{}
 	for set := range s.sets {
-		out[set] = 0
+		if res.knows(set) {
+			out[set] = 0
+		}
 	}
 	for _, set := range res.sets {
 		if len(out) < maxSets {
@@ -287,6 +301,20 @@ func (s *shown) zeros(res *Result) map[string]int {
 		}
 	}
 	return out
+}
+
+// knows reports whether none waits with a set of tags where none was seen: runners
+// that take it were read, or no runner does and those jobs are known too.
+func (res *Result) knows(set string) bool {
+	if set == snapshot.TagUnknown {
+		return true
+	}
+	var tags []string
+	if set != snapshot.TagUntagged {
+		tags = strings.Split(set, ",")
+	}
+	takes := func(c *class) bool { return fits(c.tags, c.untagged, tags) }
+	return slices.ContainsFunc(res.read, takes) || res.everything && !slices.ContainsFunc(res.classes, takes)
 }
 
 // labels are the values of the label tag that a job stands under, each once.

@@ -34,6 +34,7 @@ type Runner struct {
 	Protected   bool
 	DetailsRead bool // false: of the fields above only ID, Description and Type are known
 
+	Old       bool // the list that showed it is too old: nothing below is known
 	Available bool // online and not paused
 	Paused    bool
 	Down      bool // by verdict
@@ -99,6 +100,7 @@ const (
 
 	TagsUnknown    Code = "tags_unknown"
 	DetailsUnread  Code = "details_unread"
+	ListOld        Code = "list_old"
 	RefUnknown     Code = "ref_unknown"
 	ProjectUnknown Code = "project_unknown"
 )
@@ -122,7 +124,8 @@ type Class struct {
 	Certain bool     `json:"certain"`
 	Reasons []Reason `json:"reasons"`
 	Runners int      `json:"runners"`
-	// Each runner is counted in one of these at most, in this order.
+	// Each runner is counted in one of these at most, in this order; in none where its
+	// state is not known.
 	Paused    int `json:"paused"`
 	Down      int `json:"down"`
 	Offline   int `json:"offline"`
@@ -136,6 +139,7 @@ type Class struct {
 	ExampleURL  string `json:"example_url"`
 
 	read     bool
+	old      int // runners whose state is not known
 	members  []Runner
 	distance int
 }
@@ -176,6 +180,8 @@ func Explain(job Job, runners []Runner, e Evidence) []Class {
 func (c *Class) count() {
 	rank := func(r *Runner) int {
 		switch {
+		case r.Old:
+			return 5
 		case r.Paused:
 			return 4
 		case r.Down || !r.Available:
@@ -191,8 +197,12 @@ func (c *Class) count() {
 	best := 0
 	for i := range c.members {
 		r := &c.members[i]
-		c.Executing += r.Jobs
+		if !r.Old {
+			c.Executing += r.Jobs
+		}
 		switch rank(r) {
+		case 5:
+			c.old++
 		case 4:
 			c.Paused++
 		case 3:
@@ -391,6 +401,9 @@ func (c *Class) state() Verdict {
 	switch {
 	case c.Idle > 0:
 		return Takes
+	case c.old > 0:
+		c.because(ListOld, "of "+itoa(c.old)+" of "+itoa(c.Runners)+" it is not known how they are now: the list that showed them is older than poll.staleness")
+		return Unknown
 	case c.Full > 0:
 		return Busy
 	}

@@ -1,6 +1,8 @@
 package why
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -80,6 +82,9 @@ func TestEachReasonIsNamed(t *testing.T) {
 		"busy":                   {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs = true, 1 }), Evidence{}, Busy, []Code{FullAll}, false, "GitLab does not know their limits"},
 		"busy, as learned":       {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs, r.Most = true, 4, 4 }), Evidence{}, Busy, []Code{FullAll}, false, ""},
 		"room, as learned":       {pending("docker"), instance(func(r *Runner) { r.Executing, r.Jobs, r.Most = true, 3, 4 }), Evidence{}, Takes, nil, false, ""},
+		"of an old list":         {pending("docker"), instance(func(r *Runner) { r.Old = true }), Evidence{}, Unknown, []Code{ListOld}, false, "older than poll.staleness"},
+		"of an old list, busy":   {pending("docker"), instance(func(r *Runner) { r.Old, r.Executing, r.Jobs = true, true, 1 }), Evidence{}, Unknown, []Code{ListOld}, false, ""},
+		"a tag and an old list":  {pending("gpu"), instance(func(r *Runner) { r.Old = true }), Evidence{}, Refuses, []Code{MissingTags, ListOld}, false, ""},
 		"a tag and paused":       {pending("gpu"), instance(func(r *Runner) { r.Available, r.Paused = false, true }), Evidence{}, Refuses, []Code{MissingTags, PausedAll}, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,18 +150,19 @@ func TestSummaryHasTheVerdict(t *testing.T) {
 		verdict Verdict
 		text    string
 	}{
-		"nobody known": {pending("docker"), nil, Unknown, "No runner is known here."},
-		"takes":        {pending("docker"), []Runner{instance(nil)}, Takes, "1 available runner with room could take it, as far as is known."},
-		"and waits":    {long, []Runner{instance(nil)}, Takes, "and it still waits"},
-		"refused":      {pending("gpu"), []Runner{instance(nil)}, NoRunner, "None of the registered runners"},
-		"offline":      {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false })}, Unavailable, "none of them is available"},
-		"running":      {Job{Status: "running", RunnerID: 5, Runner: "five"}, nil, NotWaiting, "it is running, on runner five (#5)."},
-		"ended":        {Job{Status: "failed"}, nil, NotWaiting, "it failed."},
-		"created":      {Job{Status: "created"}, nil, NotWaiting, "earlier stages"},
-		"manual":       {Job{Status: "manual"}, nil, NotWaiting, "a person"},
-		"resource":     {Job{Status: "waiting_for_resource"}, nil, NotWaiting, "resource group"},
-		"scheduled":    {Job{Status: "scheduled"}, nil, NotWaiting, "delayed"},
-		"of tomorrow":  {Job{Status: "dreaming"}, nil, NotWaiting, `"dreaming"`},
+		"nobody known":  {pending("docker"), nil, Unknown, "No runner is known here."},
+		"takes":         {pending("docker"), []Runner{instance(nil)}, Takes, "1 available runner with room could take it, as far as is known."},
+		"and waits":     {long, []Runner{instance(nil)}, Takes, "and it still waits"},
+		"refused":       {pending("gpu"), []Runner{instance(nil)}, NoRunner, "None of the registered runners"},
+		"offline":       {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false })}, Unavailable, "none of them is available"},
+		"protected too": {pending("docker"), []Runner{instance(func(r *Runner) { r.Available = false }), instance(func(r *Runner) { r.ID, r.Protected = 2, true })}, Unavailable, "of others it is not known"},
+		"running":       {Job{Status: "running", RunnerID: 5, Runner: "five"}, nil, NotWaiting, "it is running, on runner five (#5)."},
+		"ended":         {Job{Status: "failed"}, nil, NotWaiting, "it failed."},
+		"created":       {Job{Status: "created"}, nil, NotWaiting, "earlier stages"},
+		"manual":        {Job{Status: "manual"}, nil, NotWaiting, "a person"},
+		"resource":      {Job{Status: "waiting_for_resource"}, nil, NotWaiting, "resource group"},
+		"scheduled":     {Job{Status: "scheduled"}, nil, NotWaiting, "delayed"},
+		"of tomorrow":   {Job{Status: "dreaming"}, nil, NotWaiting, `"dreaming"`},
 	} {
 		a := Answer{Job: tt.job, Known: tt.runners}
 		a.Conclude(&Evidence{Serves: map[int64]bool{}}, now)
@@ -254,4 +260,86 @@ func FuzzAddress(f *testing.F) {
 			t.Errorf("%q: %d %+v", address, base, a)
 		}
 	})
+}
+
+// slowDistance is the definition: the whole table, without a bound.
+func slowDistance(x, y []rune) int {
+	d := make([][]int, len(x)+1)
+	for i := range d {
+		d[i] = make([]int, len(y)+1)
+		for j := range d[i] {
+			switch {
+			case i == 0 || j == 0:
+				d[i][j] = i + j
+			default:
+				cost := 1
+				if x[i-1] == y[j-1] {
+					cost = 0
+				}
+				d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
+				if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
+					d[i][j] = min(d[i][j], d[i-2][j-2]+1)
+				}
+			}
+		}
+	}
+	return d[len(x)][len(y)]
+}
+
+// TestDistanceIsTheDefinitionUpToItsBound over words of few letters, in which each case occurs.
+func TestDistanceIsTheDefinitionUpToItsBound(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	counted := [mostDiffer + 2]int{}
+	for range 200_000 {
+		x := make([]rune, random.IntN(9))
+		for i := range x {
+			x[i] = rune('a' + random.IntN(3))
+		}
+		y := slices.Clone(x)
+		for range random.IntN(4) {
+			switch at := random.IntN(len(y) + 1); {
+			case random.IntN(3) == 0:
+				y = slices.Insert(y, at, rune('a'+random.IntN(3)))
+			case at < len(y) && random.IntN(2) == 0:
+				y = slices.Delete(y, at, at+1)
+			case at+1 < len(y):
+				y[at], y[at+1] = y[at+1], y[at]
+			}
+		}
+		if max(len(x)-len(y), len(y)-len(x)) > mostDiffer {
+			continue
+		}
+		want := min(slowDistance(x, y), mostDiffer+1)
+		counted[want]++
+		if got := distance(x, y); got != want {
+			t.Fatalf("%q and %q: %d, want %d", string(x), string(y), got, want)
+		}
+	}
+	if slices.Min(counted[:]) < 1000 {
+		t.Errorf("by distance: %v", counted)
+	}
+}
+
+// TestManyTagsAreCheapToAsk: whoever reaches the page may ask for 50 tags of a large fleet, as often as they like.
+func TestManyTagsAreCheapToAsk(t *testing.T) {
+	var runners []Runner
+	for i := range 5000 {
+		runners = append(runners, instance(func(r *Runner) {
+			r.ID, r.Tags = int64(i+1), []string{fmt.Sprintf("some-team-tag-number-%05d", i), "linux"}
+		}))
+	}
+	var job Job
+	for i := range 50 {
+		job.Tags = append(job.Tags, fmt.Sprintf("some-team-tag-nubmer-%05d", i))
+	}
+	began := time.Now()
+	got := UnknownTags(&job, runners)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("took %s", took)
+	} else {
+		t.Logf("%d tags by 5,001: %s", len(got), took)
+	}
+	if len(got) != 50 || !slices.Equal(got[7].Similar, []string{"some-team-tag-number-00007", "some-team-tag-number-00000", "some-team-tag-number-00001"}) {
+		t.Errorf("%+v", got[7])
+	}
 }

@@ -1,12 +1,12 @@
 package why
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -102,7 +102,11 @@ func Summary(job *Job, classes []Class, now time.Time) (Verdict, string) {
 	case Busy:
 		return Busy, "Each available runner that could take it executes jobs already. It waits for its turn."
 	case Unavailable:
-		return Unavailable, "Runners with its tags are registered, and none of them is available."
+		text := "Runners with its tags are registered, and none of them is available"
+		if slices.ContainsFunc(classes, func(c Class) bool { return c.Verdict == Unknown }) {
+			text += "; of others it is not known whether they take it"
+		}
+		return Unavailable, text + "."
 	case Unknown:
 		return Unknown, "No available runner is sure to take it; for some it is not known."
 	default:
@@ -123,62 +127,99 @@ const mostSimilar = 3
 // known could have any.
 func UnknownTags(job *Job, runners []Runner) []UnknownTag {
 	out := []UnknownTag{}
-	have := map[string]bool{}
+	have := map[string][]rune{}
 	for _, r := range runners {
 		if !r.DetailsRead {
 			return out
 		}
 		for _, t := range r.Tags {
-			have[t] = true
-		}
-	}
-	for _, t := range sorted(job.Tags) {
-		if have[t] {
-			continue
-		}
-		near := []string{}
-		for other := range have {
-			if similar(t, other) {
-				near = append(near, other)
+			if _, ok := have[t]; !ok {
+				have[t] = []rune(t)
 			}
 		}
-		slices.SortFunc(near, func(a, b string) int {
-			return 2*(distance(t, a)-distance(t, b)) + strings.Compare(a, b)
-		})
-		out = append(out, UnknownTag{Tag: t, Similar: near[:min(len(near), mostSimilar)]})
+	}
+	type candidate struct {
+		tag string
+		far int
+	}
+	for _, t := range sorted(job.Tags) {
+		if _, ok := have[t]; ok {
+			continue
+		}
+		var near []candidate
+		for other, runes := range have {
+			if far := likeness(t, []rune(t), other, runes); far >= 0 {
+				near = append(near, candidate{other, far})
+			}
+		}
+		slices.SortFunc(near, func(a, b candidate) int { return cmp.Or(a.far-b.far, strings.Compare(a.tag, b.tag)) })
+		u := UnknownTag{Tag: t, Similar: []string{}}
+		for _, c := range near[:min(len(near), mostSimilar)] {
+			u.Similar = append(u.Similar, c.tag)
+		}
+		out = append(out, u)
 	}
 	return out
 }
 
-// similar: one letter in four may differ, two at most.
-func similar(a, b string) bool {
-	n := utf8.RuneCountInString(a)
-	if m := utf8.RuneCountInString(b); n > 64 || m > 64 || max(n-m, m-n) > 2 {
-		return false
+// mostDiffer is how many letters may differ between tags that are alike.
+const mostDiffer = 2
+
+// likeness is how many letters differ between a tag and another one; -1 for more than one
+// in four, or two. Whoever reaches the page may ask, so it must cost little.
+func likeness(a string, x []rune, b string, y []rune) int {
+	n, m := len(x), len(y)
+	switch {
+	case n > 64 || m > 64 || max(n-m, m-n) > mostDiffer:
+		return -1
+	case strings.EqualFold(a, b):
+		return 0
+	case n <= 2:
+		return -1
 	}
-	return strings.EqualFold(a, b) || distance(a, b) <= min(2, max(n/4, 1)) && n > 2
+	if d := distance(x, y); d <= min(mostDiffer, max(n/4, 1)) {
+		return d
+	}
+	return -1
 }
 
 // distance is Damerau and Levenshtein's: insertions, deletions, changes and swaps of
-// neighbors.
-func distance(a, b string) int {
-	x, y := []rune(a), []rune(b)
-	before, last, row := make([]int, len(y)+1), make([]int, len(y)+1), make([]int, len(y)+1)
+// neighbors. Above mostDiffer it is one more, whatever it is: only the cells that
+// near the diagonal are computed, and no further than they may matter.
+func distance(x, y []rune) int {
+	const beyond = mostDiffer + 1
+	for len(x) > 0 && len(y) > 0 && x[0] == y[0] {
+		x, y = x[1:], y[1:]
+	}
+	for len(x) > 0 && len(y) > 0 && x[len(x)-1] == y[len(y)-1] {
+		x, y = x[:len(x)-1], y[:len(y)-1]
+	}
+	var rows [3][65 + beyond]int
+	before, last, row := &rows[0], &rows[1], &rows[2]
 	for j := range row {
-		row[j] = j
+		row[j] = min(j, beyond)
 	}
 	for i := 1; i <= len(x); i++ {
 		before, last, row = last, row, before
-		row[0] = i
-		for j := 1; j <= len(y); j++ {
+		low, high := max(1, i-mostDiffer), min(len(y), i+mostDiffer)
+		row[low-1], row[high+1] = beyond, beyond
+		if low == 1 {
+			row[0] = min(i, beyond)
+		}
+		best := row[low-1]
+		for j := low; j <= high; j++ {
 			cost := 1
 			if x[i-1] == y[j-1] {
 				cost = 0
 			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost, beyond)
 			if i > 1 && j > 1 && x[i-1] == y[j-2] && x[i-2] == y[j-1] {
 				row[j] = min(row[j], before[j-2]+1)
 			}
+			best = min(best, row[j])
+		}
+		if best == beyond {
+			return beyond
 		}
 	}
 	return row[len(y)]
