@@ -265,7 +265,7 @@ func queueTable() []*family {
 		{Family: Family{
 			Name: "queue_tagset_jobs", Type: Gauge, Group: GroupFleet, Labels: []string{"tags"}, Series: "tag sets, at most 201",
 			Help:  "Number of jobs that wait for a runner, by their whole set of tags, sorted and joined by commas.",
-			Notes: "The 200 sets that had a job last have series, the rest is (other). A set stays at 0 for 7 days." + absentQueue,
+			Notes: "The 200 sets that had a job last have series, the rest is (other). A set stays at 0 for 7 days; it is absent while no runner that takes it was read." + absentQueue,
 		}, collect: collectQueueTagsetJobs},
 		{Family: Family{
 			Name: "queue_oldest_timestamp_seconds", Type: Gauge, Group: GroupFleet, Series: "1",
