@@ -46,7 +46,6 @@ alerts:
 		"runbook_url: 'https://wiki.example.org/runbooks/GitLabRunnerOffline.md'",
 		"dashboard_url: 'https://grafana.example.org/d/grf-tags?",
 		"fleet_url: 'https://runners.example.org/fleet-exporter/fleet?gitlab={{ $labels.gitlab | urlquery }}&tag={{ $labels.tag | urlquery }}'",
-		"fleet_url: 'https://runners.example.org/fleet-exporter/fleet/runner?gitlab={{ $labels.gitlab | urlquery }}&id={{ $labels.runner_id | urlquery }}'",
 		"> 25",
 		`:own{tag="c++ \"x\""} > 60 or`, `:own{tag="gpu"} > 900 or`, `:own{tag!="c++ \"x\"",tag!="gpu",} > 1800`,
 		":sum[5d:10m])", ":most >= 3",
@@ -76,6 +75,7 @@ alerts:
 			if strings.Contains(r.Annotations["dashboard_url"], "$labels.gitlab") && r.Annotations["fleet_url"] == "" {
 				t.Errorf("%s does not carry the address of its row", r.Alert)
 			}
+			checkRow(t, r)
 			if m := regexp.MustCompile(`(?:by|on) \((?:gitlab|instance)[^)]*\)`).FindAllString(r.Expr, -1); m != nil {
 				t.Errorf("%s%s: not by the cluster: %q", r.Record, r.Alert, m)
 			}
@@ -219,5 +219,44 @@ func TestGroupsAreSmall(t *testing.T) {
 		if len(g.Rules) > 20 {
 			t.Errorf("%s has %d rules", g.Name, len(g.Rules))
 		}
+	}
+}
+
+// checkRow expands the address of an alert's row as Prometheus does: for one runner or
+// tag, and for the aggregate of many, which has neither label and must not lead to the
+// page of no runner.
+func checkRow(t *testing.T, r rule) {
+	t.Helper()
+	url := r.Annotations["fleet_url"]
+	if url == "" {
+		return
+	}
+	const page = "https://runners.example.org/fleet-exporter/fleet"
+	labels := map[string]string{"gitlab": "a&b", "runner_type": "group_type"}
+	expand := func() string {
+		tmpl, err := template.New("").Option("missingkey=zero").Parse("{{ $labels := . }}" + url)
+		if err != nil {
+			t.Fatalf("%s: %v", r.Alert, err)
+		}
+		var out strings.Builder
+		if err := tmpl.Execute(&out, labels); err != nil {
+			t.Fatalf("%s: %v", r.Alert, err)
+		}
+		return out.String()
+	}
+	many := expand()
+	if !strings.HasPrefix(many, page+"?gitlab=a%26b") {
+		t.Errorf("%s: about many it leads to %s", r.Alert, many)
+	}
+	labels["runner_id"], labels["tag"] = "7", "c++"
+	one := expand()
+	if strings.Contains(r.Annotations["dashboard_url"], "var-runner=") && one != page+"/runner?gitlab=a%26b&id=7" {
+		t.Errorf("%s: about runner 7 it leads to %s", r.Alert, one)
+	}
+	if strings.Contains(r.Annotations["dashboard_url"], "var-runner_type=") && !strings.HasSuffix(one, "&type=group_type") {
+		t.Errorf("%s: about a type it leads to %s", r.Alert, one)
+	}
+	if strings.Contains(r.Annotations["dashboard_url"], "var-tag=") && !strings.HasSuffix(one, "&tag=c%2B%2B") {
+		t.Errorf("%s: about a tag it leads to %s", r.Alert, one)
 	}
 }

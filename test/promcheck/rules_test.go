@@ -75,12 +75,18 @@ func TestRulesNameWhatExists(t *testing.T) {
 	}
 }
 
-// remembers makes a recording rule known to itself, where it looks at its own last
-// value.
+// affected are the tags that alerts are about. A rule of an earlier group looks at
+// what it was a minute ago.
+const affected = "gitlab_tag_runner_type_problem:gitlab_runner_fleet_tags:affected"
+
+// remembers makes recording rules known where a rule looks at their last value: its
+// own, or affected.
 func remembers(v *Vocabulary, r rule) {
-	if r.Record != "" && strings.Contains(r.Expr, r.Record) {
-		level, _, _ := strings.Cut(r.Record, ":")
-		v.Add(r.Record, levelLabels(level))
+	for _, name := range []string{r.Record, affected} {
+		if name != "" && strings.Contains(r.Expr, name) {
+			level, _, _ := strings.Cut(name, ":")
+			v.Add(name, levelLabels(level))
+		}
 	}
 }
 
