@@ -90,13 +90,18 @@ func (f *filter) query() string {
 
 func (f *filter) runner(row *snapshot.Runner, health, reason string, ill *snapshot.Ill) bool {
 	if f.kind != "" && f.kind != row.Type.String() || f.health != "" && f.health != health ||
-		f.tag != "" && !slices.Contains(row.Tags, f.tag) {
+		f.tag != "" && !carries(row, f.tag) {
 		return false
 	}
 	if f.reason != "" && f.reason != reason && !suspectedOf(ill, f.reason) {
 		return false
 	}
 	return f.search == "" || strings.Contains(strings.ToLower(row.Description), f.search) || strconv.FormatInt(row.ID, 10) == f.search
+}
+
+// carries reports whether a runner stands under a tag, as in the metrics.
+func carries(row *snapshot.Runner, tag string) bool {
+	return slices.Contains(row.Tags, tag) || tag == snapshot.TagUntagged && row.RunUntagged
 }
 
 func suspectedOf(ill *snapshot.Ill, reason string) bool {

@@ -336,6 +336,7 @@ func TestChangesOfTheLastHourAreFound(t *testing.T) {
 
 func TestFiltersSelectAndWrongOnesAreRefused(t *testing.T) {
 	w := small()
+	w.gitlabs[0].Fleet.Rows[4].RunUntagged = true
 	p := w.page(Options{})
 	for query, tt := range map[string]struct {
 		status      int
@@ -343,6 +344,7 @@ func TestFiltersSelectAndWrongOnesAreRefused(t *testing.T) {
 	}{
 		"?tag=gpu":                  {200, "2 runners of this selection", "build-01"},
 		"?tag=docker":               {200, "build-03", "gpu-a100-01"},
+		"?tag=(untagged)":           {200, "1 runner of this selection", "build-02"},
 		"?health=alive":             {200, "4 runners of this selection", "gpu-a100-01 "},
 		"?health=down":              {200, "1 runner of this selection", "build-01"},
 		"?reason=black_hole":        {200, "1 runner of this selection", "build-01"},
