@@ -60,7 +60,11 @@ func build(t *testing.T, e era, seed uint64, name string) *town {
 	v := &town{era: e, name: name, runners: map[string][]int64{}}
 	v.world = gitlabsim.New(gitlabsim.Options{
 		Seed: seed, Now: e.now, Token: token, JobsPerHour: 240,
-		Shape: gitlabsim.JobShape{FailedShare: 0.05, MaxDuration: 20 * time.Minute, LateMax: 15 * time.Minute, MeanQueued: 4 * time.Second},
+		// No failures of infrastructure by chance: five of 45 jobs are a ticket.
+		Shape: gitlabsim.JobShape{
+			FailedShare: 0.05, MaxDuration: 20 * time.Minute, LateMax: 15 * time.Minute, MeanQueued: 4 * time.Second,
+			Reasons: map[string]float64{"script_failure": 1},
+		},
 	})
 	v.world.Quiesce() // the exporter's first start falls into a second without an end
 	if _, err := simgraphql.Mount(v.world); err != nil {
