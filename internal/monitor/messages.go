@@ -14,7 +14,7 @@ type messages struct {
 	log    log.Logger
 	reason [snapshot.NumStages]map[gitlab.Reason]struct{}
 	scopes map[string]map[gitlab.Reason]struct{} // of listings, by the scope's key
-	late   bool                                  // that nothing was answered yet
+	late   bool                                  // it was logged that the first requests failed
 }
 
 func newMessages(l log.Logger) *messages {
@@ -40,7 +40,7 @@ func (m *messages) failed(stage snapshot.Stage, reason gitlab.Reason, err error,
 	l.Log(kv...)
 }
 
-// unanswered logs, once, that a request is repeated before any was answered: its
+// unanswered logs, once, that a request is repeated before any went well: its
 // error comes after its retries, half a minute later, and a person who just
 // started the program would see nothing until then.
 func (m *messages) unanswered(reason gitlab.Reason) {
@@ -48,7 +48,7 @@ func (m *messages) unanswered(reason gitlab.Reason) {
 		return
 	}
 	m.late = true
-	level.Warn(m.log).Log("msg", "GitLab did not answer the first requests; they are repeated", "reason", string(reason), "remedy", gitlab.Remedy(reason, nil))
+	level.Warn(m.log).Log("msg", "the first requests to GitLab failed; they are repeated", "reason", string(reason), "remedy", gitlab.Remedy(reason, nil))
 }
 
 // unlisted logs a scope's listing that failed, if its reason is new since the

@@ -148,7 +148,7 @@ func TestGoneAtTheStartIsLoggedAtOnce(t *testing.T) {
 		remove := world.AddFault(gitlabsim.Fault{Drop: true})
 		r := start(t, world, state, newScraper(), setup{logger: out.logger()})
 		defer r.end(t)
-		const early, failed, kept = "did not answer the first requests", "cannot be listed; it is tried again", "its last numbers are kept"
+		const early, failed, kept = "the first requests to GitLab failed", "cannot be listed; it is tried again", "its last numbers are kept"
 		time.Sleep(3 * time.Second)
 		if logged := out.with(early); len(logged) != 1 || !strings.Contains(logged[0], "reason=connection") || !strings.Contains(logged[0], "remedy=") {
 			t.Errorf("within 3 s: %q", logged)
